@@ -1,0 +1,513 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Run QEMUs, talk to them, migrate between them, and account for what it cost.
+
+    with VM('source', memory_mib=1024) as src, VM('target', memory_mib=1024, incoming=True) as dst:
+        src.start(); dst.start()
+        result = migrate(src, dst, 'tcp')
+        print(result.downtime_ms, result.src_cpu_s, result.dst_memory['VmPTE'])
+
+Nothing here knows which guest runs (see guest.py) and nothing needs Ferry: `qmp_try('query-ferry')`
+is None on a stock QEMU.  Every wait has a time limit and raises TimeoutError.  A QEMU dies with the
+Python that started it (start VMs from the main thread: the kernel watches the starting thread).
+"""
+
+import atexit
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+KVM_GET_API_VERSION = 0xAE00
+
+_running = weakref.WeakSet()
+
+
+class QMPError(Exception):
+    """QEMU refused a command; `klass` is QMP's error class."""
+
+    def __init__(self, command, error):
+        super().__init__(f"{command}: {error.get('desc', error)}")
+        self.klass = error.get('class')
+
+
+class VMDied(Exception):
+    """QEMU is gone, or closed its monitor."""
+
+
+class MigrationFailed(Exception):
+    """The migration ended in another state than 'completed'; `info` is query-migrate's answer."""
+
+    def __init__(self, status, info):
+        super().__init__(f"migration {status}: {info.get('error-desc', 'no reason given')}")
+        self.status = status
+        self.info = info
+
+
+def default_binary():
+    """The QEMU under test: $FERRY_QEMU, or the one this tree builds."""
+    return os.environ.get('FERRY_QEMU') or os.path.join(ROOT, 'build', 'qemu-system-x86_64')
+
+
+def kvm_problem():
+    """None if KVM can be used, or one line saying why not."""
+    try:
+        fd = os.open('/dev/kvm', os.O_RDWR | os.O_CLOEXEC)
+    except OSError as e:
+        return f'/dev/kvm: {e.strerror}'
+    try:
+        return None if fcntl.ioctl(fd, KVM_GET_API_VERSION) == 12 else '/dev/kvm: unknown version'
+    except OSError as e:
+        return f'/dev/kvm: {e.strerror}'
+    finally:
+        os.close(fd)
+
+
+def warm_memory(mib):
+    """Have a helper process touch `mib` MiB and free it again.
+
+    Where free memory has been handed back to a hypervisor, the first touch of a page costs far more
+    than migrating it.  Call this just before a timed run, with what the target will need.
+    """
+    touch = ('import mmap,sys; mmap.mmap(-1, int(sys.argv[1]) << 20, '
+             'flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)')
+    subprocess.run([sys.executable, '-c', touch, str(mib)], check=True, timeout=60 + mib / 20)
+
+
+class Stream:
+    """One end of a socket pair; the other is given to QEMU. A thread reads what QEMU says."""
+
+    def __init__(self, name):
+        self.sock, self.theirs = socket.socketpair()
+        self.name = name
+        self.cond = threading.Condition()
+        self.closed = False
+        self.thread = None
+
+    def start(self):
+        """To be called once QEMU has inherited its end."""
+        self.theirs.close()
+        self.thread = threading.Thread(target=self._read, name=self.name, daemon=True)
+        self.thread.start()
+
+    def close(self):
+        for s in (self.sock, self.theirs):
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        if self.thread:
+            self.thread.join(5)
+        self.sock.close()
+        self.theirs.close()
+
+    def _read(self):
+        pending = b''
+        while True:
+            try:
+                data = self.sock.recv(65536)
+            except OSError:
+                data = b''
+            stamp = time.monotonic()
+            if not data:
+                break
+            *lines, pending = (pending + data).split(b'\n')
+            if lines:
+                with self.cond:
+                    for line in lines:
+                        self.got_line(line, stamp)
+                    self.cond.notify_all()
+        with self.cond:
+            self.closed = True
+            self.cond.notify_all()
+
+    def got_line(self, line, stamp):
+        raise NotImplementedError
+
+    def wait(self, predicate, timeout, what):
+        """Wait until predicate() is not None and return it; the lock is held while it is called."""
+        deadline = time.monotonic() + timeout
+        with self.cond:
+            while True:
+                value = predicate()
+                if value is not None:
+                    return value
+                if self.closed:
+                    raise VMDied(f'{self.name}: closed while waiting for {what}')
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f'{self.name}: no {what} within {timeout:g} s')
+                self.cond.wait(left)
+
+
+class Monitor(Stream):
+    """QMP. Events are kept in `events`, oldest first; each also carries our 'monotonic' stamp."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.events = []
+        self.answers = {}
+        self.greeting = None
+        self.next_id = 0
+        self.send_lock = threading.Lock()
+
+    def got_line(self, line, stamp):
+        if not line.strip():
+            return
+        message = json.loads(line)
+        if 'event' in message:
+            message['monotonic'] = stamp
+            self.events.append(message)
+        elif 'QMP' in message:
+            self.greeting = message['QMP']
+        else:
+            self.answers[message.get('id')] = message
+
+    def handshake(self, timeout):
+        self.wait(lambda: self.greeting, timeout, 'QMP greeting')
+        self.command('qmp_capabilities', {}, timeout)
+
+    def command(self, name, arguments, timeout):
+        with self.send_lock:
+            self.next_id += 1
+            ident = self.next_id
+            text = json.dumps({'execute': name, 'arguments': arguments, 'id': ident})
+            try:
+                self.sock.sendall(text.encode() + b'\n')
+            except OSError as e:
+                raise VMDied(f'{self.name}: {name}: {e}') from e
+        answer = self.wait(lambda: self.answers.pop(ident, None), timeout, f'answer to {name}')
+        if 'error' in answer:
+            raise QMPError(name, answer['error'])
+        return answer['return']
+
+
+class Console(Stream):
+    """The guest's serial line. `lines` holds (monotonic stamp, text), oldest first."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.lines = []
+
+    def got_line(self, line, stamp):
+        self.lines.append((stamp, line.decode('ascii', 'replace').strip('\r\0')))
+
+    def send(self, text):
+        self.sock.sendall(text.encode() + b'\n')
+
+    def wait_line(self, prefix, timeout, since=0):
+        """The first line from index `since` on that begins with `prefix`, as (stamp, text)."""
+        seen = since
+
+        def find():
+            nonlocal seen
+            while seen < len(self.lines):
+                seen += 1
+                if self.lines[seen - 1][1].startswith(prefix):
+                    return self.lines[seen - 1]
+            return None
+
+        return self.wait(find, timeout, f'line "{prefix}..."')
+
+
+class VM:
+    """One QEMU process.
+
+    name        for messages and -name
+    binary      the QEMU to run; None: default_binary()
+    accel       'kvm' or 'tcg', or a full -accel value such as 'kvm,dirty-ring-size=4096'
+    machine     -machine type (without accelerator or memory backend)
+    memory_mib  guest memory; it is not reserved, so it may exceed the machine's
+    backend     'ram' (private), 'memfd' (shared), or a full -object value with id=ram
+    cpus, cpu   number of vCPUs; -cpu model (None: host under KVM, QEMU's default under TCG)
+    incoming    True: start with `-incoming defer`
+    args        further arguments
+    """
+
+    def __init__(self, name, *, binary=None, accel='tcg', machine='pc', memory_mib=1024,
+                 backend='ram', cpus=1, cpu=None, incoming=False, args=()):
+        self.name = name
+        self.binary = binary or default_binary()
+        self.accel = accel
+        self.machine = machine
+        self.memory_mib = memory_mib
+        self.backend = backend
+        self.cpus = cpus
+        self.cpu = cpu or ('host' if accel.startswith('kvm') else None)
+        self.incoming = incoming
+        self.args = list(args)
+        self.dir = None
+        self.process = None
+        self.monitor = None
+        self.console = None
+        self._vcpu_tids = None
+
+    # Life
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def command_line(self):
+        backend = self.backend
+        if backend in ('ram', 'memfd'):
+            backend = f'memory-backend-{backend},size={self.memory_mib}M,reserve=off,id=ram'
+        line = [self.binary, '-name', f'{self.name},debug-threads=on', '-nodefaults',
+                '-display', 'none', '-no-reboot',
+                '-accel', self.accel, '-machine', f'{self.machine},memory-backend=ram',
+                '-object', backend, '-m', f'{self.memory_mib}M', '-smp', str(self.cpus),
+                '-chardev', f'socket,id=qmp,fd={self.monitor.theirs.fileno()}',
+                '-mon', 'chardev=qmp,mode=control',
+                '-chardev', f'socket,id=com1,fd={self.console.theirs.fileno()}',
+                '-serial', 'chardev:com1']
+        if self.cpu:
+            line += ['-cpu', self.cpu]
+        if self.incoming:
+            line += ['-incoming', 'defer']
+        return line + self.args
+
+    def start(self, timeout=30):
+        """Start QEMU and finish the QMP handshake. Raises VMDied with QEMU's own words."""
+        if not os.access(self.binary, os.X_OK):
+            raise VMDied(f'{self.binary}: no such program (build it, or set FERRY_QEMU)')
+        self.dir = tempfile.mkdtemp(prefix='ferry-vm-')
+        self.monitor = Monitor(f'{self.name} monitor')
+        self.console = Console(f'{self.name} console')
+        _running.add(self)
+        with open(os.path.join(self.dir, 'log'), 'wb') as log:
+            self.process = subprocess.Popen(
+                ['setpriv', '--pdeathsig', 'KILL', '--'] + self.command_line(),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                pass_fds=[self.monitor.theirs.fileno(), self.console.theirs.fileno()],
+                start_new_session=True)
+        self.monitor.start()
+        self.console.start()
+        try:
+            self.monitor.handshake(timeout)
+        except VMDied:
+            self.process.wait(timeout)
+            raise VMDied(f'{self.name}: QEMU did not start: {self.log().strip()}') from None
+        return self
+
+    def log(self):
+        """What QEMU printed so far."""
+        with open(os.path.join(self.dir, 'log'), encoding='utf-8', errors='replace') as f:
+            return f.read()
+
+    def alive(self):
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self):
+        """End QEMU at once and remove its directory. Safe to call at any time, more than once."""
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(30)
+        for stream in (self.monitor, self.console):
+            if stream:
+                stream.close()
+        if self.dir:
+            shutil.rmtree(self.dir, ignore_errors=True)
+        _running.discard(self)
+
+    def quit(self, timeout=20):
+        """End QEMU the polite way and return its exit code."""
+        try:
+            self.qmp('quit')
+        except VMDied:
+            pass
+        return self.process.wait(timeout)
+
+    # Monitor
+
+    def qmp(self, command, arguments=None, timeout=30, **more):
+        """Run a QMP command; keywords become arguments, '_' standing for '-'."""
+        arguments = dict(arguments or {}, **{k.replace('_', '-'): v for k, v in more.items()})
+        return self.monitor.command(command, arguments, timeout)
+
+    def qmp_try(self, command, arguments=None, **more):
+        """As qmp(), but None when QEMU does not know the command."""
+        try:
+            return self.qmp(command, arguments, **more)
+        except QMPError as e:
+            if e.klass == 'CommandNotFound':
+                return None
+            raise
+
+    def hmp(self, line, timeout=30):
+        return self.qmp('human-monitor-command', {'command-line': line}, timeout)
+
+    def event_mark(self):
+        """To be given as `since` to wait_event(): only events after this moment count."""
+        return len(self.monitor.events)
+
+    def wait_event(self, name, timeout=60, since=0, match=None):
+        """Wait for an event called `name` whose data satisfies match(data)."""
+        def find():
+            for event in self.monitor.events[since:]:
+                if event['event'] == name and (not match or match(event.get('data', {}))):
+                    return event
+            return None
+
+        return self.monitor.wait(find, timeout, f'event {name}')
+
+    def set_capabilities(self, caps):
+        """caps: {'multifd': True, ...}"""
+        if caps:
+            self.qmp('migrate-set-capabilities', {'capabilities': [
+                {'capability': k, 'state': v} for k, v in caps.items()]})
+
+    # Cost
+
+    def vcpu_tids(self):
+        if self._vcpu_tids is None:
+            self._vcpu_tids = {c['thread-id'] for c in self.qmp('query-cpus-fast')}
+        return self._vcpu_tids
+
+    def cpu_seconds(self):
+        """CPU seconds used so far by everything but the vCPUs, threads that have ended included."""
+        tids = self.vcpu_tids()
+        return cpu_clock(self.pid) - sum(cpu_clock(t, thread=True) for t in tids)
+
+    def threads(self):
+        """{tid: (name, CPU seconds)} of the threads alive now, vCPUs included."""
+        found = {}
+        for tid in os.listdir(f'/proc/{self.pid}/task'):
+            try:
+                with open(f'/proc/{self.pid}/task/{tid}/comm', encoding='utf-8') as f:
+                    found[int(tid)] = (f.read().strip(), cpu_clock(int(tid), thread=True))
+            except OSError:
+                continue
+        return found
+
+    def memory(self):
+        """KiB by name: VmRSS, RssAnon, RssShmem, VmPTE, VmHWM, ... from /proc/PID/status."""
+        fields = {}
+        with open(f'/proc/{self.pid}/status', encoding='utf-8') as f:
+            for line in f:
+                key, value = line.split(':', 1)
+                if value.endswith(' kB\n'):
+                    fields[key] = int(value.split()[0])
+        return fields
+
+
+def cpu_clock(ident, thread=False):
+    """CPU seconds of a process (all its threads, ended ones too) or of one thread, to the ns.
+
+    The clock ids are those clock_getcpuclockid(3) makes.
+    """
+    return time.clock_gettime((~ident << 3) | (6 if thread else 2))
+
+
+def _kill_running(*_):
+    for vm in list(_running):
+        vm.kill()
+
+
+atexit.register(_kill_running)
+
+
+def exit_on_signals():
+    """Make SIGTERM and SIGHUP unwind like ^C does, so that no QEMU and no directory stays behind."""
+    def leave(number, _):
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGHUP, leave)
+
+
+class Result:
+    """What a migration did.
+
+    status        'completed'
+    total_ms, downtime_ms, setup_ms, bytes   as the source's query-migrate says
+    wall_s        from the command to the destination running, by our clock
+    src_cpu_s, dst_cpu_s   CPU seconds of everything but vCPUs, over the migration
+    src_memory, dst_memory   VM.memory() just after
+    info          the source's whole query-migrate
+    ferry         the source's query-ferry, None on a stock QEMU
+    ferry_dst     the destination's
+    """
+
+    def __init__(self, **fields):
+        self.__dict__.update(fields)
+
+
+def listen(dst, uri):
+    """Have `dst` listen, and return the URI to connect to. 'tcp' and 'unix' pick an address."""
+    if uri == 'unix':
+        uri = 'unix:' + os.path.join(dst.dir, 'migrate')
+    elif uri == 'tcp':
+        uri = 'tcp:127.0.0.1:0'
+    dst.qmp('migrate-incoming', uri=uri)
+    if uri.startswith('tcp:') and uri.endswith(':0'):
+        address = dst.qmp('query-migrate')['socket-address'][0]
+        return f"tcp:{address['host']}:{address['port']}"
+    return uri
+
+
+def migrate(src, dst, uri='tcp', *, caps=None, params=None, timeout=120, poll_s=0.1,
+            on_poll=None, before=None):
+    """Migrate from `src` to `dst` (started with incoming=True) and return a Result.
+
+    caps, params  set on both sides first (capabilities; migrate-set-parameters).  With no params,
+                  the bandwidth is unlimited, as QEMU's own default of 128 MiB/s measures nothing.
+    on_poll       called as on_poll(info, ferry) every `poll_s` seconds while it runs
+    before        called with the final URI just before `migrate` is sent
+    Raises MigrationFailed or TimeoutError.
+    """
+    params = {'max-bandwidth': 0, **(params or {})}
+    for vm in (src, dst):
+        vm.set_capabilities({'events': True, **(caps or {})})
+        vm.qmp('migrate-set-parameters', params)
+        vm.vcpu_tids()
+    uri = listen(dst, uri)
+    if before:
+        before(uri)
+
+    ended = ('completed', 'failed', 'cancelled')
+    mark, dst_mark = src.event_mark(), dst.event_mark()
+    src_cpu, dst_cpu = src.cpu_seconds(), dst.cpu_seconds()
+    begin = time.monotonic()
+    deadline = begin + timeout
+    src.qmp('migrate', uri=uri)
+
+    status = None
+    while status is None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"migration still '{src.qmp('query-migrate').get('status')}' "
+                               f'after {timeout:g} s')
+        try:
+            event = src.wait_event('MIGRATION', min(poll_s if on_poll else left, left), mark,
+                                   lambda d: d['status'] in ended)
+            status = event['data']['status']
+        except TimeoutError:
+            pass
+        if on_poll:
+            on_poll(src.qmp('query-migrate'), src.qmp_try('query-ferry'))
+    if status != 'completed':
+        raise MigrationFailed(status, src.qmp('query-migrate'))
+    resumed = dst.wait_event('RESUME', max(1.0, deadline - time.monotonic()), dst_mark)
+
+    info = src.qmp('query-migrate')
+    return Result(
+        status=status, total_ms=info['total-time'], downtime_ms=info['downtime'],
+        setup_ms=info['setup-time'], bytes=info['ram']['transferred'],
+        wall_s=resumed['monotonic'] - begin,
+        src_cpu_s=src.cpu_seconds() - src_cpu, dst_cpu_s=dst.cpu_seconds() - dst_cpu,
+        src_memory=src.memory(), dst_memory=dst.memory(), info=info,
+        ferry=src.qmp_try('query-ferry'), ferry_dst=dst.qmp_try('query-ferry'))
