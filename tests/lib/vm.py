@@ -380,7 +380,7 @@ class VM:
     def cpu_seconds(self):
         """CPU seconds used so far by everything but the vCPUs, threads that have ended included."""
         tids = self.vcpu_tids()
-        return cpu_clock(self.pid) - sum(cpu_clock(t, thread=True) for t in tids)
+        return process_cpu(self.pid) - sum(thread_cpu(self.pid, tid) for tid in tids)
 
     def threads(self):
         """{tid: (name, CPU seconds)} of the threads alive now, vCPUs included."""
@@ -388,7 +388,7 @@ class VM:
         for tid in os.listdir(f'/proc/{self.pid}/task'):
             try:
                 with open(f'/proc/{self.pid}/task/{tid}/comm', encoding='utf-8') as f:
-                    found[int(tid)] = (f.read().strip(), cpu_clock(int(tid), thread=True))
+                    found[int(tid)] = (f.read().strip(), thread_cpu(self.pid, tid))
             except OSError:
                 continue
         return found
@@ -404,12 +404,15 @@ class VM:
         return fields
 
 
-def cpu_clock(ident, thread=False):
-    """CPU seconds of a process (all its threads, ended ones too) or of one thread, to the ns.
+def process_cpu(pid):
+    """CPU seconds of a process, ended threads included, to the ns (see clock_getcpuclockid(3))."""
+    return time.clock_gettime((~pid << 3) | 2)
 
-    The clock ids are those clock_getcpuclockid(3) makes.
-    """
-    return time.clock_gettime((~ident << 3) | (6 if thread else 2))
+
+def thread_cpu(pid, tid):
+    """CPU seconds of one thread; up to a clock tick behind while it runs."""
+    with open(f'/proc/{pid}/task/{tid}/schedstat', encoding='ascii') as f:
+        return int(f.read().split()[0]) / 1e9
 
 
 def _kill_running(*_):
