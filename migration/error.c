@@ -1,0 +1,8 @@
+/*
+ * The engine's error domain.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "error.h"
+
+G_DEFINE_QUARK(ferry-error-quark, ferry_error)

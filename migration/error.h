@@ -1,0 +1,23 @@
+/*
+ * The engine's error domain.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_ERROR_H
+#define FERRY_ERROR_H
+
+#include <glib.h>
+
+#define FERRY_ERROR ferry_error_quark()
+
+typedef enum {
+    FERRY_ERROR_IO = 1,    /* a channel broke or was shut down */
+    FERRY_ERROR_PROTOCOL,  /* the peer sent what no Ferry sends */
+    FERRY_ERROR_REFUSED,   /* the peer, or we, cannot take this guest: no use retrying as it is */
+    FERRY_ERROR_CANCELLED, /* somebody asked for it */
+    FERRY_ERROR_SYSTEM,    /* the kernel said no */
+} FerryErrorCode;
+
+GQuark ferry_error_quark(void);
+
+#endif

@@ -1,0 +1,270 @@
+/*
+ * The page set: see pageset.h.
+ *
+ * Adding sets bits from the bottom up, taking clears them from the top down; both levels above the
+ * pages are hints that may be set for nothing but are never clear for something:
+ *
+ *   adder                               taker
+ *   -----                               -----
+ *   page bit := 1
+ *                                       granule bit := 0
+ *                                       pages := exchange(page bits, 0)    sees the page, or ...
+ *   granule bit := 1                                                       ... it stays announced
+ *   stripe bit := 1
+ *
+ * All of these are sequentially consistent, so one of the two always holds.  The same goes one
+ * level up, where the taker clears a stripe bit only after it saw the stripe's granule word empty
+ * and sets it again when the word has filled in the meantime.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "pageset.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define STRIPE_GRANULES 64
+
+struct FerryPageset {
+    uint64_t nr_pages;
+    uint64_t nr_words, nr_granule_words, nr_stripe_words;
+    _Atomic uint64_t *words;         /* a bit per page */
+    _Atomic uint64_t *granule_words; /* a bit per granule; one word is a stripe */
+    _Atomic uint64_t *stripe_words;  /* a bit per stripe */
+    _Atomic uint64_t count;
+};
+
+static uint64_t words_for(uint64_t nr_bits)
+{
+    return (nr_bits + 63) / 64;
+}
+
+/* Zeroed and not touched: the kernel gives memory only to what is written. */
+static _Atomic uint64_t *map_words(uint64_t nr_words)
+{
+    void *map = mmap(NULL, MAX(nr_words, 1) * sizeof(uint64_t), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (map == MAP_FAILED) {
+        g_error("ferry: cannot map a page set of %" PRIu64 " words: %s", nr_words,
+                g_strerror(errno));
+    }
+    return map;
+}
+
+static void unmap_words(_Atomic uint64_t *words, uint64_t nr_words)
+{
+    munmap((void *)words, MAX(nr_words, 1) * sizeof(uint64_t));
+}
+
+FerryPageset *ferry_pageset_new(uint64_t nr_pages)
+{
+    FerryPageset *set = g_new0(FerryPageset, 1);
+    uint64_t nr_granules = (nr_pages + FERRY_GRANULE_PAGES - 1) / FERRY_GRANULE_PAGES;
+
+    set->nr_pages = nr_pages;
+    /* Whole granules, so that taking the last one needs no special case. */
+    set->nr_words = nr_granules * FERRY_GRANULE_WORDS;
+    set->nr_granule_words = words_for(nr_granules);
+    set->nr_stripe_words = words_for(set->nr_granule_words);
+    set->words = map_words(set->nr_words);
+    set->granule_words = map_words(set->nr_granule_words);
+    set->stripe_words = map_words(set->nr_stripe_words);
+    return set;
+}
+
+void ferry_pageset_free(FerryPageset *set)
+{
+    if (set) {
+        unmap_words(set->words, set->nr_words);
+        unmap_words(set->granule_words, set->nr_granule_words);
+        unmap_words(set->stripe_words, set->nr_stripe_words);
+        g_free(set);
+    }
+}
+
+uint64_t ferry_pageset_count(const FerryPageset *set)
+{
+    return atomic_load_explicit(&set->count, memory_order_relaxed);
+}
+
+/* Set a hint unless it is set already: most additions hit a granule that is announced. */
+static void announce(_Atomic uint64_t *words, uint64_t bit)
+{
+    uint64_t mask = UINT64_C(1) << (bit % 64);
+
+    if (!(atomic_load(&words[bit / 64]) & mask)) {
+        atomic_fetch_or(&words[bit / 64], mask);
+    }
+}
+
+static void announce_granule(FerryPageset *set, uint64_t granule)
+{
+    announce(set->granule_words, granule);
+    announce(set->stripe_words, granule / STRIPE_GRANULES);
+}
+
+unsigned ferry_pageset_add_mask(FerryPageset *set, uint64_t word, uint64_t mask)
+{
+    uint64_t first = word * 64;
+    uint64_t old;
+    unsigned nr_new;
+
+    if (first >= set->nr_pages) {
+        return 0;
+    }
+    if (set->nr_pages - first < 64) {
+        mask &= (UINT64_C(1) << (set->nr_pages - first)) - 1;
+    }
+    if (mask == 0) {
+        return 0;
+    }
+    old = atomic_fetch_or(&set->words[word], mask);
+    nr_new = (unsigned)__builtin_popcountll(mask & ~old);
+    if (nr_new) {
+        atomic_fetch_add_explicit(&set->count, nr_new, memory_order_relaxed);
+        announce_granule(set, word / FERRY_GRANULE_WORDS);
+    }
+    return nr_new;
+}
+
+/* The bits of @word that lie in [first, end). */
+static uint64_t mask_between(uint64_t word, uint64_t first, uint64_t end)
+{
+    uint64_t base = word * 64;
+    uint64_t mask = UINT64_MAX;
+
+    if (first > base) {
+        mask &= UINT64_MAX << (first - base);
+    }
+    if (end - base < 64) {
+        mask &= (UINT64_C(1) << (end - base)) - 1;
+    }
+    return mask;
+}
+
+uint64_t ferry_pageset_add(FerryPageset *set, uint64_t first, uint64_t nr_pages)
+{
+    uint64_t end = MIN(first + nr_pages, set->nr_pages);
+    uint64_t nr_new = 0;
+
+    for (uint64_t word = first / 64; word * 64 < end; word++) {
+        nr_new += ferry_pageset_add_mask(set, word, mask_between(word, first, end));
+    }
+    return nr_new;
+}
+
+uint64_t ferry_pageset_remove(FerryPageset *set, uint64_t first, uint64_t nr_pages)
+{
+    uint64_t end = MIN(first + nr_pages, set->nr_pages);
+    uint64_t nr_removed = 0;
+
+    for (uint64_t word = first / 64; word * 64 < end; word++) {
+        uint64_t mask = mask_between(word, first, end);
+
+        if (atomic_load(&set->words[word]) & mask) {
+            uint64_t old = atomic_fetch_and(&set->words[word], ~mask);
+
+            nr_removed += (unsigned)__builtin_popcountll(old & mask);
+        }
+    }
+    atomic_fetch_sub_explicit(&set->count, nr_removed, memory_order_relaxed);
+    return nr_removed;
+}
+
+/* The granules of stripe @stripe that belong to @lane, as bits. */
+static uint64_t lane_mask(uint64_t stripe, unsigned lane, unsigned nr_lanes)
+{
+    unsigned skew = (unsigned)(stripe * STRIPE_GRANULES % nr_lanes);
+    uint64_t mask = 0;
+
+    if (nr_lanes == 1) {
+        return UINT64_MAX;
+    }
+    for (unsigned bit = (lane + nr_lanes - skew) % nr_lanes; bit < 64; bit += nr_lanes) {
+        mask |= UINT64_C(1) << bit;
+    }
+    return mask;
+}
+
+/* Withdraw a stripe's hint if none of its granules is announced. */
+static void settle_stripe(FerryPageset *set, uint64_t stripe)
+{
+    if (atomic_load(&set->granule_words[stripe]) == 0) {
+        atomic_fetch_and(&set->stripe_words[stripe / 64], ~(UINT64_C(1) << (stripe % 64)));
+        if (atomic_load(&set->granule_words[stripe]) != 0) {
+            announce(set->stripe_words, stripe);
+        }
+    }
+}
+
+int64_t ferry_pageset_next(FerryPageset *set, uint64_t from, unsigned lane, unsigned nr_lanes)
+{
+    uint64_t first_stripe = from / STRIPE_GRANULES;
+
+    for (uint64_t i = first_stripe / 64; i < set->nr_stripe_words; i++) {
+        uint64_t stripes = atomic_load(&set->stripe_words[i]);
+
+        if (i == first_stripe / 64) {
+            stripes &= UINT64_MAX << (first_stripe % 64);
+        }
+        while (stripes) {
+            uint64_t stripe = i * 64 + (unsigned)__builtin_ctzll(stripes);
+            uint64_t granules =
+                atomic_load(&set->granule_words[stripe]) & lane_mask(stripe, lane, nr_lanes);
+
+            if (stripe == first_stripe) {
+                granules &= UINT64_MAX << (from % STRIPE_GRANULES);
+            }
+            if (granules) {
+                return (int64_t)(stripe * STRIPE_GRANULES + (unsigned)__builtin_ctzll(granules));
+            }
+            settle_stripe(set, stripe);
+            stripes &= stripes - 1;
+        }
+    }
+    return -1;
+}
+
+unsigned ferry_pageset_take(FerryPageset *set, uint64_t granule,
+                            uint64_t pages[FERRY_GRANULE_WORDS])
+{
+    unsigned nr = 0;
+
+    atomic_fetch_and(&set->granule_words[granule / 64], ~(UINT64_C(1) << (granule % 64)));
+    for (unsigned i = 0; i < FERRY_GRANULE_WORDS; i++) {
+        _Atomic uint64_t *word = &set->words[granule * FERRY_GRANULE_WORDS + i];
+
+        pages[i] = atomic_load(word) ? atomic_exchange(word, 0) : 0;
+        nr += (unsigned)__builtin_popcountll(pages[i]);
+    }
+    atomic_fetch_sub_explicit(&set->count, nr, memory_order_relaxed);
+    return nr;
+}
+
+static uint64_t resident_bytes(_Atomic uint64_t *words, uint64_t nr_words)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t nr_bytes = MAX(nr_words, 1) * sizeof(uint64_t);
+    size_t nr = (nr_bytes + page - 1) / page;
+    g_autofree unsigned char *resident = g_malloc0(nr);
+    uint64_t total = 0;
+
+    if (mincore((void *)words, nr_bytes, resident) < 0) {
+        return nr_bytes;
+    }
+    for (size_t i = 0; i < nr; i++) {
+        total += (resident[i] & 1) ? page : 0;
+    }
+    return total;
+}
+
+uint64_t ferry_pageset_memory_bytes(const FerryPageset *set)
+{
+    return resident_bytes(set->words, set->nr_words) +
+           resident_bytes(set->granule_words, set->nr_granule_words) +
+           resident_bytes(set->stripe_words, set->nr_stripe_words);
+}

@@ -1,0 +1,59 @@
+/*
+ * The page set: which pages still have to go.
+ *
+ * Three levels of bits: a bit per page, a bit per granule that may hold one, a bit per stripe of 64
+ * granules (128 MiB) that may hold one of those.  Finding the next page costs what is set, not how
+ * large the guest is; memory behind bits that were never set is never touched, so an idle set of a
+ * 24 TiB guest costs a few pages.
+ *
+ * Threads: everything may be called from any thread at any time.  A page added while its granule
+ * is being taken is either in what is taken or still in the set, never lost.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_PAGESET_H
+#define FERRY_PAGESET_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "region.h"
+
+#define FERRY_GRANULE_WORDS (FERRY_GRANULE_PAGES / 64)
+
+typedef struct FerryPageset FerryPageset;
+
+/* An empty set over @nr_pages pages. */
+FerryPageset *ferry_pageset_new(uint64_t nr_pages);
+void ferry_pageset_free(FerryPageset *set);
+
+/* How many pages are in the set; exact when nobody changes it. */
+uint64_t ferry_pageset_count(const FerryPageset *set);
+
+/*
+ * Add the pages whose bits are set in @mask, bit 0 being page @word * 64.  Bits past the end are
+ * ignored.  Returns how many of them were not in the set before.
+ */
+unsigned ferry_pageset_add_mask(FerryPageset *set, uint64_t word, uint64_t mask);
+
+/* Add or remove @nr_pages from @first on; returns how many pages changed. */
+uint64_t ferry_pageset_add(FerryPageset *set, uint64_t first, uint64_t nr_pages);
+uint64_t ferry_pageset_remove(FerryPageset *set, uint64_t first, uint64_t nr_pages);
+
+/*
+ * The first granule from @from on that may hold a page and belongs to @lane (granule % @nr_lanes),
+ * or -1.  The answer can be stale in one direction only: the granule may turn out empty.
+ */
+int64_t ferry_pageset_next(FerryPageset *set, uint64_t from, unsigned lane, unsigned nr_lanes);
+
+/* Take all pages of @granule out of the set; returns how many, and their bits in @pages. */
+unsigned ferry_pageset_take(FerryPageset *set, uint64_t granule,
+                            uint64_t pages[FERRY_GRANULE_WORDS]);
+
+/* Bytes of memory that the set has touched so far, for reports; an upper estimate. */
+uint64_t ferry_pageset_memory_bytes(const FerryPageset *set);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FerryPageset, ferry_pageset_free)
+
+#endif

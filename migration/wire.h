@@ -1,0 +1,159 @@
+/*
+ * The wire protocol: frames on Ferry's own channels.
+ *
+ * Opening a session (the control channel first, then the data channels; one hello each):
+ *
+ *   source                                         destination
+ *     | -- HELLO session, version, role, index --> |   every channel, its first frame
+ *     | -- REGIONS list ------------------------->  |   control
+ *     |                                            |   checks the list, empties its memory,
+ *     | <-- READY or ERROR text ------------------ |   waits until every data channel is in
+ *
+ * Copying, on the data channels; a granule always travels on the same one:
+ *
+ *     | -- PAGES extents + contents --------------> |  any number of times
+ *
+ * Handing over, after the vCPUs have stopped:
+ *
+ *     | -- STOPPED -------------------------------> |  control: the blackout begins
+ *     | -- PAGES, then FENCE number --------------> |  each data channel
+ *     | -- HANDOFF number, bitmap ----------------> |  control: what is still missing (nothing, as
+ *     |                                            |  long as every migration ends in pre-copy)
+ *     | <-- REPORT blackout ---------------------- |  control: once the guest runs
+ *
+ * Either side may send ERROR on the control channel at any time before it closes it.
+ *
+ * A receiver's states: HELLO expected -> (control) REGIONS expected -> copying -> fenced.  A frame
+ * that does not belong to the state, an unknown type, a wrong magic, version, session, checksum,
+ * or a number outside its limit is a protocol error; it ends the session, or only the channel while
+ * that has not proved that it belongs to the session.
+ *
+ * Versions: HELLO carries the one version both sides settled on beforehand (in QEMU: by PING and
+ * PONG inside the migration stream).  A change that an older peer cannot ignore is a new version.
+ *
+ * Everything is little-endian and fixed-width.  A frame is a header of FERRY_FRAME_BYTES; a table
+ * of extents with its own CRC32C (PAGES only); then the payload.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_WIRE_H
+#define FERRY_WIRE_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "region.h"
+
+#define FERRY_WIRE_MAGIC UINT32_C(0x59525246) /* "FRRY" */
+#define FERRY_WIRE_VERSION_MIN 1
+#define FERRY_WIRE_VERSION_MAX 1
+
+#define FERRY_FRAME_BYTES 32
+#define FERRY_EXTENT_BYTES 8
+
+/* A PAGES frame covers at most one granule, so it can hold no more extents than pages. */
+#define FERRY_EXTENTS_MAX FERRY_GRANULE_PAGES
+/* The longest body of a control frame; bounds what a peer can make us allocate. */
+#define FERRY_BODY_MAX (UINT32_C(1) << 20)
+/* The longest text of an ERROR frame. */
+#define FERRY_ERROR_TEXT_MAX 1024
+#define FERRY_DATA_CHANNELS_MAX 64
+
+typedef enum {
+    FERRY_FRAME_INVALID = 0,
+    FERRY_FRAME_HELLO = 1,
+    FERRY_FRAME_REGIONS = 2,
+    FERRY_FRAME_READY = 3,
+    FERRY_FRAME_ERROR = 4,
+    FERRY_FRAME_PAGES = 5,
+    FERRY_FRAME_STOPPED = 6,
+    FERRY_FRAME_FENCE = 7,
+    FERRY_FRAME_HANDOFF = 8,
+    FERRY_FRAME_REPORT = 9,
+} FerryFrameType;
+
+typedef enum {
+    FERRY_FRAME_PAYLOAD_CRC = 1 << 0, /* payload_crc holds the CRC32C of the payload */
+} FerryFrameFlags;
+
+/*
+ * A frame's header.  On the wire: magic u32, type u8, flags u8, region u16, nr_extents u32,
+ * payload_bytes u32, first_page u64, payload_crc u32, CRC32C of the 28 bytes before it u32.
+ */
+typedef struct FerryFrame {
+    uint8_t type;  /* FerryFrameType */
+    uint8_t flags; /* FerryFrameFlags */
+    uint16_t region;
+    uint32_t nr_extents;
+    uint32_t payload_bytes;
+    uint64_t first_page; /* PAGES: extents count from here.  FENCE, HANDOFF: the fence's number */
+    uint32_t payload_crc;
+} FerryFrame;
+
+/*
+ * A run of pages inside a PAGES frame.  On the wire: first u32, count and kind u32 (the top bit set
+ * for zero pages, whose content does not follow).
+ */
+typedef struct FerryExtent {
+    uint32_t first; /* page, relative to the frame's first_page */
+    uint32_t nr_pages;
+    bool zero;
+} FerryExtent;
+
+typedef enum {
+    FERRY_ROLE_INVALID = 0,
+    FERRY_ROLE_CONTROL = 1,
+    FERRY_ROLE_DATA = 2,
+} FerryRole;
+
+typedef struct FerryHello {
+    uint64_t session; /* the token that the destination chose */
+    uint16_t version;
+    uint8_t role;  /* FerryRole */
+    uint8_t index; /* of a data channel */
+} FerryHello;
+
+/* The blackout, as the destination measured it; nanoseconds since the notice that vCPUs stopped. */
+typedef struct FerryReport {
+    uint64_t memory_ns;  /* until the last page was in place */
+    uint64_t loaded_ns;  /* until the device state was loaded */
+    uint64_t running_ns; /* until the vCPUs ran; 0 when the guest is to stay paused */
+} FerryReport;
+
+/* Encoders write exactly FERRY_FRAME_BYTES, nr_extents * FERRY_EXTENT_BYTES + 4, and so on. */
+void ferry_frame_encode(const FerryFrame *frame, uint8_t out[FERRY_FRAME_BYTES]);
+void ferry_extents_encode(const FerryExtent *extents, size_t nr_extents, uint8_t *out);
+size_t ferry_extents_encoded_bytes(size_t nr_extents);
+
+/*
+ * Decode and check what can be checked without knowing the session: magic, checksum, type, flags,
+ * and every length against its limit.
+ */
+bool ferry_frame_decode(const uint8_t in[FERRY_FRAME_BYTES], FerryFrame *frame, GError **errp);
+
+/*
+ * Decode the extents of @frame and check them against a region of @region_pages: ascending, not
+ * overlapping, not empty, within one granule and the region, and adding up to the frame's payload.
+ */
+bool ferry_extents_decode(const FerryFrame *frame, const uint8_t *in, uint64_t region_pages,
+                          FerryExtent *extents, GError **errp);
+
+/* Bodies of control frames.  Encoders return a new array; decoders check every byte. */
+GByteArray *ferry_hello_encode(const FerryHello *hello);
+bool ferry_hello_decode(const uint8_t *in, size_t nr_bytes, FerryHello *hello, GError **errp);
+
+/* Carries id, length, page size and flags of each region, and the number of data channels. */
+GByteArray *ferry_regions_encode(const FerryRegions *regions, unsigned nr_channels);
+/* @regions is to be cleared by the caller; unset on failure. */
+bool ferry_regions_decode(const uint8_t *in, size_t nr_bytes, FerryRegions *regions,
+                          unsigned *nr_channels, GError **errp);
+
+GByteArray *ferry_report_encode(const FerryReport *report);
+bool ferry_report_decode(const uint8_t *in, size_t nr_bytes, FerryReport *report, GError **errp);
+
+/* The text of an ERROR frame, with everything that is not printable replaced; never NULL. */
+char *ferry_error_text_decode(const uint8_t *in, size_t nr_bytes);
+
+#endif
