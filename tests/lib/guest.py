@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The test guests, and how to talk to them. See docs/guests.md for the protocol.
+
+    load = Load(fill=512, write=64, rate=20000)
+    vm = VM('source', **native_guest(load))
+    with vm:
+        vm.start()
+        guest = Guest(vm)
+        guest.wait_ready()
+        assert guest.verify().bad == 0
+"""
+
+import os
+import subprocess
+import sys
+import time
+
+from vm import ROOT
+
+BUILD = os.path.join(ROOT, 'build', 'guest')
+
+
+class GuestError(Exception):
+    """The guest answered ERROR, or something that is no answer to what was asked."""
+
+
+class Load:
+    """What a guest does; the names are those of the guest's parameter string.
+
+    fill, write   MiB filled at start, and how much of that is rewritten all the time
+    rate          pages a second and vCPU; 0: as fast as possible
+    kind          'random', 'compressible' or 'mixed'
+    pattern       'random' or 'sequential'
+    layout        'packed', or 'spread' over all of memory (native guest only)
+    start         'going' or 'paused'
+    """
+
+    def __init__(self, *, fill, write=0, rate=0, kind='random', pattern='random', layout='packed',
+                 seed=1, poll=2, start='going'):
+        self.fill = fill
+        self.settings = {'fill': fill, 'write': write, 'rate': rate, 'kind': kind,
+                         'pattern': pattern, 'layout': layout, 'seed': seed, 'poll': poll,
+                         'start': start}
+
+    def __str__(self):
+        return ':'.join(f'{k}={v}' for k, v in self.settings.items())
+
+
+def native_guest(load, accel='kvm', **vm):
+    """VM's arguments for the native guest. Builds its image if that is missing or out of date."""
+    subprocess.run([os.path.join(ROOT, 'tests', 'guest', 'build'), '--if-needed'], check=True,
+                   timeout=120)
+    args = ['-bios', os.path.join(BUILD, 'native.bin'),
+            '-fw_cfg', f'name=opt/ferry/load,string={load}', *vm.pop('args', ())]
+    return {'accel': accel, 'args': args, **vm}
+
+
+def linux_guest(load, accel='tcg', **vm):
+    """VM's arguments for the Linux guest. Fetches its kernel once and builds its initramfs."""
+    made = subprocess.run([sys.executable, os.path.join(ROOT, 'tests', 'guest', 'linux', 'make')],
+                          check=True, timeout=900, stdout=subprocess.PIPE, text=True).stdout.split()
+    args = ['-kernel', made[0], '-initrd', made[1],
+            '-append', f'console=ttyS0 quiet loglevel=1 panic=-1 nokaslr ferry={load}',
+            *vm.pop('args', ())]
+    return {'accel': accel, 'args': args, **vm}
+
+
+class Answer:
+    """The guest's words as attributes: 'VERIFY pages=3 bad=0' has pages == 3 and bad == 0."""
+
+    def __init__(self, text):
+        self.text = text
+        for word in text.split()[1:]:
+            key, found, value = word.partition('=')
+            if found:
+                setattr(self, key, _number(value))
+
+    def __str__(self):
+        return self.text
+
+
+def _number(value):
+    if value.isdigit():
+        return int(value)
+    parts = value.split(',')
+    return [int(p) for p in parts] if all(p.isdigit() for p in parts) else value
+
+
+class Guest:
+    """The program in the guest. After a migration, make another one with the target VM."""
+
+    def __init__(self, vm):
+        self.vm = vm
+
+    def ask(self, command, answer, timeout=30):
+        """Send a command and return the Answer that begins with the word `answer`."""
+        console = self.vm.console
+        since = len(console.lines)
+        console.send(command)
+
+        def find():
+            for _, text in console.lines[since:]:
+                if text.split(' ')[0] in (answer, 'ERROR'):
+                    return text
+            return None
+
+        text = console.wait(find, timeout, f'{answer} from the guest')
+        if text.startswith('ERROR'):
+            raise GuestError(f'{self.vm.name}: {command}: {text}')
+        return Answer(text)
+
+    def wait_ready(self, timeout=120):
+        """Wait until memory is filled and the writers go (or are paused, if so asked)."""
+        console = self.vm.console
+
+        def find():
+            for _, text in console.lines:
+                if text.startswith(('READY', 'ERROR')) or 'Kernel panic' in text:
+                    return text
+            return None
+
+        text = console.wait(find, timeout, 'READY from the guest')
+        if not text.startswith('READY'):
+            said = ' / '.join(text for _, text in console.lines)
+            raise GuestError(f'{self.vm.name}: {said}')
+        return Answer(text)
+
+    def verify(self, timeout=300):
+        """Check every page that was filled. `bad` counts wrong ones; see problem()."""
+        return self.ask('V', 'VERIFY', timeout)
+
+    def check_untouched(self, timeout=300):
+        """Check that memory never written reads as zero (native guest)."""
+        return self.ask('Z', 'ZERO', timeout)
+
+    def stats(self):
+        return self.ask('S', 'STATS')
+
+    def pause(self):
+        self.ask('P', 'PAUSED')
+
+    def go(self):
+        self.ask('G', 'GOING')
+
+    def reset_gaps(self):
+        self.ask('R', 'RESET')
+
+    def set_rate(self, pages_per_second):
+        self.ask(f'W {pages_per_second}', 'RATE')
+
+    def damage(self, how, page):
+        """how: 'byte', 'zero', 'stale' or 'moved'. Leaves the writers stopped."""
+        self.ask(f'X {how} {page}', 'DAMAGED')
+
+    def clock_offset(self, tries=25):
+        """(our clock minus the guest's, uncertainty), in seconds, from the quickest of some answers.
+
+        What this grows by over a migration is how long the guest's clocks stood still.
+        """
+        best = None
+        for _ in range(tries):
+            sent = time.monotonic()
+            console = self.vm.console
+            since = len(console.lines)
+            console.send('T')
+            stamp, text = console.wait_line('TIME', 30, since)
+            doubt = (stamp - sent) / 2
+            if best is None or doubt < best[1]:
+                best = ((stamp + sent) / 2 - int(text.split()[1]) / 1e9, doubt)
+        return best
+
+
+def problem(verdict):
+    """None if a verify() found everything right, else what is wrong, in words."""
+    if verdict.bad:
+        return f'{verdict.bad} of {verdict.pages} pages wrong, first {verdict.first} ({verdict.fault})'
+    if verdict.pages == 0:
+        return 'no page was looked at'
+    if verdict.writes != verdict.generations:
+        return f'{verdict.writes} writes made, but the generation table says {verdict.generations}'
+    return None
+
+
+class Blackout:
+    """How long the guest stood still over a migration, as the guest saw it.
+
+        blackout = Blackout(Guest(src))
+        ... migrate ...
+        seen = blackout.end(Guest(dst))
+
+    seen.gap_ms      the longest time between two iterations of the guest's loop, by its own clock
+    seen.stopped_ms  how long that clock itself stood still: nothing where the guest reads the host's
+                     TSC, about the blackout under TCG and on KVM that restores the TSC
+    seen.doubt_ms    uncertainty of stopped_ms
+    seen.ms          both together: an upper bound, as the longest gap need not be the one of the stop
+    """
+
+    def __init__(self, guest):
+        self.before = guest.clock_offset()
+        guest.reset_gaps()
+
+    def end(self, guest):
+        self.stats = guest.stats()
+        after = guest.clock_offset()
+        self.doubt_ms = (self.before[1] + after[1]) * 1e3
+        stopped = (after[0] - self.before[0]) * 1e3
+        self.stopped_ms = stopped if stopped > self.doubt_ms else 0.0
+        self.gap_ms = self.stats.gap_ns / 1e6
+        self.ms = self.gap_ms + self.stopped_ms
+        return self
