@@ -10,6 +10,7 @@
         assert guest.verify().bad == 0
 """
 
+import collections
 import os
 import subprocess
 import sys
@@ -86,6 +87,10 @@ def _number(value):
     return [int(p) for p in parts] if all(p.isdigit() for p in parts) else value
 
 
+# In seconds: our time, ours minus the guest's, and by how much that may be wrong.
+ClockOffset = collections.namedtuple('ClockOffset', 'ours offset doubt')
+
+
 class Guest:
     """The program in the guest. After a migration, make another one with the target VM."""
 
@@ -153,20 +158,19 @@ class Guest:
         self.ask(f'X {how} {page}', 'DAMAGED')
 
     def clock_offset(self, tries=25):
-        """(our clock minus the guest's, uncertainty), in seconds, from the quickest of some answers.
+        """Compare our clock with the guest's, by the quickest of some answers; a ClockOffset.
 
-        What this grows by over a migration is how long the guest's clocks stood still.
+        What the offset grows by over a migration is how long the guest's clock stood still.
         """
         best = None
         for _ in range(tries):
+            since = len(self.vm.console.lines)
             sent = time.monotonic()
-            console = self.vm.console
-            since = len(console.lines)
-            console.send('T')
-            stamp, text = console.wait_line('TIME', 30, since)
-            doubt = (stamp - sent) / 2
-            if best is None or doubt < best[1]:
-                best = ((stamp + sent) / 2 - int(text.split()[1]) / 1e9, doubt)
+            self.vm.console.send('T')
+            stamp, text = self.vm.console.wait_line('TIME', 30, since)
+            ours, doubt = (stamp + sent) / 2, (stamp - sent) / 2
+            if best is None or doubt < best.doubt:
+                best = ClockOffset(ours, ours - int(text.split()[1]) / 1e9, doubt)
         return best
 
 
@@ -195,16 +199,26 @@ class Blackout:
     seen.ms          both together: an upper bound, as the longest gap need not be the one of the stop
     """
 
+    BASELINE_S = 1.0
+
     def __init__(self, guest):
+        # Two samples: the guest's idea of a second may be a little off ours.
+        first = guest.clock_offset()
+        time.sleep(self.BASELINE_S)
         self.before = guest.clock_offset()
+        span = self.before.ours - first.ours
+        self.drift = (self.before.offset - first.offset) / span
+        self.drift_doubt = (self.before.doubt + first.doubt) / span
         guest.reset_gaps()
 
     def end(self, guest):
         self.stats = guest.stats()
         after = guest.clock_offset()
-        self.doubt_ms = (self.before[1] + after[1]) * 1e3
-        stopped = (after[0] - self.before[0]) * 1e3
-        self.stopped_ms = stopped if stopped > self.doubt_ms else 0.0
+        span = after.ours - self.before.ours
+        stopped = after.offset - self.before.offset - self.drift * span
+        doubt = self.before.doubt + after.doubt + self.drift_doubt * span
+        self.doubt_ms = doubt * 1e3
+        self.stopped_ms = stopped * 1e3 if stopped > doubt else 0.0
         self.gap_ms = self.stats.gap_ns / 1e6
         self.ms = self.gap_ms + self.stopped_ms
         return self

@@ -27,6 +27,8 @@ import weakref
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KVM_GET_API_VERSION = 0xAE00
+# Some nested hosts offer MSR_IA32_ARCH_CAPABILITIES and then refuse its value; no test guest needs it.
+KVM_CPU = 'host,-arch-capabilities'
 
 _running = weakref.WeakSet()
 
@@ -227,7 +229,7 @@ class VM:
     machine     -machine type (without accelerator or memory backend)
     memory_mib  guest memory; it is not reserved, so it may exceed the machine's
     backend     'ram' (private), 'memfd' (shared), or a full -object value with id=ram
-    cpus, cpu   number of vCPUs; -cpu model (None: host under KVM, QEMU's default under TCG)
+    cpus, cpu   number of vCPUs; -cpu model (None: KVM_CPU under KVM, QEMU's default under TCG)
     incoming    True: start with `-incoming defer`
     args        further arguments
     """
@@ -241,7 +243,7 @@ class VM:
         self.memory_mib = memory_mib
         self.backend = backend
         self.cpus = cpus
-        self.cpu = cpu or ('host' if accel.startswith('kvm') else None)
+        self.cpu = cpu or (KVM_CPU if accel.startswith('kvm') else None)
         self.incoming = incoming
         self.args = list(args)
         self.dir = None
