@@ -22,6 +22,7 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -34,7 +35,7 @@ struct FerryPageset {
     _Atomic uint64_t *words;         /* a bit per page */
     _Atomic uint64_t *granule_words; /* a bit per granule; one word is a stripe */
     _Atomic uint64_t *stripe_words;  /* a bit per stripe */
-    _Atomic uint64_t count;
+    _Atomic int64_t count; /* below zero for a moment when a page is taken while it is added */
 };
 
 static uint64_t words_for(uint64_t nr_bits)
@@ -88,7 +89,9 @@ void ferry_pageset_free(FerryPageset *set)
 
 uint64_t ferry_pageset_count(const FerryPageset *set)
 {
-    return atomic_load_explicit(&set->count, memory_order_relaxed);
+    int64_t count = atomic_load_explicit(&set->count, memory_order_relaxed);
+
+    return count > 0 ? (uint64_t)count : 0;
 }
 
 /* Set a hint unless it is set already: most additions hit a granule that is announced. */
@@ -171,7 +174,7 @@ uint64_t ferry_pageset_remove(FerryPageset *set, uint64_t first, uint64_t nr_pag
             nr_removed += (unsigned)__builtin_popcountll(old & mask);
         }
     }
-    atomic_fetch_sub_explicit(&set->count, nr_removed, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&set->count, (int64_t)nr_removed, memory_order_relaxed);
     return nr_removed;
 }
 

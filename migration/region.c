@@ -5,6 +5,7 @@
  */
 #include "region.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "error.h"

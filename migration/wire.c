@@ -5,6 +5,7 @@
  */
 #include "wire.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "crc32c.h"

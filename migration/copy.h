@@ -1,0 +1,103 @@
+/*
+ * Copying: what the source's driver and its senders share.
+ *
+ * The driver fills the page sets; one sender per data channel takes granules out of them and sends
+ * what is in them.  A granule belongs to one sender for good (granule % senders), so copies of a
+ * page arrive in the order they were read, with no barrier between rounds.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_COPY_H
+#define FERRY_COPY_H
+
+#include <glib.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../accel/tracker.h"
+#include "channel.h"
+#include "pace.h"
+#include "pageset.h"
+#include "region.h"
+
+/* A chunk's tracing state.  A page may be read while reset_seq has caught up with report_seq. */
+typedef struct FerryCopyChunk {
+    _Atomic bool armed;
+    _Atomic bool queued;          /* its first copy is in the page set, or was */
+    _Atomic uint32_t report_seq;  /* grows whenever the tracker reports pages in it */
+    _Atomic uint32_t reset_seq;   /* report_seq at the last reset */
+    GMutex lock;                  /* held while it is reset */
+} FerryCopyChunk;
+
+typedef struct FerryCopyRegion {
+    FerryPageset *pages; /* to send */
+    FerryPageset *skip;  /* not to queue when its chunk is */
+    FerryCopyChunk *chunks;
+    uint64_t nr_chunks;
+} FerryCopyRegion;
+
+typedef struct FerrySender FerrySender;
+
+typedef struct FerryCopy {
+    FerryRegions regions;
+    FerryCopyRegion *state; /* one for each region */
+    FerryTracker tracker;
+    FerryPace *pace;
+    bool checksum;
+    unsigned nr_senders;
+    FerrySender **senders;
+
+    _Atomic bool stopped; /* vCPUs do not run: nothing is written, no need to reset */
+    _Atomic uint64_t normal_pages;
+    _Atomic uint64_t zero_pages;
+
+    GMutex lock;
+    GCond work;          /* to senders: generation, fence or quit changed */
+    GCond idle;          /* to the driver: a sender ran dry, fenced or failed */
+    uint64_t generation; /* grows whenever pages were added */
+    unsigned nr_busy;    /* senders that have not seen all of generation yet */
+    uint64_t fence;      /* number of the fence to send once dry; 0 before the first */
+    unsigned nr_fenced;
+    bool quit;
+    GError *error; /* the first failure; ends everything */
+} FerryCopy;
+
+/* Takes over @regions. */
+FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bool checksum);
+/* Stops the senders and frees all. */
+void ferry_copy_free(FerryCopy *copy);
+
+/* Start a sender for each of the channels, which stay the caller's. */
+void ferry_copy_start(FerryCopy *copy, FerryChannel **channels, unsigned nr_channels);
+
+/* Tell the senders that pages were added. */
+void ferry_copy_kick(FerryCopy *copy);
+
+/* Wait until all senders are dry, or @timeout_ms; true if they are.  Returns early on failure. */
+bool ferry_copy_wait_dry(FerryCopy *copy, unsigned timeout_ms);
+
+/* With the senders dry: have each send a fence, and wait for it. */
+bool ferry_copy_fence(FerryCopy *copy, uint64_t number);
+
+/* End it with @error (taken over); the first one counts.  Wakes everybody. */
+void ferry_copy_fail(FerryCopy *copy, GError *error);
+
+/* False, with a copy of the error, once something has failed. */
+bool ferry_copy_check(FerryCopy *copy, GError **errp);
+
+/* Pages in all sets. */
+uint64_t ferry_copy_count(const FerryCopy *copy);
+
+/* Add pages that the tracker reported; a FerryDirtyFn whose opaque is the FerryCopy. */
+void ferry_copy_report(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
+
+/* Make sure that pages of the chunk that holds @page may be read: resets it if need be. */
+void ferry_copy_make_readable(FerryCopy *copy, uint32_t region, uint64_t page);
+
+static inline uint64_t ferry_chunk_nr_pages(const FerryRegion *region, uint64_t chunk)
+{
+    return MIN(FERRY_CHUNK_PAGES, ferry_region_nr_pages(region) - chunk * FERRY_CHUNK_PAGES);
+}
+
+#endif

@@ -1,0 +1,105 @@
+/*
+ * The source's side of a session: copies guest memory until the rest is small enough, then hands
+ * over.
+ *
+ * The caller drives it from one thread (in QEMU, the migration thread):
+ *
+ *     ferry_source_new           regions, trackers, parameters
+ *     ferry_source_connect       opens the channels, has the regions checked
+ *     ferry_source_step ...      copies for a while; harvest when little is left
+ *     ferry_source_harvest ...   a new round
+ *     (the caller stops the vCPUs)
+ *     ferry_source_hand_over     last harvest, last pages, fence, bitmap
+ *     ferry_source_finish        waits for the destination's report
+ *     ferry_source_free
+ *
+ * One thread per data channel sends; one reads the control channel.  ferry_source_cancel and the
+ * queries may be called from any thread, as long as the source exists.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_SOURCE_H
+#define FERRY_SOURCE_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../accel/tracker.h"
+#include "channel.h"
+#include "region.h"
+#include "stats.h"
+#include "wire.h"
+
+typedef struct FerrySource FerrySource;
+
+typedef struct FerrySourceConfig {
+    uint64_t session;     /* the token that the destination gave */
+    uint16_t version;     /* of the protocol, as settled on */
+    unsigned nr_channels; /* data channels, 1 to FERRY_DATA_CHANNELS_MAX */
+    bool checksum;        /* send a CRC32C of each payload (costs a stable copy of it) */
+    /*
+     * Open one connection to the destination.  Called from the driving thread while it connects,
+     * the control channel first.  @name is for messages.
+     */
+    FerryChannel *(*dial)(void *opaque, const char *name, GError **errp);
+    void *opaque;
+} FerrySourceConfig;
+
+/* Takes over @regions (its list is cleared); copies @tracker, whose opaque must outlive it. */
+FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *regions,
+                              const FerryTracker *tracker);
+
+/* Ends all threads and channels, whatever the state. */
+void ferry_source_free(FerrySource *source);
+
+/*
+ * Open the channels and have the destination check the regions.  FERRY_ERROR_REFUSED: the
+ * destination cannot take this guest.  Any other error: no session came about, nothing was moved,
+ * and migrating some other way is still possible.
+ */
+bool ferry_source_connect(FerrySource *source, GError **errp);
+
+/*
+ * Leave pages out of the first copy: their content does not matter (discarded memory, free pages).
+ * Before the first step, or at any time for pages that the guest declared free.
+ */
+void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page,
+                       uint64_t nr_pages);
+
+/* Arms and queues chunks, and waits at most @timeout_ms while the channels drain them. */
+bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp);
+
+/* Bytes still to send as far as known; memory not looked at yet counts in full. */
+uint64_t ferry_source_remaining_bytes(const FerrySource *source);
+
+/* True once every chunk was armed and queued: from then on a harvest makes sense. */
+bool ferry_source_first_pass_done(const FerrySource *source);
+
+/* Ask the tracker what was written meanwhile: starts the next round. */
+bool ferry_source_harvest(FerrySource *source, GError **errp);
+
+/* Whether another round of pre-copy would still shorten the blackout: see converge.h. */
+bool ferry_source_wants_round(FerrySource *source, uint64_t limit_bytes);
+
+/* The vCPUs have stopped: the blackout begins.  Tells the destination at once. */
+bool ferry_source_stopped(FerrySource *source, GError **errp);
+
+/* Last harvest, all that is left, fences and the hand-off; the tracker is not used afterwards. */
+bool ferry_source_hand_over(FerrySource *source, GError **errp);
+
+/* Wait at most @timeout_ms for the destination's report of the blackout.  True if it came. */
+bool ferry_source_finish(FerrySource *source, unsigned timeout_ms);
+
+/* Bytes a second over all channels, 0 for no limit. */
+void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second);
+
+/* Break all channels; every call under way and every later one fails with FERRY_ERROR_CANCELLED. */
+void ferry_source_cancel(FerrySource *source);
+
+/* @stats is to be cleared by the caller. */
+void ferry_source_query(FerrySource *source, FerryStats *stats);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FerrySource, ferry_source_free)
+
+#endif

@@ -1,0 +1,306 @@
+/*
+ * A fake machine: see fake-machine.h.
+ *
+ * Its write log works like a CPU's: a store sets the page's dirty bit if the page is armed, and a
+ * harvested page stays writable without being logged again until it is reset.
+ *
+ *   guest                                  engine
+ *   -----                                  ------
+ *   store to the page                      reset: armed := 1
+ *   if armed (exchange with 0): dirty := 1  read the page
+ *
+ * A store after the reset finds the page armed and is logged; one before it is read.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "fake-machine.h"
+
+#include "migration/error.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#if defined(__SANITIZE_THREAD__)
+#define FAKE_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define FAKE_TSAN 1
+#endif
+#endif
+
+static bool test_bit(_Atomic uint64_t *words, uint64_t bit)
+{
+    return atomic_load(&words[bit / 64]) >> (bit % 64) & 1;
+}
+
+static bool take_bit(_Atomic uint64_t *words, uint64_t bit)
+{
+    uint64_t mask = UINT64_C(1) << (bit % 64);
+
+    return atomic_fetch_and(&words[bit / 64], ~mask) & mask;
+}
+
+static void set_bit(_Atomic uint64_t *words, uint64_t bit)
+{
+    atomic_fetch_or(&words[bit / 64], UINT64_C(1) << (bit % 64));
+}
+
+static void fake_arm(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages)
+{
+    FakeMachine *machine = opaque;
+
+    for (uint64_t page = first_page; page < first_page + nr_pages; page++) {
+        if (!test_bit(machine->armed[region], page)) {
+            set_bit(machine->armed[region], page);
+        }
+    }
+}
+
+static bool fake_harvest(void *opaque, bool last, FerryDirtyFn report, void *report_opaque,
+                         GError **errp)
+{
+    FakeMachine *machine = opaque;
+
+    for (uint32_t region = 0; region < machine->regions.nr; region++) {
+        uint64_t nr_words = (ferry_region_nr_pages(&machine->regions.list[region]) + 63) / 64;
+
+        for (uint64_t word = 0; word < nr_words; word++) {
+            uint64_t mask = atomic_exchange(&machine->dirty[region][word], 0);
+
+            if (machine->lossy) {
+                mask &= UINT64_C(0x7777777777777777);
+            }
+            if (mask) {
+                report(report_opaque, region, word, mask);
+            }
+        }
+    }
+    return true;
+}
+
+void fake_machine_write(FakeMachine *machine, uint32_t region, uint64_t page, uint64_t value)
+{
+    uint64_t *host =
+        (uint64_t *)(machine->regions.list[region].host + page * FERRY_PAGE_BYTES);
+
+    /* All over the page, so that a torn or stale copy shows. */
+    for (size_t i = 0; i < FERRY_PAGE_BYTES / sizeof(*host); i += 64) {
+        __atomic_store_n(&host[i], value ? value + i : 0, __ATOMIC_RELAXED);
+    }
+    atomic_thread_fence(memory_order_seq_cst);
+    if (take_bit(machine->armed[region], page)) {
+        set_bit(machine->dirty[region], page);
+    }
+}
+
+static void add_region(FakeMachine *machine, const FakeRegion *fake)
+{
+    uint32_t index = (uint32_t)machine->regions.nr++;
+    FerryRegion *region = &machine->regions.list[index];
+    uint64_t nr_words = (fake->nr_pages + 63) / 64;
+
+    g_strlcpy(region->id, fake->id, sizeof(region->id));
+    region->length_bytes = fake->nr_pages * FERRY_PAGE_BYTES;
+    region->page_size_bytes = (uint32_t)FERRY_PAGE_BYTES;
+    region->fd = fake->shared ? memfd_create(fake->id, MFD_CLOEXEC) : -1;
+    region->scan = fake->shared ? FERRY_SCAN_SHARED : FERRY_SCAN_PRIVATE;
+    region->flags = fake->shared ? FERRY_REGION_SHARED : 0;
+    if (fake->shared) {
+        g_assert_cmpint(ftruncate(region->fd, (off_t)region->length_bytes), ==, 0);
+    }
+    region->host = mmap(NULL, region->length_bytes, PROT_READ | PROT_WRITE,
+                        (fake->shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_NORESERVE,
+                        region->fd, 0);
+    g_assert_true(region->host != MAP_FAILED);
+    machine->dirty[index] = g_malloc0(nr_words * sizeof(uint64_t));
+    machine->armed[index] = g_malloc0(nr_words * sizeof(uint64_t));
+}
+
+FakeMachine *fake_machine_new(const FakeRegion *regions, bool fill)
+{
+    static const FerryTrackerOps ops = {
+        .name = "fake",
+        .arm = fake_arm,
+        .reset = fake_arm,
+        .harvest = fake_harvest,
+    };
+    FakeMachine *machine = g_new0(FakeMachine, 1);
+
+    machine->regions.list = g_new0(FerryRegion, FAKE_REGIONS_MAX);
+    machine->tracker = (FerryTracker){.ops = &ops, .opaque = machine};
+    for (uint32_t index = 0; regions[index].id; index++) {
+        const FakeRegion *fake = &regions[index];
+
+        add_region(machine, fake);
+        for (uint64_t i = 0; fill && i < fake->touched_pages; i++) {
+            /* Runs of a few pages, every eleventh page zero though touched. */
+            uint64_t page = (i / 5 * 5 * (fake->nr_pages / fake->touched_pages) + i % 5);
+
+            fake_machine_write(machine, index, page % fake->nr_pages,
+                               i % 11 ? (i + 1) * UINT64_C(0x9e3779b97f4a7c15) : 0);
+        }
+    }
+    return machine;
+}
+
+void fake_machine_free(FakeMachine *machine)
+{
+    for (size_t i = 0; i < machine->regions.nr; i++) {
+        munmap(machine->regions.list[i].host, machine->regions.list[i].length_bytes);
+        if (machine->regions.list[i].fd >= 0) {
+            close(machine->regions.list[i].fd);
+        }
+        g_free((void *)machine->dirty[i]);
+        g_free((void *)machine->armed[i]);
+    }
+    ferry_regions_clear(&machine->regions);
+    g_free(machine);
+}
+
+static gpointer workload_run(gpointer opaque)
+{
+    FakeMachine *machine = opaque;
+    uint64_t random = 88172645463325252;
+
+    while (!atomic_load(&machine->stop)) {
+        uint32_t region;
+        uint64_t nr_pages;
+
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        region = (uint32_t)(random >> 60) % (uint32_t)machine->regions.nr;
+        nr_pages = ferry_region_nr_pages(&machine->regions.list[region]);
+        /* Mostly a hot eighth, sometimes anywhere (first touches), sometimes back to zero. */
+        fake_machine_write(machine, region,
+                           random % (random % 16 ? nr_pages / 8 : nr_pages) % nr_pages,
+                           random % 37 ? random : 0);
+        if (atomic_fetch_add(&machine->nr_writes, 1) % 64 == 0) {
+            g_usleep(50);
+        }
+    }
+    return NULL;
+}
+
+void fake_machine_run(FakeMachine *machine)
+{
+    atomic_store(&machine->stop, false);
+    machine->workload = g_thread_new("workload", workload_run, machine);
+}
+
+void fake_machine_stop(FakeMachine *machine)
+{
+    atomic_store(&machine->stop, true);
+    g_thread_join(machine->workload);
+    machine->workload = NULL;
+}
+
+FerryRegions fake_machine_list(const FakeMachine *machine)
+{
+    return (FerryRegions){
+        .list = g_memdup2(machine->regions.list, sizeof(FerryRegion) * machine->regions.nr),
+        .nr = machine->regions.nr,
+    };
+}
+
+uint64_t fake_machine_compare(const FakeMachine *a, const FakeMachine *b)
+{
+    uint64_t nr_different = 0;
+
+    for (size_t i = 0; i < a->regions.nr; i++) {
+        for (uint64_t page = 0; page < ferry_region_nr_pages(&a->regions.list[i]); page++) {
+            uint64_t offset = page * FERRY_PAGE_BYTES;
+
+            nr_different += memcmp(a->regions.list[i].host + offset,
+                                   b->regions.list[i].host + offset, FERRY_PAGE_BYTES) != 0;
+        }
+    }
+    return nr_different;
+}
+
+static bool pair_list_regions(void *opaque, const FerryRegions *remote, FerryRegions *local,
+                              GError **errp)
+{
+    *local = fake_machine_list(((FakePair *)opaque)->to);
+    return true;
+}
+
+static void pair_complete(void *opaque)
+{
+    atomic_fetch_add(&((FakePair *)opaque)->nr_complete, 1);
+}
+
+static void pair_warn(void *opaque, const char *message)
+{
+    FakePair *pair = opaque;
+
+    g_mutex_lock(&pair->lock);
+    g_ptr_array_add(pair->warnings, g_strdup(message));
+    g_mutex_unlock(&pair->lock);
+}
+
+int fake_pair_dial(FakePair *pair)
+{
+    int ends[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), ==, 0);
+    ferry_destination_add_channel(pair->destination, ferry_channel_new_socket(ends[1], "new"));
+    return ends[0];
+}
+
+static FerryChannel *pair_dial(void *opaque, const char *name, GError **errp)
+{
+    FakePair *pair = opaque;
+
+    if (pair->dial_limit && pair->nr_dialled == pair->dial_limit) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_IO, "nobody listens");
+        return NULL;
+    }
+    pair->nr_dialled++;
+    return ferry_channel_new_socket(fake_pair_dial(pair), name);
+}
+
+FakePair *fake_pair_new(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
+                        bool checksum)
+{
+    static const FerryDestinationOps ops = {
+        .list_regions = pair_list_regions,
+        .complete = pair_complete,
+        .warn = pair_warn,
+    };
+    FakePair *pair = g_new0(FakePair, 1);
+    FerryRegions regions;
+    FerrySourceConfig config = {
+        .session = 0xfe44,
+        .version = FERRY_WIRE_VERSION_MAX,
+        .nr_channels = nr_channels,
+        .checksum = checksum,
+        .dial = pair_dial,
+        .opaque = pair,
+    };
+
+    g_mutex_init(&pair->lock);
+    pair->warnings = g_ptr_array_new_with_free_func(g_free);
+    pair->from = fake_machine_new(from, true);
+    /* The destination's memory is not empty: firmware has been there. */
+    pair->to = fake_machine_new(to, true);
+    pair->destination = ferry_destination_new(config.session, &ops, pair);
+    regions = fake_machine_list(pair->from);
+    pair->source = ferry_source_new(&config, &regions, &pair->from->tracker);
+    return pair;
+}
+
+void fake_pair_free(FakePair *pair)
+{
+    ferry_source_free(pair->source);
+    ferry_destination_free(pair->destination, NULL);
+    fake_machine_free(pair->from);
+    fake_machine_free(pair->to);
+    g_ptr_array_unref(pair->warnings);
+    g_mutex_clear(&pair->lock);
+    g_free(pair);
+}

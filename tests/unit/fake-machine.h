@@ -1,0 +1,71 @@
+/*
+ * A fake machine: real memory, a workload that keeps writing it, a tracker over it, and sockets
+ * between a source and a destination in one process.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_FAKE_MACHINE_H
+#define FERRY_FAKE_MACHINE_H
+
+#include "accel/tracker.h"
+#include "migration/destination.h"
+#include "migration/source.h"
+
+#define FAKE_REGIONS_MAX 4
+
+typedef struct FakeRegion {
+    const char *id;
+    uint64_t nr_pages;
+    bool shared;            /* a memfd instead of anonymous memory */
+    uint64_t touched_pages; /* written before the migration, scattered */
+} FakeRegion;
+
+typedef struct FakeMachine {
+    FerryRegions regions;
+    _Atomic uint64_t *dirty[FAKE_REGIONS_MAX]; /* the "hardware" dirty log, a bit per page */
+    _Atomic uint64_t *armed[FAKE_REGIONS_MAX]; /* a bit per page: is a write to it logged? */
+    FerryTracker tracker;
+    bool lossy; /* the positive control: the tracker forgets some writes */
+    GThread *workload;
+    _Atomic bool stop;
+    _Atomic uint64_t nr_writes;
+} FakeMachine;
+
+/* A machine with the given regions (ended by one without id), filled as they say. */
+FakeMachine *fake_machine_new(const FakeRegion *regions, bool fill);
+void fake_machine_free(FakeMachine *machine);
+
+/* Start and stop a thread that writes pages all over the machine's touched part. */
+void fake_machine_run(FakeMachine *machine);
+void fake_machine_stop(FakeMachine *machine);
+
+/* Like a guest's store: change a page, and have it logged if it is armed. */
+void fake_machine_write(FakeMachine *machine, uint32_t region, uint64_t page, uint64_t value);
+
+/* A copy of the list, for the engine to take over. */
+FerryRegions fake_machine_list(const FakeMachine *machine);
+
+/* How many pages differ. */
+uint64_t fake_machine_compare(const FakeMachine *a, const FakeMachine *b);
+
+/* A source and a destination, connected by socket pairs. */
+typedef struct FakePair {
+    FakeMachine *from, *to;
+    FerrySource *source;
+    FerryDestination *destination;
+    unsigned nr_dialled;
+    unsigned dial_limit; /* the dial after so many fails; 0: none does */
+    int strangers;       /* connections that are not the source's */
+    GMutex lock;
+    GPtrArray *warnings; /* of char * */
+    _Atomic unsigned nr_complete;
+} FakePair;
+
+FakePair *fake_pair_new(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
+                        bool checksum);
+void fake_pair_free(FakePair *pair);
+
+/* A new connection to the destination; returns the other end's descriptor. */
+int fake_pair_dial(FakePair *pair);
+
+#endif
