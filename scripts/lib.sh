@@ -6,6 +6,7 @@
 
 # The checkout, with symbolic links resolved: build directories remember it.
 FERRY_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+# shellcheck disable=SC2034 # used by the scripts that source this file
 FERRY_BUILD=$FERRY_ROOT/build
 FERRY_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/ferry
 # shellcheck disable=SC2034 # used by the scripts that source this file

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Each target is a script; see docs/build.md.
+#
+#   QEMU_SRC=DIR      graft a copy of this QEMU 10.0 tree instead of Debian's
+#   DESTDIR, PREFIX   where install puts things (PREFIX is /usr/local if not given)
+#   SUITES="A B"      what check runs (all suites if not given)
+
+PREFIX ?= /usr/local
+export QEMU_SRC
+
+.PHONY: build setup demo check check-upstream bench lint format install clean
+
+build: setup
+	@scripts/build-qemu
+
+setup:
+	@scripts/setup
+
+demo: build
+	@scripts/demo
+
+check: setup
+	@scripts/check $(SUITES)
+
+check-upstream: setup
+	@scripts/check-upstream
+
+bench: build
+	@tests/bench/run
+
+lint: setup
+	@scripts/lint
+
+format: setup
+	@scripts/lint --format
+
+install: build
+	install -D -m 755 build/qemu-system-x86_64 $(DESTDIR)$(PREFIX)/bin/qemu-system-x86_64
+	install -D -m 755 build/qemu-img $(DESTDIR)$(PREFIX)/bin/qemu-img
+
+clean:
+	rm -rf build
