@@ -140,8 +140,7 @@ static bool fail_errno(GError **errp, const char *what, const Scan *scan)
     g_set_error(errp, G_FILE_ERROR, g_file_error_from_errno(saved_errno),
                 "%s failed on %" G_GUINT64_FORMAT " bytes of memory at %p: %s", what,
                 scan->ask_end - scan->ask_start,
-                (void *)((char *)scan->target->host + scan->ask_start),
-                g_strerror(saved_errno));
+                (void *)((char *)scan->target->host + scan->ask_start), g_strerror(saved_errno));
     return false;
 }
 
@@ -165,8 +164,7 @@ static bool scan_private_ioctl(Scan *scan, GError **errp)
         .vec = (uintptr_t)regions,
         .vec_len = NR_REGIONS,
         .category_anyof_mask = FERRY_PAGE_IS_PRESENT | FERRY_PAGE_IS_SWAPPED,
-        .return_mask =
-            FERRY_PAGE_IS_PRESENT | FERRY_PAGE_IS_SWAPPED | FERRY_PAGE_IS_PFNZERO,
+        .return_mask = FERRY_PAGE_IS_PRESENT | FERRY_PAGE_IS_SWAPPED | FERRY_PAGE_IS_PFNZERO,
     };
 
     while (arg.start < arg.end) {
@@ -273,8 +271,7 @@ static bool scan_shared(Scan *scan, GError **errp)
 static bool range_check(const FerryScanTarget *target, uint64_t offset_bytes, uint64_t nr_bytes,
                         GError **errp)
 {
-    if (offset_bytes <= target->length_bytes &&
-        nr_bytes <= target->length_bytes - offset_bytes) {
+    if (offset_bytes <= target->length_bytes && nr_bytes <= target->length_bytes - offset_bytes) {
         return true;
     }
     g_set_error(errp, G_FILE_ERROR, G_FILE_ERROR_INVAL,
@@ -284,9 +281,8 @@ static bool range_check(const FerryScanTarget *target, uint64_t offset_bytes, ui
     return false;
 }
 
-bool ferry_scan(const FerryScanner *scanner, const FerryScanTarget *target,
-                uint64_t offset_bytes, uint64_t nr_bytes, FerryScanFn fn, void *opaque,
-                GError **errp)
+bool ferry_scan(const FerryScanner *scanner, const FerryScanTarget *target, uint64_t offset_bytes,
+                uint64_t nr_bytes, FerryScanFn fn, void *opaque, GError **errp)
 {
     Scan scan = {
         .scanner = scanner,
@@ -306,8 +302,7 @@ bool ferry_scan(const FerryScanner *scanner, const FerryScanTarget *target,
     if (target->method == FERRY_SCAN_SHARED) {
         ok = scan_shared(&scan, errp);
     } else if (target->method == FERRY_SCAN_PRIVATE && scanner->pagemap_fd >= 0) {
-        ok = scanner->has_ioctl ? scan_private_ioctl(&scan, errp) :
-                                  scan_private_read(&scan, errp);
+        ok = scanner->has_ioctl ? scan_private_ioctl(&scan, errp) : scan_private_read(&scan, errp);
     } else {
         scan_add(&scan, scan.ask_start, scan.ask_end, FERRY_SCAN_DATA);
     }

@@ -116,9 +116,8 @@ const char *ferry_scanner_method_name(const FerryScanner *scanner);
  *
  * Sources: Documentation/admin-guide/mm/pagemap.rst; lseek(2), SEEK_DATA.
  */
-bool ferry_scan(const FerryScanner *scanner, const FerryScanTarget *target,
-                uint64_t offset_bytes, uint64_t nr_bytes, FerryScanFn fn, void *opaque,
-                GError **errp);
+bool ferry_scan(const FerryScanner *scanner, const FerryScanTarget *target, uint64_t offset_bytes,
+                uint64_t nr_bytes, FerryScanFn fn, void *opaque, GError **errp);
 
 /**
  * ferry_scan_discard_populated: make @nr_bytes of @target from @offset_bytes on read as zero

@@ -29,9 +29,11 @@
 /* x^32 is implied; bit 31 stands for x^0, as everywhere in this file. */
 #define POLYNOMIAL 0x82f63b78u
 
-static const uint32_t (*tables_get(void))[256]
+typedef uint32_t Table[256];
+
+static const Table *tables_get(void)
 {
-    static uint32_t tables[8][256];
+    static Table tables[8];
     static gsize ready;
 
     if (g_once_init_enter(&ready)) {
@@ -53,13 +55,13 @@ static const uint32_t (*tables_get(void))[256]
         }
         g_once_init_leave(&ready, 1);
     }
-    return (const uint32_t(*)[256])tables;
+    return (const Table *)tables;
 }
 
 READS_GUEST_MEMORY
 uint32_t ferry_crc32c_portable(uint32_t crc, const void *data, size_t nr_bytes)
 {
-    const uint32_t (*t)[256] = tables_get();
+    const Table *t = tables_get();
     const uint8_t *p = data;
 
     crc = ~crc;
@@ -82,6 +84,8 @@ uint32_t ferry_crc32c_portable(uint32_t crc, const void *data, size_t nr_bytes)
 
 #if defined(__x86_64__)
 
+#define CRC_INSTRUCTIONS __attribute__((target("sse4.2,pclmul")))
+
 /*
  * One way of cutting in three. For lanes of n bytes, join1 is x^(8n - 33) and join2 is
  * x^(16n - 33), both modulo the polynomial: the carry-less product of two 32-bit sums comes out
@@ -101,8 +105,7 @@ static const Cut cuts[] = {
     { .lane_bytes = 168, .join1 = 0x1b3d8f29, .join2 = 0xa60ce07b },
 };
 
-__attribute__((target("sse4.2"))) READS_GUEST_MEMORY
-static inline uint64_t sum_word(uint64_t crc, const uint8_t *p)
+CRC_INSTRUCTIONS READS_GUEST_MEMORY static inline uint64_t sum_word(uint64_t crc, const uint8_t *p)
 {
     uint64_t word;
 
@@ -110,17 +113,17 @@ static inline uint64_t sum_word(uint64_t crc, const uint8_t *p)
     return _mm_crc32_u64(crc, word);
 }
 
-__attribute__((target("sse4.2,pclmul")))
+CRC_INSTRUCTIONS
 static inline uint64_t product(uint64_t a, uint64_t b)
 {
-    __m128i wide = _mm_clmulepi64_si128(_mm_cvtsi64_si128((long long)a),
-                                        _mm_cvtsi64_si128((long long)b), 0);
+    __m128i wide =
+        _mm_clmulepi64_si128(_mm_cvtsi64_si128((long long)a), _mm_cvtsi64_si128((long long)b), 0);
 
     return (uint64_t)_mm_cvtsi128_si64(wide);
 }
 
-__attribute__((target("sse4.2,pclmul"))) READS_GUEST_MEMORY
-static uint32_t crc32c_instruction(uint32_t start, const void *data, size_t nr_bytes)
+CRC_INSTRUCTIONS READS_GUEST_MEMORY static uint32_t
+crc32c_instruction(uint32_t start, const void *data, size_t nr_bytes)
 {
     const uint8_t *p = data;
     uint64_t crc = ~start;
@@ -137,8 +140,8 @@ static uint32_t crc32c_instruction(uint32_t start, const void *data, size_t nr_b
                 crc1 = sum_word(crc1, p + lane_bytes + at);
                 crc2 = sum_word(crc2, p + 2 * lane_bytes + at);
             }
-            crc = _mm_crc32_u64(0, product(crc, cuts[i].join2) ^ product(crc1, cuts[i].join1)) ^
-                  crc2;
+            crc =
+                _mm_crc32_u64(0, product(crc, cuts[i].join2) ^ product(crc1, cuts[i].join1)) ^ crc2;
             p += 3 * lane_bytes;
             nr_bytes -= 3 * lane_bytes;
         }

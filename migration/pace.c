@@ -90,12 +90,13 @@ void ferry_pace_set_rate(FerryPace *pace, uint64_t bytes_per_second)
 static int64_t wait_us(const FerryPace *pace, uint64_t start_bytes)
 {
     uint64_t served = served_bytes(pace, g_get_monotonic_time());
+    double left_s;
 
     if (served >= start_bytes) {
         return 0;
     }
-    return (int64_t)((double)(start_bytes - served) * G_USEC_PER_SEC /
-                     (double)pace->bytes_per_second) + 1;
+    left_s = (double)(start_bytes - served) / (double)pace->bytes_per_second;
+    return (int64_t)(left_s * G_USEC_PER_SEC) + 1;
 }
 
 static bool take_slowly(FerryPace *pace, uint64_t nr_bytes)
@@ -148,8 +149,7 @@ void ferry_pace_interrupt(FerryPace *pace)
     pace->interrupted = true;
     pace->nr_interrupts++;
     /* Waiters leave without their bytes: their claims lapse. */
-    pace->reserved_bytes = MIN(pace->reserved_bytes,
-                               served_bytes(pace, g_get_monotonic_time()));
+    pace->reserved_bytes = MIN(pace->reserved_bytes, served_bytes(pace, g_get_monotonic_time()));
     open_update(pace);
     g_cond_broadcast(&pace->changed);
     g_mutex_unlock(&pace->lock);

@@ -19,9 +19,9 @@
 #include <time.h>
 
 #define NR_RUNS 9
-#define KIB ((size_t)1 << 10)
-#define MIB ((size_t)1 << 20)
-#define GIB ((size_t)1 << 30)
+#define KIB     ((size_t)1 << 10)
+#define MIB     ((size_t)1 << 20)
+#define GIB     ((size_t)1 << 30)
 
 /* One run does @nr_rounds rounds of work on @size_bytes and returns nothing. */
 typedef void (*WorkFn)(void *opaque, size_t size_bytes, int nr_rounds);
@@ -123,8 +123,7 @@ typedef struct {
     FerryScanTarget target;
 } ScanWork;
 
-static void count_range(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes,
-                        FerryScanKind kind)
+static void count_range(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes, FerryScanKind kind)
 {
     sink += nr_bytes;
 }
@@ -136,8 +135,7 @@ static void work_scan(void *opaque, size_t size_bytes, int nr_rounds)
     for (int i = 0; i < nr_rounds; i++) {
         g_autoptr(GError) error = NULL;
 
-        if (!ferry_scan(work->scanner, &work->target, 0, size_bytes, count_range, NULL,
-                        &error)) {
+        if (!ferry_scan(work->scanner, &work->target, 0, size_bytes, count_range, NULL, &error)) {
             g_error("%s", error->message);
         }
     }

@@ -48,11 +48,11 @@ static void test_known(void)
     assert_crc(data, sizeof(data), 0x8a9136aa);
     memset(data, 0xff, sizeof(data));
     assert_crc(data, sizeof(data), 0x62a8ab43);
-    for (uint8_t i = 0; i < sizeof(data); i++) {
-        data[i] = i;
+    for (size_t i = 0; i < sizeof(data); i++) {
+        data[i] = (uint8_t)i;
     }
     assert_crc(data, sizeof(data), 0x46dd794e);
-    for (uint8_t i = 0; i < sizeof(data); i++) {
+    for (size_t i = 0; i < sizeof(data); i++) {
         data[i] = (uint8_t)(31 - i);
     }
     assert_crc(data, sizeof(data), 0x113fdb5c);
@@ -69,8 +69,7 @@ static void test_lengths(void)
             for (size_t more = 0; more < 18; more++) {
                 size_t nr_bytes = edges[e] + more;
 
-                assert_crc(data + align, nr_bytes,
-                           crc_by_definition(0, data + align, nr_bytes));
+                assert_crc(data + align, nr_bytes, crc_by_definition(0, data + align, nr_bytes));
             }
         }
     }

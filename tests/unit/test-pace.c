@@ -9,7 +9,7 @@
  */
 #include "migration/pace.h"
 
-#define MIB (UINT64_C(1) << 20)
+#define MIB        (UINT64_C(1) << 20)
 #define NR_THREADS 4
 
 typedef struct {
@@ -105,8 +105,8 @@ static gpointer drain_thread(gpointer opaque)
     Shared *shared = opaque;
 
     for (;;) {
-        uint64_t left = __atomic_fetch_sub(&shared->budget_bytes, shared->take_bytes,
-                                           __ATOMIC_RELAXED);
+        uint64_t left =
+            __atomic_fetch_sub(&shared->budget_bytes, shared->take_bytes, __ATOMIC_RELAXED);
 
         if (left == 0 || left > UINT64_MAX / 2) {
             return NULL;

@@ -14,12 +14,12 @@
 
 #define PAGE 4096
 #define HUGE (UINT64_C(2) << 20)
-#define GIB (UINT64_C(1) << 30)
+#define GIB  (UINT64_C(1) << 30)
 
 /* What a page is expected to be, one character a page, as scan_picture() draws it. */
 #define NOTHING '.'
-#define DATA 'D'
-#define ZERO 'Z'
+#define DATA    'D'
+#define ZERO    'Z'
 #define SWAPPED 'S'
 
 typedef struct {
@@ -86,8 +86,8 @@ static Area area_shared(uint64_t length_bytes, uint64_t fd_offset)
 
     g_assert_cmpint(area.target.fd, >=, 0);
     g_assert_cmpint(ftruncate(area.target.fd, (off_t)(fd_offset + length_bytes)), ==, 0);
-    area.target.host = mmap(NULL, length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
-                            area.target.fd, (off_t)fd_offset);
+    area.target.host = mmap(NULL, length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, area.target.fd,
+                            (off_t)fd_offset);
     g_assert_true(area.target.host != MAP_FAILED);
     return area;
 }
@@ -103,7 +103,9 @@ typedef struct {
 static void paint(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes, FerryScanKind kind)
 {
     static const char letters[] = {
-        [FERRY_SCAN_DATA] = DATA, [FERRY_SCAN_ZERO] = ZERO, [FERRY_SCAN_SWAPPED] = SWAPPED,
+        [FERRY_SCAN_DATA] = DATA,
+        [FERRY_SCAN_ZERO] = ZERO,
+        [FERRY_SCAN_SWAPPED] = SWAPPED,
     };
     Painter *painter = opaque;
 
@@ -134,8 +136,8 @@ static char *scan_picture(const FerryScanner *scanner, const FerryScanTarget *ta
         .end_bytes = (first_page + nr_pages) * PAGE,
     };
     g_autoptr(GError) error = NULL;
-    bool ok = ferry_scan(scanner, target, first_page * PAGE, nr_pages * PAGE, paint, &painter,
-                         &error);
+    bool ok =
+        ferry_scan(scanner, target, first_page * PAGE, nr_pages * PAGE, paint, &painter, &error);
 
     g_assert_no_error(error);
     g_assert_true(ok);
@@ -299,9 +301,9 @@ static void test_private_hugetlb(gconstpointer data)
         },
     };
 
-    area.target.host = mmap(NULL, 3 * HUGE, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << MAP_HUGE_SHIFT),
-                            -1, 0);
+    area.target.host =
+        mmap(NULL, 3 * HUGE, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << MAP_HUGE_SHIFT), -1, 0);
     if (area.target.host == MAP_FAILED) {
         g_test_skip("no 2 MiB pages reserved (vm.nr_hugepages)");
         return;
@@ -313,8 +315,8 @@ static void test_private_hugetlb(gconstpointer data)
     assert_picture(scanner, &area.target, per_huge - 3, "...DD");
 
     /* Part of a huge page is cleared in place, a whole one dropped. */
-    g_assert_true(ferry_scan_discard_populated(scanner, &area.target, HUGE + 5 * PAGE, PAGE,
-                                               &error));
+    g_assert_true(
+        ferry_scan_discard_populated(scanner, &area.target, HUGE + 5 * PAGE, PAGE, &error));
     g_assert_true(ferry_is_zero(area_at(&area, per_huge + 5), PAGE));
     g_assert_cmpint(*area_at(&area, per_huge + 4), ==, 1);
     assert_picture(scanner, &area.target, 0, expected);
@@ -364,8 +366,8 @@ static void test_private_error(gconstpointer data)
     g_assert_false(ferry_scan(scanner, &area.target, 5 * PAGE, 0, paint, &painter, &error));
     g_assert_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL);
     g_clear_error(&error);
-    g_assert_false(ferry_scan(scanner, &area.target, PAGE, UINT64_MAX - 100, paint, &painter,
-                              &error));
+    g_assert_false(
+        ferry_scan(scanner, &area.target, PAGE, UINT64_MAX - 100, paint, &painter, &error));
     g_assert_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL);
     g_clear_error(&error);
     g_assert_false(ferry_scan_discard_populated(scanner, &area.target, PAGE, 4 * PAGE, &error));
@@ -388,8 +390,8 @@ static void drop_and_count(void *opaque, uint64_t offset_bytes, uint64_t nr_byte
     Part *part = opaque;
 
     part->nr_seen += nr_bytes / PAGE;
-    g_assert_cmpint(madvise((char *)part->area->target.host + offset_bytes, nr_bytes,
-                            MADV_DONTNEED), ==, 0);
+    g_assert_cmpint(
+        madvise((char *)part->area->target.host + offset_bytes, nr_bytes, MADV_DONTNEED), ==, 0);
 }
 
 static gpointer part_thread(gpointer opaque)
@@ -415,8 +417,9 @@ static void test_private_threads(gconstpointer data)
         *area_at(&area, page) = 1;
     }
     for (uint64_t i = 0; i < 4; i++) {
-        parts[i] = (Part){ .scanner = scanner, .area = &area, .first_page = i * nr_pages,
-                           .nr_pages = nr_pages };
+        parts[i] = (Part){
+            .scanner = scanner, .area = &area, .first_page = i * nr_pages, .nr_pages = nr_pages
+        };
         threads[i] = g_thread_new("part", part_thread, &parts[i]);
     }
     for (int i = 0; i < 4; i++) {
@@ -496,8 +499,8 @@ static void test_all(void)
     area.target.method = FERRY_SCAN_ALL;
     assert_picture(scanner, &area.target, 1, "DDDDDDD");
     memset(area_at(&area, 2), 0xee, 3 * PAGE);
-    g_assert_true(ferry_scan_discard_populated(scanner, &area.target, 2 * PAGE + 1,
-                                               3 * PAGE - 2, &error));
+    g_assert_true(
+        ferry_scan_discard_populated(scanner, &area.target, 2 * PAGE + 1, 3 * PAGE - 2, &error));
     g_assert_true(ferry_is_zero(area_at(&area, 2) + 1, 3 * PAGE - 2));
     g_assert_cmpint(*area_at(&area, 2), ==, (char)0xee);
     g_assert_cmpint(*(area_at(&area, 5) - 1), ==, (char)0xee);
@@ -541,7 +544,8 @@ static void test_shared(void)
     /* Punched out again. */
     memset(expected + 100, NOTHING, 500);
     g_assert_cmpint(fallocate(area.target.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                              (7 + 100) * PAGE, 500 * PAGE), ==, 0);
+                              (7 + 100) * PAGE, 500 * PAGE),
+                    ==, 0);
     assert_picture(scanner, &area.target, 0, expected);
 }
 

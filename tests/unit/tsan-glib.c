@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <glib.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -20,7 +21,7 @@
 static void *slot_get(gpointer *slot, void *(*make)(void), void (*destroy)(void *))
 {
     void *object = __atomic_load_n(slot, __ATOMIC_ACQUIRE);
-    void *expected = NULL;
+    gpointer expected = NULL;
 
     if (object != NULL) {
         return object;
@@ -286,7 +287,8 @@ static volatile void **once_find(volatile void *location)
     return NULL;
 }
 
-gboolean (g_once_init_enter)(volatile void *location)
+#undef g_once_init_enter
+gboolean g_once_init_enter(volatile void *location)
 {
     volatile gsize *value = location;
     gboolean ours = FALSE;
@@ -308,7 +310,8 @@ gboolean (g_once_init_enter)(volatile void *location)
     return ours;
 }
 
-void (g_once_init_leave)(volatile void *location, gsize result)
+#undef g_once_init_leave
+void g_once_init_leave(volatile void *location, gsize result)
 {
     volatile gsize *value = location;
     volatile void **entry;
