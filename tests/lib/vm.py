@@ -29,6 +29,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 KVM_GET_API_VERSION = 0xAE00
 # Some nested hosts offer MSR_IA32_ARCH_CAPABILITIES and then refuse its value; no test guest needs it.
 KVM_CPU = 'host,-arch-capabilities'
+FIRMWARE = ('/usr/share/qemu', '/usr/share/seabios')
 
 _running = weakref.WeakSet()
 
@@ -232,6 +233,8 @@ class VM:
     cpus, cpu   number of vCPUs; -cpu model (None: KVM_CPU under KVM, QEMU's default under TCG)
     incoming    True: start with `-incoming defer`
     args        further arguments
+    A binary that is not this tree's (which must find its firmware by itself) is told where Debian
+    keeps firmware.
     """
 
     def __init__(self, name, *, binary=None, accel='tcg', machine='pc', memory_mib=1024,
@@ -278,6 +281,8 @@ class VM:
                 '-serial', 'chardev:com1']
         if self.cpu:
             line += ['-cpu', self.cpu]
+        if not os.path.realpath(self.binary).startswith(os.path.join(ROOT, '')):
+            line += [word for path in FIRMWARE if os.path.isdir(path) for word in ('-L', path)]
         if self.incoming:
             line += ['-incoming', 'defer']
         return line + self.args
