@@ -450,10 +450,16 @@ class Result:
     info          the source's whole query-migrate
     ferry         the source's query-ferry, None on a stock QEMU
     ferry_dst     the destination's
+    ferry_used    whether the source ever said that Ferry was active
     """
 
     def __init__(self, **fields):
         self.__dict__.update(fields)
+
+
+def is_active(ferry):
+    """Whether an answer to query-ferry (None on a stock QEMU) says that Ferry is in use."""
+    return bool(ferry and ferry['active'])
 
 
 def listen(dst, uri):
@@ -495,7 +501,7 @@ def migrate(src, dst, uri='tcp', *, caps=None, params=None, timeout=120, poll_s=
     deadline = begin + timeout
     src.qmp('migrate', uri=uri)
 
-    status = None
+    status, ferry_used = None, False
     while status is None:
         left = deadline - time.monotonic()
         if left <= 0:
@@ -508,16 +514,20 @@ def migrate(src, dst, uri='tcp', *, caps=None, params=None, timeout=120, poll_s=
         except TimeoutError:
             pass
         if on_poll:
-            on_poll(src.qmp('query-migrate'), src.qmp_try('query-ferry'))
+            ferry = src.qmp_try('query-ferry')
+            ferry_used = ferry_used or is_active(ferry)
+            on_poll(src.qmp('query-migrate'), ferry)
     if status != 'completed':
         raise MigrationFailed(status, src.qmp('query-migrate'))
     resumed = dst.wait_event('RESUME', max(1.0, deadline - time.monotonic()), dst_mark)
 
     info = src.qmp('query-migrate')
+    ferry = src.qmp_try('query-ferry')
     return Result(
         status=status, total_ms=info['total-time'], downtime_ms=info['downtime'],
         setup_ms=info['setup-time'], bytes=info['ram']['transferred'],
         wall_s=resumed['monotonic'] - begin,
         src_cpu_s=src.cpu_seconds() - src_cpu, dst_cpu_s=dst.cpu_seconds() - dst_cpu,
         src_memory=src.memory(), dst_memory=dst.memory(), info=info,
-        ferry=src.qmp_try('query-ferry'), ferry_dst=dst.qmp_try('query-ferry'))
+        ferry=ferry, ferry_dst=dst.qmp_try('query-ferry'),
+        ferry_used=ferry_used or is_active(ferry))
