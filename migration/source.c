@@ -186,6 +186,9 @@ static gpointer control_run(gpointer opaque)
     g_mutex_unlock(&source->lock);
     /* After its report the destination has nothing more to say: then this is the end, no error. */
     if (!over) {
+        if (source->config.failed && !atomic_load(&source->cancelled)) {
+            source->config.failed(source->config.opaque, error);
+        }
         ferry_copy_fail(source->copy, g_error_copy(error));
     }
     return NULL;
@@ -487,7 +490,7 @@ static FerryRoundStats round_so_far(FerrySource *source)
     return round;
 }
 
-static bool harvest(FerrySource *source, bool last, GError **errp)
+static bool harvest(FerrySource *source, bool last, uint64_t *dirty_pages, GError **errp)
 {
     FerryCopy *copy = source->copy;
     FerryRoundStats finished;
@@ -511,18 +514,21 @@ static bool harvest(FerrySource *source, bool last, GError **errp)
         .dirty_pages = after > before ? after - before : 0,
         .harvest_ns = source->round_start_ns - start_ns,
     };
+    if (dirty_pages) {
+        *dirty_pages = source->round.dirty_pages;
+    }
     source->phase = last ? FERRY_PHASE_HAND_OFF : FERRY_PHASE_ROUNDS;
     g_mutex_unlock(&source->stats_lock);
     ferry_copy_kick(copy);
     return true;
 }
 
-bool ferry_source_harvest(FerrySource *source, GError **errp)
+bool ferry_source_harvest(FerrySource *source, uint64_t *dirty_pages, GError **errp)
 {
     if (!ferry_copy_check(source->copy, NULL)) {
         return fail(source, errp);
     }
-    return harvest(source, false, errp);
+    return harvest(source, false, dirty_pages, errp);
 }
 
 bool ferry_source_wants_round(FerrySource *source, uint64_t limit_bytes)
@@ -561,7 +567,7 @@ bool ferry_source_hand_over(FerrySource *source, GError **errp)
             return false;
         }
     }
-    if (!harvest(source, true, errp)) {
+    if (!harvest(source, true, NULL, errp)) {
         return false;
     }
     while (!ferry_copy_wait_dry(copy, 1000)) {
@@ -600,6 +606,15 @@ void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second)
     if (!atomic_load(&source->copy->stopped)) {
         ferry_pace_set_rate(source->copy->pace, bytes_per_second);
     }
+}
+
+void ferry_source_count(FerrySource *source, FerryCounters *counters)
+{
+    *counters = (FerryCounters){
+        .sent_bytes = sent_bytes(source),
+        .normal_pages = atomic_load(&source->copy->normal_pages),
+        .zero_pages = atomic_load(&source->copy->zero_pages),
+    };
 }
 
 static void add_channel_stats(GArray *channels, const FerryChannel *channel, uint64_t elapsed_ns)

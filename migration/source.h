@@ -43,8 +43,19 @@ typedef struct FerrySourceConfig {
      * the control channel first.  @name is for messages.
      */
     FerryChannel *(*dial)(void *opaque, const char *name, GError **errp);
+    /*
+     * The session broke; optional.  Called once, from the thread that reads the control channel,
+     * as soon as it is known; the driving thread learns it from its next call.
+     */
+    void (*failed)(void *opaque, const GError *error);
     void *opaque;
 } FerrySourceConfig;
+
+typedef struct FerryCounters {
+    uint64_t sent_bytes; /* on all channels */
+    uint64_t normal_pages;
+    uint64_t zero_pages;
+} FerryCounters;
 
 /* Takes over @regions (its list is cleared); copies @tracker, whose opaque must outlive it. */
 FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *regions,
@@ -76,8 +87,11 @@ uint64_t ferry_source_remaining_bytes(const FerrySource *source);
 /* True once every chunk was armed and queued: from then on a harvest makes sense. */
 bool ferry_source_first_pass_done(const FerrySource *source);
 
-/* Ask the tracker what was written meanwhile: starts the next round. */
-bool ferry_source_harvest(FerrySource *source, GError **errp);
+/*
+ * Ask the tracker what was written meanwhile: starts the next round.  @dirty_pages (or NULL) is
+ * how many pages that added.
+ */
+bool ferry_source_harvest(FerrySource *source, uint64_t *dirty_pages, GError **errp);
 
 /* Whether another round of pre-copy would still shorten the blackout: see converge.h. */
 bool ferry_source_wants_round(FerrySource *source, uint64_t limit_bytes);
@@ -96,6 +110,9 @@ void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second);
 
 /* Break all channels; every call under way and every later one fails with FERRY_ERROR_CANCELLED. */
 void ferry_source_cancel(FerrySource *source);
+
+/* What changes quickly, without locks. */
+void ferry_source_count(FerrySource *source, FerryCounters *counters);
 
 /* @stats is to be cleared by the caller. */
 void ferry_source_query(FerrySource *source, FerryStats *stats);

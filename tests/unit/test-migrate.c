@@ -36,7 +36,7 @@ static void migrate(FakePair *pair, unsigned nr_rounds)
             g_assert_no_error(error);
         } while (!ferry_source_first_pass_done(pair->source));
         if (round < nr_rounds) {
-            ferry_source_harvest(pair->source, &error);
+            ferry_source_harvest(pair->source, NULL, &error);
             g_assert_no_error(error);
         }
     }
@@ -153,7 +153,8 @@ static void test_regions(void)
     pair = fake_pair_new(small, reordered, 2, false);
     migrate(pair, 1);
     g_assert_cmpint(memcmp(pair->from->regions.list[0].host, pair->to->regions.list[1].host,
-                           small[0].nr_pages * FERRY_PAGE_BYTES), ==, 0);
+                           small[0].nr_pages * FERRY_PAGE_BYTES),
+                    ==, 0);
     fake_pair_free(pair);
 }
 
@@ -309,8 +310,12 @@ int main(int argc, char **argv)
         {.name = "busy/1", .regions = wide, .nr_channels = 1, .nr_rounds = 4, .busy = true},
         {.name = "busy/2", .regions = wide, .nr_channels = 2, .nr_rounds = 12, .busy = true},
         {.name = "busy/7", .regions = small, .nr_channels = 7, .nr_rounds = 30, .busy = true},
-        {.name = "busy/checksum", .regions = small, .nr_channels = 2, .nr_rounds = 8,
-         .checksum = true, .busy = true},
+        {.name = "busy/checksum",
+         .regions = small,
+         .nr_channels = 2,
+         .nr_rounds = 8,
+         .checksum = true,
+         .busy = true},
     };
 
     g_test_init(&argc, &argv, NULL);

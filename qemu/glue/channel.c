@@ -1,0 +1,77 @@
+/*
+ * A QIOChannel, plain or TLS, behind the engine's channel.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "io/channel.h"
+#include "migration/yank_functions.h"
+
+#include "ferry/migration/error.h"
+#include "internal.h"
+
+static void set_error(GError **errp, Error *err)
+{
+    g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_IO, error_get_pretty(err));
+    error_free(err);
+}
+
+static ssize_t ioc_readv(void *opaque, const struct iovec *iov, int nr_iov, GError **errp)
+{
+    QIOChannel *ioc = opaque;
+    Error *err = NULL;
+    ssize_t done;
+
+    while ((done = qio_channel_readv(ioc, iov, nr_iov, &err)) == QIO_CHANNEL_ERR_BLOCK) {
+        qio_channel_wait(ioc, G_IO_IN);
+    }
+    if (done < 0) {
+        set_error(errp, err);
+    }
+    return done;
+}
+
+static ssize_t ioc_writev(void *opaque, const struct iovec *iov, int nr_iov, GError **errp)
+{
+    QIOChannel *ioc = opaque;
+    Error *err = NULL;
+    ssize_t done;
+
+    while ((done = qio_channel_writev(ioc, iov, nr_iov, &err)) == QIO_CHANNEL_ERR_BLOCK) {
+        qio_channel_wait(ioc, G_IO_OUT);
+    }
+    if (done < 0) {
+        set_error(errp, err);
+    }
+    return done;
+}
+
+static void ioc_shutdown(void *opaque)
+{
+    qio_channel_shutdown(opaque, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+}
+
+static void ioc_destroy(void *opaque)
+{
+    migration_ioc_unregister_yank(opaque);
+    object_unref(OBJECT(opaque));
+}
+
+FerryChannel *ferry_channel_new_ioc(QIOChannel *ioc, const char *name)
+{
+    static const FerryChannelOps ops = {
+        .readv = ioc_readv,
+        .writev = ioc_writev,
+        .shutdown = ioc_shutdown,
+        .destroy = ioc_destroy,
+    };
+
+    object_ref(OBJECT(ioc));
+    return ferry_channel_new(&ops, ioc, name);
+}
+
+void ferry_propagate_error(Error **errp, GError *error)
+{
+    error_setg(errp, "%s", error->message);
+    g_error_free(error);
+}

@@ -1,0 +1,57 @@
+/*
+ * What QEMU calls: every graft is one call to a function declared here.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_GLUE_FERRY_H
+#define FERRY_GLUE_FERRY_H
+
+#include "qemu/typedefs.h"
+
+struct MigrationIncomingState;
+struct SaveVMHandlers;
+struct SocketAddress;
+
+/* Creates the object behind `-global ferry.NAME=VALUE`.  Main thread, once. */
+void ferry_object_init(void);
+
+/* The "ram" section's handlers: Ferry's where a session is in use, else QEMU's @stock. */
+struct SaveVMHandlers *ferry_ram_handlers(struct SaveVMHandlers *stock);
+
+/* --- Source --- */
+
+/* Where this migration goes.  Main thread, before it connects. */
+void ferry_outgoing_address(struct SocketAddress *address);
+
+/* Whether Ferry wants a return path although no capability asks for one.  Main thread. */
+bool ferry_wants_return_path(MigrationState *s);
+
+/* Look for Ferry on the other side and open a session with it.  Migration thread, no BQL. */
+void ferry_negotiate(MigrationState *s);
+
+/* Whether a PONG's value was meant for Ferry.  Return path thread. */
+bool ferry_outgoing_pong(uint32_t value);
+
+/* The migration is being cancelled.  Any thread. */
+void ferry_outgoing_cancel(void);
+
+/* These return false, or leave things alone, when QEMU's own code is to do it. */
+bool ferry_bitmap_sync(bool last_stage);
+bool ferry_free_page_hint(void *addr, size_t len);
+bool ferry_bytes_remaining(uint64_t *bytes);
+
+/* --- Destination --- */
+
+/* Answers a PING.  Main thread. */
+void ferry_incoming_ping(struct MigrationIncomingState *mis, uint32_t value);
+
+/* Whether @ioc, a new connection, is Ferry's (or nobody's) and was taken over.  Main thread. */
+bool ferry_incoming_channel(QIOChannel *ioc);
+
+/* Whether no more connections are wanted; @all is what QEMU thinks.  Main thread. */
+bool ferry_has_all_channels(bool all);
+
+/* The device state is loaded.  Main thread. */
+void ferry_incoming_loaded(void);
+
+#endif

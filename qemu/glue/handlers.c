@@ -1,0 +1,88 @@
+/*
+ * The "ram" section's handlers: Ferry's where a session is in use, else QEMU's own.
+ *
+ * Everything else about a migration (states, events, devices, switchover) stays QEMU's.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "migration/register.h"
+
+#include "ferry/glue/ferry.h"
+#include "internal.h"
+
+static SaveVMHandlers stock;
+
+static int save_setup(QEMUFile *f, void *opaque, Error **errp)
+{
+    return ferry_outgoing_active() ? ferry_save_setup(f, errp)
+                                   : stock.save_setup(f, opaque, errp);
+}
+
+static int save_live_iterate(QEMUFile *f, void *opaque)
+{
+    return ferry_outgoing_active() ? ferry_save_iterate(f) : stock.save_live_iterate(f, opaque);
+}
+
+static int save_live_complete_precopy(QEMUFile *f, void *opaque)
+{
+    return ferry_outgoing_active() ? ferry_save_complete(f)
+                                   : stock.save_live_complete_precopy(f, opaque);
+}
+
+static void state_pending_exact(void *opaque, uint64_t *must_precopy, uint64_t *can_postcopy)
+{
+    if (ferry_outgoing_active()) {
+        ferry_save_pending(true, must_precopy);
+    } else {
+        stock.state_pending_exact(opaque, must_precopy, can_postcopy);
+    }
+}
+
+static void state_pending_estimate(void *opaque, uint64_t *must_precopy, uint64_t *can_postcopy)
+{
+    if (ferry_outgoing_active()) {
+        ferry_save_pending(false, must_precopy);
+    } else {
+        stock.state_pending_estimate(opaque, must_precopy, can_postcopy);
+    }
+}
+
+static void save_cleanup(void *opaque)
+{
+    if (ferry_outgoing_active()) {
+        ferry_save_cleanup();
+    } else {
+        stock.save_cleanup(opaque);
+    }
+}
+
+static int load_state(QEMUFile *f, void *opaque, int version_id)
+{
+    int ret;
+
+    return ferry_load_state(f, &ret) ? ret : stock.load_state(f, opaque, version_id);
+}
+
+static int load_cleanup(void *opaque)
+{
+    ferry_load_cleanup();
+    return stock.load_cleanup(opaque);
+}
+
+SaveVMHandlers *ferry_ram_handlers(SaveVMHandlers *handlers)
+{
+    static SaveVMHandlers wrapped;
+
+    stock = *handlers;
+    wrapped = stock;
+    wrapped.save_setup = save_setup;
+    wrapped.save_live_iterate = save_live_iterate;
+    wrapped.save_live_complete_precopy = save_live_complete_precopy;
+    wrapped.state_pending_exact = state_pending_exact;
+    wrapped.state_pending_estimate = state_pending_estimate;
+    wrapped.save_cleanup = save_cleanup;
+    wrapped.load_state = load_state;
+    wrapped.load_cleanup = load_cleanup;
+    return &wrapped;
+}

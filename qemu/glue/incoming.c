@@ -1,0 +1,311 @@
+/*
+ * The destination: answering the source's Ferry, and binding the engine to QEMU's incoming side.
+ *
+ * Threads: everything runs on the main thread, except the callbacks that the engine calls on its
+ * own threads (marked).
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/coroutine.h"
+#include "qemu/error-report.h"
+#include "qemu/guest-random.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "block/aio.h"
+#include "exec/cpu-common.h"
+#include "exec/ramblock.h"
+#include "io/channel-socket.h"
+#include "system/runstate.h"
+#include "migration/migration.h"
+#include "migration/qemu-file.h"
+#include "migration/yank_functions.h"
+
+#include "ferry/glue/ferry.h"
+#include "ferry/migration/destination.h"
+#include "ferry/migration/error.h"
+#include "internal.h"
+
+static struct {
+    FerryDestination *destination;
+    uint8_t version;
+    bool active; /* the source's stream says that Ferry carries the memory */
+    Coroutine *waiting; /* for the memory to be complete */
+    VMChangeStateEntry *vm_change;
+    char *reason; /* why Ferry is not in use */
+    bool has_last;
+    FerryStats last;
+} incoming;
+
+/* --- Called on the engine's threads ----------------------------------------------------------- */
+
+/* Make the blocks that may change their size fit the source's, as QEMU does. */
+static bool resize(const FerryRegions *remote, Error **errp)
+{
+    bool fine = true;
+
+    bql_lock();
+    WITH_RCU_READ_LOCK_GUARD() {
+        for (size_t i = 0; i < remote->nr && fine; i++) {
+            RAMBlock *block = qemu_ram_block_by_name(remote->list[i].id);
+
+            if (block && (block->flags & RAM_RESIZEABLE) &&
+                block->used_length != remote->list[i].length_bytes) {
+                fine = qemu_ram_resize(block, remote->list[i].length_bytes, errp) == 0;
+            }
+        }
+    }
+    bql_unlock();
+    return fine;
+}
+
+static bool list_regions(void *opaque, const FerryRegions *remote, FerryRegions *local,
+                         GError **errp)
+{
+    Error *err = NULL;
+    bool fine;
+
+    rcu_register_thread();
+    fine = resize(remote, &err);
+    if (fine) {
+        ferry_list_ram(local, true);
+    } else {
+        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED, error_get_pretty(err));
+        error_free(err);
+    }
+    rcu_unregister_thread();
+    return fine;
+}
+
+static void wake(void *opaque)
+{
+    Coroutine *waiting = incoming.waiting;
+
+    if (waiting) {
+        incoming.waiting = NULL;
+        aio_co_wake(waiting);
+    }
+}
+
+static void complete(void *opaque)
+{
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), wake, NULL);
+}
+
+static void warn(void *opaque, const char *message)
+{
+    warn_report("ferry: %s", message);
+}
+
+/* --- Negotiation ------------------------------------------------------------------------------ */
+
+static void set_reason(const char *reason)
+{
+    g_free(incoming.reason);
+    incoming.reason = g_strdup(reason);
+}
+
+void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
+{
+    static const FerryDestinationOps ops = {
+        .list_regions = list_regions,
+        .complete = complete,
+        .warn = warn,
+    };
+    uint8_t oldest = value >> 8, newest = value;
+    uint64_t token;
+
+    if (value >> 16 != FERRY_PING_MAGIC) {
+        migrate_send_rp_pong(mis, value);
+        return;
+    }
+    if (!ferry_parameters()->enabled) {
+        set_reason("switched off with -global ferry.enabled=off");
+        migrate_send_rp_pong(mis, value);
+        return;
+    }
+    if (incoming.destination) {
+        /* A source asks once; whoever asks again is not one of ours. */
+        migrate_send_rp_pong(mis, value);
+        return;
+    }
+    if (oldest > FERRY_WIRE_VERSION_MAX || newest < FERRY_WIRE_VERSION_MIN) {
+        set_reason("the source's Ferry speaks no version that this one does");
+        migrate_send_rp_pong(mis, value);
+        return;
+    }
+    incoming.version = MIN(newest, FERRY_WIRE_VERSION_MAX);
+    qemu_guest_getrandom_nofail(&token, sizeof(token));
+    incoming.destination = ferry_destination_new(token, &ops, NULL);
+    set_reason(NULL);
+    migrate_send_rp_pong(mis, FERRY_PONG_MAGIC << 16 | incoming.version << 8);
+    migrate_send_rp_pong(mis, (uint32_t)token);
+    migrate_send_rp_pong(mis, token >> 32);
+}
+
+bool ferry_incoming_channel(QIOChannel *ioc)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+
+    if (incoming.destination) {
+        qio_channel_set_blocking(ioc, true, NULL);
+        ferry_destination_add_channel(incoming.destination, ferry_channel_new_ioc(ioc, "new"));
+        return true;
+    }
+    if (mis->from_src_file && migration_has_all_channels()) {
+        warn_report("ferry: a connection that is not the source's was closed");
+        qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+        migration_ioc_unregister_yank(ioc);
+        return true;
+    }
+    return false;
+}
+
+bool ferry_has_all_channels(bool all)
+{
+    if (!all || !ferry_parameters()->enabled || !incoming.destination) {
+        return all;
+    }
+    return ferry_destination_has_all_channels(incoming.destination);
+}
+
+/* --- The "ram" section ------------------------------------------------------------------------ */
+
+static void vm_changed(void *opaque, bool running, RunState state)
+{
+    if (running && incoming.destination) {
+        ferry_destination_running(incoming.destination);
+    }
+}
+
+/* The source goes on without Ferry: what was prepared is not needed. */
+static void stand_down(void)
+{
+    if (incoming.destination) {
+        bql_unlock();
+        ferry_destination_free(incoming.destination, NULL);
+        bql_lock();
+        incoming.destination = NULL;
+        set_reason("the source did not open Ferry's channels");
+    } else if (!incoming.reason) {
+        set_reason("the source has no Ferry, or has it switched off");
+    }
+}
+
+static int load_setup(void)
+{
+    if (!incoming.destination) {
+        error_report("ferry: the stream says that Ferry carries the memory, but no session is open");
+        return -EINVAL;
+    }
+    incoming.active = true;
+    incoming.vm_change = qemu_add_vm_change_state_handler(vm_changed, NULL);
+    return 0;
+}
+
+static int load_end(void)
+{
+    GError *error = NULL;
+    bool done = ferry_destination_is_complete(incoming.destination, &error);
+
+    if (!done && !error) {
+        if (qemu_in_coroutine()) {
+            incoming.waiting = qemu_coroutine_self();
+            qemu_coroutine_yield();
+        } else {
+            ferry_destination_wait_complete(incoming.destination, NULL);
+        }
+        done = ferry_destination_is_complete(incoming.destination, &error);
+    }
+    if (!done) {
+        error_report("ferry: %s", error ? error->message : "the memory is not complete");
+        g_clear_error(&error);
+        return -EIO;
+    }
+    return 0;
+}
+
+bool ferry_load_state(QEMUFile *f, int *ret)
+{
+    uint8_t *head;
+    uint64_t word;
+
+    if (qemu_peek_buffer(f, &head, sizeof(word), 0) != sizeof(word)) {
+        return false;
+    }
+    word = ldq_be_p(head);
+    if (!incoming.active && word != FERRY_STREAM_SETUP) {
+        stand_down();
+        return false;
+    }
+    qemu_file_skip(f, sizeof(word));
+    switch (word) {
+    case FERRY_STREAM_SETUP:
+        *ret = load_setup();
+        break;
+    case FERRY_STREAM_PART:
+        *ret = 0;
+        break;
+    case FERRY_STREAM_END:
+        *ret = load_end();
+        break;
+    default:
+        error_report("ferry: 0x%" PRIx64 " in the stream where a mark of Ferry's belongs", word);
+        *ret = -EINVAL;
+    }
+    return true;
+}
+
+void ferry_incoming_loaded(void)
+{
+    if (incoming.active) {
+        ferry_destination_loaded(incoming.destination);
+    }
+}
+
+void ferry_load_cleanup(void)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    bool failed = mis->state == MIGRATION_STATUS_FAILED;
+
+    if (incoming.vm_change) {
+        qemu_del_vm_change_state_handler(incoming.vm_change);
+        incoming.vm_change = NULL;
+    }
+    if (!incoming.destination) {
+        return;
+    }
+    if (!failed) {
+        ferry_destination_send_report(incoming.destination);
+    }
+    if (incoming.has_last) {
+        ferry_stats_clear(&incoming.last);
+    }
+    ferry_destination_query(incoming.destination, &incoming.last);
+    incoming.has_last = true;
+    /* The engine's threads may be waiting for the BQL to resize a block. */
+    bql_unlock();
+    ferry_destination_free(incoming.destination,
+                           failed ? "it could not load the state of the guest" : NULL);
+    bql_lock();
+    incoming.destination = NULL;
+    incoming.active = false;
+}
+
+bool ferry_incoming_query(FerryStats *stats, bool *active, uint8_t *version, char **reason)
+{
+    *active = incoming.active;
+    *version = incoming.version;
+    *reason = g_strdup(incoming.reason);
+    if (incoming.destination) {
+        ferry_destination_query(incoming.destination, stats);
+        return true;
+    }
+    if (incoming.has_last) {
+        *stats = incoming.last;
+        g_array_ref(stats->channels);
+        g_array_ref(stats->rounds);
+        return true;
+    }
+    return false;
+}

@@ -1,0 +1,68 @@
+/*
+ * Shared between the glue's own files.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_GLUE_INTERNAL_H
+#define FERRY_GLUE_INTERNAL_H
+
+#include "qapi/error.h"
+#include "qapi/qapi-types-ferry.h"
+#include "io/channel.h"
+#include "migration/register.h"
+
+#include "ferry/accel/tracker.h"
+#include "ferry/migration/channel.h"
+#include "ferry/migration/region.h"
+#include "ferry/migration/stats.h"
+
+/* Values of PING and PONG: 16 bits of magic, then what each says. */
+#define FERRY_PING_MAGIC 0xf377u   /* | oldest version << 8 | newest version */
+#define FERRY_PONG_MAGIC 0xf378u   /* | version chosen << 8 */
+
+/* What stands in the "ram" sections of the migration stream when Ferry carries the memory. */
+#define FERRY_STREAM_MAGIC 0x4665727279000000ull
+#define FERRY_STREAM_SETUP (FERRY_STREAM_MAGIC | 1)
+#define FERRY_STREAM_PART (FERRY_STREAM_MAGIC | 2)
+#define FERRY_STREAM_END (FERRY_STREAM_MAGIC | 3)
+
+/* The user's parameters: `-global ferry.NAME=VALUE`, ferry-set-parameters. */
+typedef struct FerryParameters {
+    bool enabled;
+    bool checksum;
+    uint8_t channels; /* 0: choose from the CPUs */
+} FerryParametersState;
+
+FerryParametersState *ferry_parameters(void);
+
+/* Turn the engine's error into QEMU's; frees @error. */
+void ferry_propagate_error(Error **errp, GError *error);
+
+/* A channel over @ioc, which gets a reference and is yanked with the migration. */
+FerryChannel *ferry_channel_new_ioc(QIOChannel *ioc, const char *name);
+
+/* List this machine's RAM blocks that migrate. */
+void ferry_list_ram(FerryRegions *regions, bool incoming);
+
+/* A tracker over QEMU's dirty bitmap; @regions is as listed at the source. */
+FerryTracker ferry_bitmap_tracker_new(const FerryRegions *regions);
+void ferry_bitmap_tracker_free(FerryTracker *tracker);
+
+/* Source and destination, for the wrapped handlers and for reports. */
+bool ferry_outgoing_active(void);
+int ferry_save_setup(QEMUFile *f, Error **errp);
+int ferry_save_iterate(QEMUFile *f);
+int ferry_save_complete(QEMUFile *f);
+void ferry_save_pending(bool exact, uint64_t *must_precopy);
+void ferry_save_cleanup(void);
+
+bool ferry_incoming_active(void);
+/* Whether the section that comes next is Ferry's; takes it in if so, with *@ret its result. */
+bool ferry_load_state(QEMUFile *f, int *ret);
+void ferry_load_cleanup(void);
+
+/* False when there is nothing to tell; *@reason says why Ferry is not in use, or is NULL. */
+bool ferry_outgoing_query(FerryStats *stats, bool *active, uint8_t *version, char **reason);
+bool ferry_incoming_query(FerryStats *stats, bool *active, uint8_t *version, char **reason);
+
+#endif

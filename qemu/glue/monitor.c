@@ -1,0 +1,184 @@
+/*
+ * QMP and HMP.
+ *
+ * Threads: main thread.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "monitor/hmp.h"
+#include "monitor/monitor.h"
+#include "qapi/qapi-commands-ferry.h"
+#include "qapi/error.h"
+#include "qobject/qdict.h"
+#include "system/runstate.h"
+
+#include "ferry/glue/hmp.h"
+#include "ferry/migration/wire.h"
+#include "internal.h"
+
+/* Both enums list the same phases in the same order. */
+QEMU_BUILD_BUG_ON((int)FERRY_PHASE__MAX != (int)FERRY_PHASE_FAILED + 1);
+
+static void fill_channels(FerryInfo *info, const FerryStats *stats)
+{
+    FerryChannelInfoList **tail = &info->channels;
+
+    info->has_channels = true;
+    for (guint i = 0; i < stats->channels->len; i++) {
+        const FerryChannelStats *channel = &g_array_index(stats->channels, FerryChannelStats, i);
+        FerryChannelInfo *value = g_new0(FerryChannelInfo, 1);
+
+        value->name = g_strdup(channel->name);
+        value->bytes = channel->bytes;
+        value->rate = channel->bytes_per_second;
+        QAPI_LIST_APPEND(tail, value);
+    }
+}
+
+static void fill_rounds(FerryInfo *info, const FerryStats *stats)
+{
+    FerryRoundInfoList **tail = &info->rounds;
+
+    info->has_rounds = true;
+    for (guint i = 0; i < stats->rounds->len; i++) {
+        const FerryRoundStats *round = &g_array_index(stats->rounds, FerryRoundStats, i);
+        FerryRoundInfo *value = g_new0(FerryRoundInfo, 1);
+
+        value->pages = round->pages;
+        value->zero_pages = round->zero_pages;
+        value->bytes = round->bytes;
+        value->dirty_pages = round->dirty_pages;
+        value->harvest_time = round->harvest_ns / 1000;
+        value->time = round->elapsed_ns / 1000;
+        QAPI_LIST_APPEND(tail, value);
+    }
+}
+
+static void fill_stats(FerryInfo *info, const FerryStats *stats)
+{
+    info->has_phase = true;
+    info->phase = (int)stats->phase;
+    info->has_total = true;
+    info->total = stats->total_bytes;
+    info->has_remaining = true;
+    info->remaining = stats->remaining_bytes;
+    info->has_transferred = true;
+    info->transferred = stats->sent_bytes;
+    info->has_normal_pages = true;
+    info->normal_pages = stats->normal_pages;
+    info->has_zero_pages = true;
+    info->zero_pages = stats->zero_pages;
+    info->has_skipped_pages = true;
+    info->skipped_pages = stats->skipped_pages;
+    info->has_elapsed_time = true;
+    info->elapsed_time = stats->elapsed_ns / 1000000;
+    info->has_longest_arm_time = true;
+    info->longest_arm_time = stats->longest_arm_ns / 1000;
+    fill_channels(info, stats);
+    fill_rounds(info, stats);
+    if (stats->has_report) {
+        info->blackout = g_new0(FerryBlackout, 1);
+        info->blackout->memory = stats->report.memory_ns / 1000;
+        info->blackout->device_state = stats->report.loaded_ns / 1000;
+        info->blackout->has_running = stats->report.running_ns != 0;
+        info->blackout->running = stats->report.running_ns / 1000;
+    }
+}
+
+FerryInfo *qmp_query_ferry(Error **errp)
+{
+    FerryInfo *info = g_new0(FerryInfo, 1);
+    FerryStats stats;
+    bool active = false;
+    uint8_t version = 0;
+    char *reason = NULL;
+    bool known = ferry_outgoing_query(&stats, &active, &version, &reason);
+
+    /* A QEMU that a guest migrated into, and that has not sent it on since, tells of that. */
+    if (!known && !reason) {
+        known = ferry_incoming_query(&stats, &active, &version, &reason);
+    }
+    info->active = active;
+    info->reason = active ? NULL : g_strdup(reason);
+    g_free(reason);
+    if (known) {
+        info->has_version = true;
+        info->version = version;
+        fill_stats(info, &stats);
+        ferry_stats_clear(&stats);
+    }
+    return info;
+}
+
+void qmp_ferry_set_parameters(FerryParameters *params, Error **errp)
+{
+    FerryParametersState *current = ferry_parameters();
+
+    if (params->has_channels && params->channels > FERRY_DATA_CHANNELS_MAX) {
+        error_setg(errp, "Parameter 'channels' expects a value in the range of 0 to %d",
+                   FERRY_DATA_CHANNELS_MAX);
+        return;
+    }
+    if (params->has_enabled) {
+        current->enabled = params->enabled;
+    }
+    if (params->has_channels) {
+        current->channels = params->channels;
+    }
+    if (params->has_checksum) {
+        current->checksum = params->checksum;
+    }
+}
+
+FerryParameters *qmp_query_ferry_parameters(Error **errp)
+{
+    const FerryParametersState *current = ferry_parameters();
+    FerryParameters *params = g_new0(FerryParameters, 1);
+
+    params->has_enabled = params->has_channels = params->has_checksum = true;
+    params->enabled = current->enabled;
+    params->channels = current->channels;
+    params->checksum = current->checksum;
+    return params;
+}
+
+void hmp_info_ferry(Monitor *mon, const QDict *qdict)
+{
+    g_autoptr(FerryInfo) info = qmp_query_ferry(NULL);
+    unsigned number = 0;
+
+    monitor_printf(mon, "active: %s\n", info->active ? "yes" : "no");
+    if (info->reason) {
+        monitor_printf(mon, "reason: %s\n", info->reason);
+    }
+    if (!info->has_phase) {
+        return;
+    }
+    monitor_printf(mon, "phase: %s\n", FerryPhase_str(info->phase));
+    monitor_printf(mon, "total ram: %" PRIu64 " kbytes\n", info->total >> 10);
+    monitor_printf(mon, "remaining ram: %" PRIu64 " kbytes\n", info->remaining >> 10);
+    monitor_printf(mon, "transferred: %" PRIu64 " kbytes\n", info->transferred >> 10);
+    monitor_printf(mon, "normal: %" PRIu64 " pages\n", info->normal_pages);
+    monitor_printf(mon, "zero: %" PRIu64 " pages\n", info->zero_pages);
+    monitor_printf(mon, "skipped: %" PRIu64 " pages\n", info->skipped_pages);
+    monitor_printf(mon, "elapsed time: %" PRIu64 " ms\n", info->elapsed_time);
+    for (FerryChannelInfoList *e = info->channels; e; e = e->next) {
+        monitor_printf(mon, "channel %s: %" PRIu64 " kbytes, %" PRIu64 " kbytes/s\n",
+                       e->value->name, e->value->bytes >> 10, e->value->rate >> 10);
+    }
+    for (FerryRoundInfoList *e = info->rounds; e; e = e->next) {
+        monitor_printf(mon,
+                       "round %u: %" PRIu64 " dirty pages found in %" PRIu64 " us, %" PRIu64
+                       " pages (%" PRIu64 " kbytes) sent in %" PRIu64 " us\n",
+                       ++number, e->value->dirty_pages, e->value->harvest_time, e->value->pages,
+                       e->value->bytes >> 10, e->value->time);
+    }
+    if (info->blackout) {
+        monitor_printf(mon,
+                       "blackout: memory %" PRIu64 " us, device state %" PRIu64
+                       " us, running %" PRIu64 " us\n",
+                       info->blackout->memory, info->blackout->device_state,
+                       info->blackout->running);
+    }
+}

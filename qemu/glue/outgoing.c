@@ -1,0 +1,808 @@
+/*
+ * The source: finding the peer, and driving the engine from QEMU's migration thread.
+ *
+ * Threads: the migration thread owns the session from ferry_negotiate() on; the main thread frees
+ * it in ferry_save_cleanup(), after which the migration thread does not touch it.  What other
+ * threads may look at (cancel, queries) is under `lock`; the return path thread only leaves the
+ * words of PONGs behind.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "qemu/sockets.h"
+#include "exec/memory.h"
+#include "exec/ramblock.h"
+#include "io/channel-socket.h"
+#include "io/channel-tls.h"
+#include "qapi/clone-visitor.h"
+#include "qapi/qapi-events-migration.h"
+#include "qapi/qapi-commands-migration.h"
+#include "qapi/qapi-visit-sockets.h"
+#include "system/cpu-throttle.h"
+#include "system/dirtylimit.h"
+#include "system/runstate.h"
+#include "migration/misc.h"
+#include "migration/migration.h"
+#include "migration/migration-stats.h"
+#include "migration/options.h"
+#include "migration/qemu-file.h"
+#include "migration/ram.h"
+#include "migration/tls.h"
+#include "migration/yank_functions.h"
+
+#include "ferry/glue/ferry.h"
+#include "ferry/migration/converge.h"
+#include "ferry/migration/error.h"
+#include "ferry/migration/source.h"
+#include "internal.h"
+
+/* How long to wait for an answer to the PING; a peer that does not answer has no Ferry. */
+#define PONG_TIMEOUT_MS 10000
+
+/* How long one call of the iterate handler copies. */
+#define ITERATE_MS 50
+
+/* How long to wait for the report that the destination sent before it closed. */
+#define REPORT_TIMEOUT_MS 1000
+
+/* Data channels when the user does not say: one for each CPU, up to this. */
+#define CHANNELS_AUTO_MAX 8
+
+typedef enum {
+    PONG_NONE,     /* nothing asked, or no answer yet */
+    PONG_ANSWERED, /* the two words of the token come next */
+    PONG_HALF,
+    PONG_COMPLETE,
+} PongState;
+
+static struct {
+    GMutex lock; /* for source, dialling, active, last, reason, version */
+    FerrySource *source;
+    QIOChannel *dialling; /* connecting or shaking hands */
+    bool active;          /* the memory of this migration goes through Ferry */
+    bool has_last;
+    FerryStats last; /* of the session that has ended */
+    char *reason;    /* why Ferry is not in use */
+    uint8_t version;
+
+    SocketAddress *address; /* where the user said to go; main thread */
+    FerryTracker tracker;
+    FerryRegions regions; /* as handed to the source: for looking blocks up */
+    VMChangeStateEntry *vm_change;
+    bool logging; /* the dirty log is on */
+
+    /* Accounting on the thread that drives the session. */
+    uint64_t counted_bytes, counted_normal, counted_zero;
+    bool stopped;
+
+    /* Rates, as QEMU reports them: at most once a second.  With the BQL. */
+    int64_t period_start_ms;
+    uint64_t period_dirty_pages, period_start_bytes;
+    FerryThrottle throttle;
+
+    GCond ponged;
+    PongState pong;
+    uint8_t pong_version;
+    uint64_t token;
+} outgoing;
+
+/* --- Whether to use Ferry at all ------------------------------------------------------------- */
+
+static void set_reason(const char *format, ...) G_GNUC_PRINTF(1, 2);
+
+static void set_reason(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_mutex_lock(&outgoing.lock);
+    g_free(outgoing.reason);
+    outgoing.reason = format ? g_strdup_vprintf(format, args) : NULL;
+    g_mutex_unlock(&outgoing.lock);
+    va_end(args);
+}
+
+/* The socket at the bottom of @ioc, or NULL. */
+static QIOChannelSocket *underlying_socket(QIOChannel *ioc)
+{
+    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
+        ioc = QIO_CHANNEL_TLS(ioc)->master;
+    }
+    return (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
+}
+
+/* Why a migration as it is set up cannot use Ferry; NULL if it can. */
+static const char *why_not(MigrationState *s)
+{
+    if (!ferry_parameters()->enabled) {
+        return "switched off with -global ferry.enabled=off";
+    }
+    if (!underlying_socket(qemu_file_get_ioc(s->to_dst_file))) {
+        return "the transport is not a socket";
+    }
+    if (migrate_mode_is_cpr(s)) {
+        return "the migration mode is CPR";
+    }
+    if (migrate_background_snapshot()) {
+        return "capability background-snapshot is set";
+    }
+    if (migrate_mapped_ram()) {
+        return "capability mapped-ram is set";
+    }
+    if (migrate_colo()) {
+        return "capability x-colo is set";
+    }
+    if (migrate_postcopy_ram()) {
+        return "capability postcopy-ram is set";
+    }
+    if (migrate_xbzrle()) {
+        return "capability xbzrle is set";
+    }
+    if (migrate_zero_copy_send()) {
+        return "capability zero-copy-send is set";
+    }
+    if (migrate_release_ram()) {
+        return "capability release-ram is set";
+    }
+    if (migrate_multifd() && migrate_multifd_compression() != MULTIFD_COMPRESSION_NONE) {
+        return "multifd-compression is set";
+    }
+    return NULL;
+}
+
+void ferry_outgoing_address(SocketAddress *address)
+{
+    qapi_free_SocketAddress(outgoing.address);
+    outgoing.address = QAPI_CLONE(SocketAddress, address);
+}
+
+bool ferry_wants_return_path(MigrationState *s)
+{
+    const char *reason = why_not(s);
+
+    g_mutex_lock(&outgoing.lock);
+    outgoing.pong = PONG_NONE;
+    if (outgoing.has_last) {
+        ferry_stats_clear(&outgoing.last);
+        outgoing.has_last = false;
+    }
+    outgoing.version = 0;
+    g_mutex_unlock(&outgoing.lock);
+    if (reason) {
+        set_reason("%s", reason);
+    } else {
+        set_reason(NULL);
+    }
+    return reason == NULL;
+}
+
+/* --- Finding the peer ------------------------------------------------------------------------ */
+
+bool ferry_outgoing_pong(uint32_t value)
+{
+    bool ours = true;
+
+    g_mutex_lock(&outgoing.lock);
+    switch (outgoing.pong) {
+    case PONG_NONE:
+        ours = value >> 16 == FERRY_PONG_MAGIC;
+        if (ours) {
+            outgoing.pong_version = value >> 8;
+            outgoing.pong = PONG_ANSWERED;
+        } else if (value >> 16 == FERRY_PING_MAGIC) {
+            /* An echo: QEMU without Ferry, or with Ferry switched off. */
+            outgoing.pong_version = 0;
+            outgoing.pong = PONG_COMPLETE;
+        }
+        break;
+    case PONG_ANSWERED:
+        outgoing.token = value;
+        outgoing.pong = PONG_HALF;
+        break;
+    case PONG_HALF:
+        outgoing.token |= (uint64_t)value << 32;
+        outgoing.pong = PONG_COMPLETE;
+        break;
+    case PONG_COMPLETE:
+        ours = false;
+        break;
+    }
+    g_cond_broadcast(&outgoing.ponged);
+    g_mutex_unlock(&outgoing.lock);
+    return ours;
+}
+
+/* Ask the peer.  True if it has Ferry and speaks a version of ours. */
+static bool find_peer(MigrationState *s)
+{
+    gint64 deadline = g_get_monotonic_time() + PONG_TIMEOUT_MS * 1000;
+    PongState pong;
+    uint8_t version;
+
+    qemu_savevm_send_ping(s->to_dst_file, FERRY_PING_MAGIC << 16 | FERRY_WIRE_VERSION_MIN << 8 |
+                                              FERRY_WIRE_VERSION_MAX);
+    qemu_fflush(s->to_dst_file);
+
+    g_mutex_lock(&outgoing.lock);
+    while (outgoing.pong != PONG_COMPLETE && g_get_monotonic_time() < deadline &&
+           !migrate_has_error(s) && s->state != MIGRATION_STATUS_CANCELLING) {
+        g_cond_wait_until(&outgoing.ponged, &outgoing.lock,
+                          MIN(deadline, g_get_monotonic_time() + 50000));
+    }
+    pong = outgoing.pong;
+    version = outgoing.pong_version;
+    /* Words that come too late mean nothing any more. */
+    outgoing.pong = PONG_COMPLETE;
+    g_mutex_unlock(&outgoing.lock);
+
+    if (pong != PONG_COMPLETE) {
+        set_reason("the destination did not answer");
+        return false;
+    }
+    if (version == 0) {
+        set_reason("the destination has no Ferry, or has it switched off");
+        return false;
+    }
+    if (version < FERRY_WIRE_VERSION_MIN || version > FERRY_WIRE_VERSION_MAX) {
+        set_reason("the destination's Ferry speaks version %u only", version);
+        return false;
+    }
+    outgoing.version = version;
+    return true;
+}
+
+static void note_dialling(QIOChannel *ioc)
+{
+    g_mutex_lock(&outgoing.lock);
+    outgoing.dialling = ioc;
+    g_mutex_unlock(&outgoing.lock);
+}
+
+typedef struct Handshake {
+    GMainLoop *loop;
+    bool done;
+    Error *err;
+} Handshake;
+
+static void handshake_done(QIOTask *task, gpointer opaque)
+{
+    Handshake *handshake = opaque;
+
+    qio_task_propagate_error(task, &handshake->err);
+    handshake->done = true;
+    g_main_loop_quit(handshake->loop);
+}
+
+/* Shake hands on this thread.  Takes over @ioc. */
+static QIOChannel *start_tls(MigrationState *s, QIOChannel *ioc, Error **errp)
+{
+    g_autoptr(GMainContext) context = g_main_context_new();
+    g_autoptr(GMainLoop) loop = g_main_loop_new(context, false);
+    QIOChannelTLS *tls = migration_tls_client_create(ioc, s->hostname, errp);
+    Handshake handshake = {.loop = loop};
+
+    object_unref(OBJECT(ioc));
+    if (!tls) {
+        return NULL;
+    }
+    qio_channel_set_name(QIO_CHANNEL(tls), "ferry-tls-outgoing");
+    note_dialling(QIO_CHANNEL(tls));
+    qio_channel_tls_handshake(tls, handshake_done, &handshake, NULL, context);
+    /* On a blocking socket it is done by now. */
+    if (!handshake.done) {
+        g_main_loop_run(loop);
+    }
+    if (handshake.err) {
+        error_propagate(errp, handshake.err);
+        object_unref(OBJECT(tls));
+        return NULL;
+    }
+    return QIO_CHANNEL(tls);
+}
+
+/* The address to dial: the one the user gave, or what the inherited socket is connected to. */
+static SocketAddress *dial_address(MigrationState *s, Error **errp)
+{
+    QIOChannelSocket *main_socket = underlying_socket(qemu_file_get_ioc(s->to_dst_file));
+
+    if (outgoing.address && outgoing.address->type == SOCKET_ADDRESS_TYPE_UNIX) {
+        return QAPI_CLONE(SocketAddress, outgoing.address);
+    }
+    return qio_channel_socket_get_remote_address(main_socket, errp);
+}
+
+static FerryChannel *dial(void *opaque, const char *name, GError **errp)
+{
+    MigrationState *s = opaque;
+    Error *err = NULL;
+    g_autoptr(SocketAddress) address = dial_address(s, &err);
+    QIOChannel *ioc = NULL;
+    FerryChannel *channel;
+
+    if (address && s->state != MIGRATION_STATUS_CANCELLING) {
+        ioc = QIO_CHANNEL(qio_channel_socket_new());
+        qio_channel_set_name(ioc, "ferry-socket-outgoing");
+        note_dialling(ioc);
+        if (qio_channel_socket_connect_sync(QIO_CHANNEL_SOCKET(ioc), address, &err) < 0) {
+            object_unref(OBJECT(ioc));
+            ioc = NULL;
+        } else {
+            qio_channel_set_delay(ioc, false);
+            if (migrate_channel_requires_tls_upgrade(ioc)) {
+                ioc = start_tls(s, ioc, &err);
+            }
+        }
+    }
+    note_dialling(NULL);
+    if (!ioc) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_IO, "cannot open channel '%s': %s", name,
+                    err ? error_get_pretty(err) : "cancelled");
+        error_free(err);
+        return NULL;
+    }
+    migration_ioc_register_yank(ioc);
+    channel = ferry_channel_new_ioc(ioc, name);
+    object_unref(OBJECT(ioc));
+    return channel;
+}
+
+/* --- Events from the guest and from other threads -------------------------------------------- */
+
+static void vm_changed(void *opaque, bool running, RunState state)
+{
+    GError *error = NULL;
+
+    if (!running && state == RUN_STATE_FINISH_MIGRATE && !outgoing.stopped) {
+        outgoing.stopped = true;
+        /* A broken channel shows, with its reason, when the last pages are sent. */
+        if (!ferry_source_stopped(outgoing.source, &error)) {
+            g_error_free(error);
+        }
+    }
+}
+
+static void session_failed(void *opaque, const GError *error)
+{
+    MigrationState *s = opaque;
+    Error *err = NULL;
+
+    error_setg(&err, "%s", error->message);
+    migrate_set_error(s, err);
+    error_free(err);
+}
+
+void ferry_outgoing_cancel(void)
+{
+    g_mutex_lock(&outgoing.lock);
+    if (outgoing.dialling) {
+        qio_channel_shutdown(outgoing.dialling, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    }
+    if (outgoing.source) {
+        ferry_source_cancel(outgoing.source);
+    }
+    g_cond_broadcast(&outgoing.ponged);
+    g_mutex_unlock(&outgoing.lock);
+}
+
+/* --- Opening the session --------------------------------------------------------------------- */
+
+static unsigned choose_channels(void)
+{
+    if (migrate_multifd()) {
+        return MIN((unsigned)migrate_multifd_channels(), FERRY_DATA_CHANNELS_MAX);
+    }
+    if (ferry_parameters()->channels) {
+        return MIN(ferry_parameters()->channels, FERRY_DATA_CHANNELS_MAX);
+    }
+    return MIN(g_get_num_processors(), CHANNELS_AUTO_MAX);
+}
+
+static void drop_session(void)
+{
+    FerrySource *source;
+
+    g_mutex_lock(&outgoing.lock);
+    source = outgoing.source;
+    if (source) {
+        ferry_source_query(source, &outgoing.last);
+        outgoing.has_last = true;
+    }
+    outgoing.source = NULL;
+    outgoing.active = false;
+    g_mutex_unlock(&outgoing.lock);
+    ferry_source_free(source);
+    ferry_bitmap_tracker_free(&outgoing.tracker);
+    ferry_regions_clear(&outgoing.regions);
+}
+
+void ferry_negotiate(MigrationState *s)
+{
+    FerrySourceConfig config = {.dial = dial, .failed = session_failed, .opaque = s};
+    FerryRegions regions;
+    GError *error = NULL;
+    Error *err = NULL;
+
+    if (why_not(s) || !find_peer(s)) {
+        return;
+    }
+    config.session = outgoing.token;
+    config.version = outgoing.version;
+    config.nr_channels = choose_channels();
+    config.checksum = ferry_parameters()->checksum;
+
+    ferry_list_ram(&regions, false);
+    outgoing.regions = (FerryRegions){
+        .list = g_memdup2(regions.list, regions.nr * sizeof(*regions.list)),
+        .nr = regions.nr,
+    };
+    outgoing.tracker = ferry_bitmap_tracker_new(&regions);
+    outgoing.counted_bytes = outgoing.counted_normal = outgoing.counted_zero = 0;
+    outgoing.stopped = false;
+    outgoing.period_start_ms = 0;
+    outgoing.period_dirty_pages = outgoing.period_start_bytes = 0;
+    outgoing.throttle = (FerryThrottle){0};
+
+    g_mutex_lock(&outgoing.lock);
+    outgoing.source = ferry_source_new(&config, &regions, &outgoing.tracker);
+    g_mutex_unlock(&outgoing.lock);
+
+    if (ferry_source_connect(outgoing.source, &error)) {
+        g_mutex_lock(&outgoing.lock);
+        outgoing.active = true;
+        g_mutex_unlock(&outgoing.lock);
+        return;
+    }
+    drop_session();
+    if (g_error_matches(error, FERRY_ERROR, FERRY_ERROR_REFUSED)) {
+        error_setg(&err, "%s", error->message);
+        migrate_set_error(s, err);
+        qemu_file_set_error_obj(s->to_dst_file, -EINVAL, err);
+    }
+    set_reason("%s", error->message);
+    g_error_free(error);
+}
+
+bool ferry_outgoing_active(void)
+{
+    bool active;
+
+    g_mutex_lock(&outgoing.lock);
+    active = outgoing.active;
+    g_mutex_unlock(&outgoing.lock);
+    return active;
+}
+
+/* --- The "ram" section ----------------------------------------------------------------------- */
+
+/* Leave out memory that a device (virtio-mem) has not plugged in. */
+static void skip_section(MemoryRegionSection *section, void *opaque)
+{
+    uint32_t region = GPOINTER_TO_UINT(opaque);
+
+    ferry_source_skip(outgoing.source, region, section->offset_within_region >> FERRY_PAGE_SHIFT,
+                      int128_get64(section->size) >> FERRY_PAGE_SHIFT);
+}
+
+static void skip_discarded(void)
+{
+    for (uint32_t region = 0; region < outgoing.regions.nr; region++) {
+        RAMBlock *block = qemu_ram_block_by_name(outgoing.regions.list[region].id);
+
+        if (block->mr && memory_region_has_ram_discard_manager(block->mr)) {
+            MemoryRegionSection section = {
+                .mr = block->mr,
+                .size = int128_make64(block->used_length),
+            };
+
+            ram_discard_manager_replay_discarded(
+                memory_region_get_ram_discard_manager(block->mr), &section, skip_section,
+                GUINT_TO_POINTER(region));
+        }
+    }
+}
+
+/* Bring QEMU's counters up to date. */
+static void count(void)
+{
+    FerryCounters now;
+
+    ferry_source_count(outgoing.source, &now);
+    stat64_add(&mig_stats.multifd_bytes, now.sent_bytes - outgoing.counted_bytes);
+    stat64_add(runstate_is_running() ? &mig_stats.precopy_bytes : &mig_stats.downtime_bytes,
+               now.sent_bytes - outgoing.counted_bytes);
+    stat64_add(&mig_stats.normal_pages, now.normal_pages - outgoing.counted_normal);
+    stat64_add(&mig_stats.zero_pages, now.zero_pages - outgoing.counted_zero);
+    outgoing.counted_bytes = now.sent_bytes;
+    outgoing.counted_normal = now.normal_pages;
+    outgoing.counted_zero = now.zero_pages;
+}
+
+static int session_error(QEMUFile *f, GError *error)
+{
+    Error *err = NULL;
+
+    ferry_propagate_error(&err, error);
+    qemu_file_set_error_obj(f, -EIO, err);
+    return -EIO;
+}
+
+int ferry_save_setup(QEMUFile *f, Error **errp)
+{
+    bool started;
+
+    qemu_mutex_lock_ramlist();
+    WITH_RCU_READ_LOCK_GUARD() {
+        started = memory_global_dirty_log_start(GLOBAL_DIRTY_MIGRATION, errp);
+        if (started) {
+            /* Arming a chunk clears what this reports; without it there is nothing to clear. */
+            memory_global_dirty_log_sync(false);
+        }
+    }
+    qemu_mutex_unlock_ramlist();
+    if (!started) {
+        return -1;
+    }
+    outgoing.logging = true;
+    outgoing.vm_change = qemu_add_vm_change_state_handler(vm_changed, NULL);
+    WITH_RCU_READ_LOCK_GUARD() {
+        skip_discarded();
+    }
+    stat64_add(&mig_stats.dirty_sync_count, 1);
+    precopy_notify(PRECOPY_NOTIFY_AFTER_BITMAP_SYNC, NULL);
+
+    qemu_put_be64(f, FERRY_STREAM_SETUP);
+    return qemu_fflush(f);
+}
+
+int ferry_save_iterate(QEMUFile *f)
+{
+    uint64_t rate = migration_rate_get() * (1000 / BUFFER_DELAY);
+    GError *error = NULL;
+
+    ferry_source_set_bandwidth(outgoing.source, rate);
+    if (!ferry_source_step(outgoing.source, ITERATE_MS, &error)) {
+        return session_error(f, error);
+    }
+    count();
+    qemu_put_be64(f, FERRY_STREAM_PART);
+    return 1;
+}
+
+/* --- Rounds ---------------------------------------------------------------------------------- */
+
+static void throttle_guest(uint64_t sent_bytes, uint64_t dirty_bytes)
+{
+    FerryThrottleParams params = {
+        .trigger_percent = migrate_throttle_trigger_threshold(),
+        .initial_percent = migrate_cpu_throttle_initial(),
+        .increment_percent = migrate_cpu_throttle_increment(),
+        .max_percent = migrate_max_cpu_throttle(),
+        .tailslow = migrate_cpu_throttle_tailslow(),
+    };
+    unsigned percent = ferry_throttle_next(&outgoing.throttle, &params, sent_bytes, dirty_bytes,
+                                           cpu_throttle_get_percentage());
+
+    if (percent == 0) {
+        return;
+    }
+    if (migrate_auto_converge()) {
+        cpu_throttle_set(percent);
+    } else if (migrate_dirty_limit()) {
+        qmp_set_vcpu_dirty_limit(false, -1, migrate_get_current()->parameters.vcpu_dirty_limit,
+                                 NULL);
+    }
+}
+
+/* Once a second or so: the dirty rate, and whether the guest must be slowed down. */
+static void note_round(uint64_t dirty_pages)
+{
+    int64_t now_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    int64_t period_ms = now_ms - outgoing.period_start_ms;
+    uint64_t bytes = migration_transferred_bytes();
+
+    outgoing.period_dirty_pages += dirty_pages;
+    if (!outgoing.period_start_ms) {
+        outgoing.period_start_ms = now_ms;
+        outgoing.period_start_bytes = bytes;
+        return;
+    }
+    if (period_ms < 1000) {
+        return;
+    }
+    throttle_guest(bytes - outgoing.period_start_bytes,
+                   outgoing.period_dirty_pages * FERRY_PAGE_BYTES);
+    stat64_set(&mig_stats.dirty_pages_rate, outgoing.period_dirty_pages * 1000 / period_ms);
+    outgoing.period_start_ms = now_ms;
+    outgoing.period_start_bytes = bytes;
+    outgoing.period_dirty_pages = 0;
+}
+
+static bool harvest(Error **errp)
+{
+    GError *error = NULL;
+    uint64_t dirty_pages = 0;
+    Error *err = NULL;
+
+    if (precopy_notify(PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC, &err)) {
+        error_report_err(err);
+        err = NULL;
+    }
+    if (!ferry_source_harvest(outgoing.source, &dirty_pages, &error)) {
+        ferry_propagate_error(errp, error);
+        return false;
+    }
+    stat64_add(&mig_stats.dirty_sync_count, 1);
+    stat64_set(&mig_stats.dirty_bytes_last_sync, ferry_source_remaining_bytes(outgoing.source));
+    note_round(dirty_pages);
+    if (precopy_notify(PRECOPY_NOTIFY_AFTER_BITMAP_SYNC, &err)) {
+        error_report_err(err);
+    }
+    if (migrate_events()) {
+        qapi_event_send_migration_pass(stat64_get(&mig_stats.dirty_sync_count));
+    }
+    return true;
+}
+
+void ferry_save_pending(bool exact, uint64_t *must_precopy)
+{
+    MigrationState *s = migrate_get_current();
+    uint64_t limit = s->threshold_size;
+    uint64_t pending;
+    bool go_on;
+
+    if (!exact) {
+        *must_precopy += ferry_source_remaining_bytes(outgoing.source);
+        return;
+    }
+    if (ferry_source_first_pass_done(outgoing.source)) {
+        Error *err = NULL;
+        bool fine;
+
+        bql_lock();
+        fine = harvest(&err);
+        bql_unlock();
+        if (!fine) {
+            qemu_file_set_error_obj(s->to_dst_file, -EIO, err);
+            return;
+        }
+        go_on = runstate_is_running() && ferry_source_wants_round(outgoing.source, limit);
+    } else {
+        go_on = true;
+    }
+    pending = ferry_source_remaining_bytes(outgoing.source);
+    /*
+     * QEMU switches over as soon as the rest fits downtime-limit.  When another round would still
+     * shorten the blackout, say that it does not fit yet.
+     */
+    *must_precopy += go_on ? MAX(pending, limit + 1) : pending;
+}
+
+bool ferry_bitmap_sync(bool last_stage)
+{
+    Error *err = NULL;
+
+    if (!ferry_outgoing_active()) {
+        return false;
+    }
+    /* From auto-converge's timer; the handlers above do their own.  A failure will show there. */
+    if (ferry_source_first_pass_done(outgoing.source) && !outgoing.stopped && !harvest(&err)) {
+        error_free(err);
+    }
+    return true;
+}
+
+bool ferry_bytes_remaining(uint64_t *bytes)
+{
+    bool active;
+
+    g_mutex_lock(&outgoing.lock);
+    active = outgoing.active;
+    if (active) {
+        *bytes = ferry_source_remaining_bytes(outgoing.source);
+    }
+    g_mutex_unlock(&outgoing.lock);
+    return active;
+}
+
+/* The index of @block among the session's regions, or -1. */
+static int find_region(const RAMBlock *block)
+{
+    for (size_t i = 0; i < outgoing.regions.nr; i++) {
+        if (outgoing.regions.list[i].host == block->host) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+bool ferry_free_page_hint(void *addr, size_t len)
+{
+    g_mutex_lock(&outgoing.lock);
+    if (!outgoing.active) {
+        g_mutex_unlock(&outgoing.lock);
+        return false;
+    }
+    RCU_READ_LOCK_GUARD();
+    while (len > 0) {
+        ram_addr_t offset;
+        RAMBlock *block = qemu_ram_block_from_host(addr, false, &offset);
+        int region = block ? find_region(block) : -1;
+        size_t part;
+
+        if (region < 0 || offset >= block->used_length) {
+            break;
+        }
+        part = MIN(len, block->used_length - offset);
+        ferry_source_skip(outgoing.source, region, offset >> FERRY_PAGE_SHIFT,
+                          part >> FERRY_PAGE_SHIFT);
+        addr = (char *)addr + part;
+        len -= part;
+    }
+    g_mutex_unlock(&outgoing.lock);
+    return true;
+}
+
+/* --- The end --------------------------------------------------------------------------------- */
+
+int ferry_save_complete(QEMUFile *f)
+{
+    GError *error = NULL;
+
+    if (!outgoing.stopped) {
+        /* The guest was paused all along. */
+        outgoing.stopped = true;
+        if (!ferry_source_stopped(outgoing.source, &error)) {
+            return session_error(f, error);
+        }
+    }
+    precopy_notify(PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC, NULL);
+    if (!ferry_source_hand_over(outgoing.source, &error)) {
+        return session_error(f, error);
+    }
+    stat64_add(&mig_stats.dirty_sync_count, 1);
+    count();
+    qemu_put_be64(f, FERRY_STREAM_END);
+    return qemu_fflush(f);
+}
+
+void ferry_save_cleanup(void)
+{
+    MigrationState *s = migrate_get_current();
+
+    if (outgoing.vm_change) {
+        qemu_del_vm_change_state_handler(outgoing.vm_change);
+        outgoing.vm_change = NULL;
+    }
+    if (s->state == MIGRATION_STATUS_COMPLETED) {
+        ferry_source_finish(outgoing.source, REPORT_TIMEOUT_MS);
+    }
+    count();
+    drop_session();
+    if (outgoing.logging) {
+        memory_global_dirty_log_stop(GLOBAL_DIRTY_MIGRATION);
+        outgoing.logging = false;
+    }
+}
+
+bool ferry_outgoing_query(FerryStats *stats, bool *active, uint8_t *version, char **reason)
+{
+    bool known;
+
+    g_mutex_lock(&outgoing.lock);
+    *active = outgoing.active;
+    *version = outgoing.version;
+    *reason = g_strdup(outgoing.reason);
+    known = outgoing.source || outgoing.has_last;
+    if (outgoing.source) {
+        ferry_source_query(outgoing.source, stats);
+    } else if (outgoing.has_last) {
+        *stats = outgoing.last;
+        g_array_ref(stats->channels);
+        g_array_ref(stats->rounds);
+    }
+    g_mutex_unlock(&outgoing.lock);
+    return known;
+}
