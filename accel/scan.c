@@ -377,7 +377,7 @@ static void discard_range(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes
 bool ferry_scan_discard_populated(const FerryScanner *scanner, const FerryScanTarget *target,
                                   uint64_t offset_bytes, uint64_t nr_bytes, GError **errp)
 {
-    Discard discard = { .scanner = scanner, .target = target };
+    Discard discard = {.scanner = scanner, .target = target};
 
     if (!ferry_scan(scanner, target, offset_bytes, nr_bytes, discard_range, &discard, errp)) {
         return false;

@@ -197,12 +197,13 @@ static void bench_scan_with(const char *name, FerryScannerFlags flags, size_t si
 {
     ScanWork work = {
         .scanner = ferry_scanner_new_full(flags),
-        .target = {
-            .length_bytes = size_bytes,
-            .fd = -1,
-            .method = FERRY_SCAN_PRIVATE,
-            .page_size_bytes = 4 * KIB,
-        },
+        .target =
+            {
+                .length_bytes = size_bytes,
+                .fd = -1,
+                .method = FERRY_SCAN_PRIVATE,
+                .page_size_bytes = 4 * KIB,
+            },
     };
 
     work.target.host = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE,

@@ -61,7 +61,7 @@ static void test_known(void)
 static void test_lengths(void)
 {
     /* Around every block size of the three-lane code, at every alignment. */
-    static const size_t edges[] = { 0, 8, 168, 504, 512, 1360, 4080, 4096, 5440, 16320, 20480 };
+    static const size_t edges[] = {0, 8, 168, 504, 512, 1360, 4080, 4096, 5440, 16320, 20480};
     g_autofree uint8_t *data = random_bytes(32768);
 
     for (size_t e = 0; e < G_N_ELEMENTS(edges); e++) {

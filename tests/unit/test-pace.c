@@ -120,7 +120,7 @@ static void test_shared(void)
     g_autoptr(FerryPace) pace = ferry_pace_new();
     const uint64_t rate = 64 * MIB;
     const uint64_t total = 16 * MIB;
-    Shared shared = { .pace = pace, .take_bytes = 32 * 1024, .budget_bytes = total };
+    Shared shared = {.pace = pace, .take_bytes = 32 * 1024, .budget_bytes = total};
     GThread *threads[NR_THREADS];
     int64_t start_us = g_get_monotonic_time();
 
@@ -174,7 +174,7 @@ static void waiters_join(GThread **threads)
 static void test_unlimited_wakes(void)
 {
     g_autoptr(FerryPace) pace = ferry_pace_new();
-    Shared shared = { .pace = pace };
+    Shared shared = {.pace = pace};
     GThread *threads[NR_THREADS];
 
     waiters_start(&shared, threads);
@@ -188,7 +188,7 @@ static void test_unlimited_wakes(void)
 static void test_raise_wakes(void)
 {
     g_autoptr(FerryPace) pace = ferry_pace_new();
-    Shared shared = { .pace = pace };
+    Shared shared = {.pace = pace};
     GThread *threads[NR_THREADS];
 
     waiters_start(&shared, threads);
@@ -200,7 +200,7 @@ static void test_raise_wakes(void)
 static void test_interrupt(void)
 {
     g_autoptr(FerryPace) pace = ferry_pace_new();
-    Shared shared = { .pace = pace };
+    Shared shared = {.pace = pace};
     GThread *threads[NR_THREADS];
 
     waiters_start(&shared, threads);
@@ -224,7 +224,7 @@ static void test_interrupt(void)
 static void test_storm(void)
 {
     g_autoptr(FerryPace) pace = ferry_pace_new();
-    Shared shared = { .pace = pace, .take_bytes = 64 * 1024, .budget_bytes = 64 * MIB };
+    Shared shared = {.pace = pace, .take_bytes = 64 * 1024, .budget_bytes = 64 * MIB};
     GThread *threads[NR_THREADS];
 
     ferry_pace_set_rate(pace, 1);

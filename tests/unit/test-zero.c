@@ -42,7 +42,7 @@ static void test_lengths(void)
 
 static void test_every_byte(void)
 {
-    static const size_t sizes[] = { 1, 7, 8, 9, 31, 63, 255, 256, 257, 300, 511, 4096, 4099 };
+    static const size_t sizes[] = {1, 7, 8, 9, 31, 63, 255, 256, 257, 300, 511, 4096, 4099};
     static uint8_t data[8192];
 
     for (size_t i = 0; i < G_N_ELEMENTS(sizes); i++) {
