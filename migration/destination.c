@@ -632,11 +632,11 @@ void ferry_destination_query(FerryDestination *destination, FerryStats *stats)
     };
     g_mutex_lock(&destination->lock);
     stats->total_bytes = ferry_regions_total_bytes(&destination->regions);
-    stats->phase = destination->error         ? FERRY_PHASE_FAILED
-                   : destination->complete    ? FERRY_PHASE_DONE
-                   : destination->stopped_ns  ? FERRY_PHASE_HAND_OFF
-                   : destination->ready       ? FERRY_PHASE_COPY
-                                              : FERRY_PHASE_CONNECT;
+    stats->phase = destination->error         ? FERRY_SESSION_FAILED
+                   : destination->complete    ? FERRY_SESSION_DONE
+                   : destination->stopped_ns  ? FERRY_SESSION_HAND_OFF
+                   : destination->ready       ? FERRY_SESSION_COPY
+                                              : FERRY_SESSION_CONNECT;
     stats->has_report = destination->complete;
     stats->report = make_report(destination);
     for (guint i = 0; i < destination->links->len; i++) {

@@ -47,7 +47,7 @@ struct FerrySource {
     uint64_t round_start_ns;
     uint64_t round_start_pages, round_start_zero, round_start_bytes;
     FerryConverge converge;
-    FerryPhase phase;
+    FerrySessionPhase phase;
     uint64_t start_ns, end_ns;
     uint64_t longest_arm_ns;
 
@@ -120,11 +120,11 @@ void ferry_source_free(FerrySource *source)
     g_free(source);
 }
 
-static void set_phase(FerrySource *source, FerryPhase phase)
+static void set_phase(FerrySource *source, FerrySessionPhase phase)
 {
     g_mutex_lock(&source->stats_lock);
     source->phase = phase;
-    if (phase == FERRY_PHASE_DONE || phase == FERRY_PHASE_FAILED) {
+    if (phase == FERRY_SESSION_DONE || phase == FERRY_SESSION_FAILED) {
         source->end_ns = ferry_now_ns();
     }
     g_mutex_unlock(&source->stats_lock);
@@ -223,7 +223,7 @@ static bool fail(FerrySource *source, GError **errp)
     if (!error) {
         error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "the destination is gone");
     }
-    set_phase(source, FERRY_PHASE_FAILED);
+    set_phase(source, FERRY_SESSION_FAILED);
     shut_all_down(source);
     g_propagate_error(errp, g_steal_pointer(&error));
     return false;
@@ -291,7 +291,7 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     bool ready;
 
     if (!open_channels(source, errp)) {
-        set_phase(source, FERRY_PHASE_FAILED);
+        set_phase(source, FERRY_SESSION_FAILED);
         return false;
     }
     source->start_ns = ferry_now_ns();
@@ -310,7 +310,7 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
         return fail(source, errp);
     }
     ferry_copy_start(source->copy, source->data, source->config.nr_channels);
-    set_phase(source, FERRY_PHASE_COPY);
+    set_phase(source, FERRY_SESSION_COPY);
     return true;
 }
 
@@ -440,7 +440,7 @@ bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
 
         while (!ferry_source_first_pass_done(source) && ferry_copy_count(copy) < QUEUE_PAGES) {
             if (!feed_chunk(source, errp)) {
-                set_phase(source, FERRY_PHASE_FAILED);
+                set_phase(source, FERRY_SESSION_FAILED);
                 shut_all_down(source);
                 return false;
             }
@@ -498,7 +498,7 @@ static bool harvest(FerrySource *source, bool last, uint64_t *dirty_pages, GErro
     uint64_t start_ns = ferry_now_ns();
 
     if (!copy->tracker.ops->harvest(copy->tracker.opaque, last, ferry_copy_report, copy, errp)) {
-        set_phase(source, FERRY_PHASE_FAILED);
+        set_phase(source, FERRY_SESSION_FAILED);
         shut_all_down(source);
         return false;
     }
@@ -517,7 +517,7 @@ static bool harvest(FerrySource *source, bool last, uint64_t *dirty_pages, GErro
     if (dirty_pages) {
         *dirty_pages = source->round.dirty_pages;
     }
-    source->phase = last ? FERRY_PHASE_HAND_OFF : FERRY_PHASE_ROUNDS;
+    source->phase = last ? FERRY_SESSION_HAND_OFF : FERRY_SESSION_ROUNDS;
     g_mutex_unlock(&source->stats_lock);
     ferry_copy_kick(copy);
     return true;
@@ -595,7 +595,7 @@ bool ferry_source_finish(FerrySource *source, unsigned timeout_ms)
     }
     has_report = source->has_report;
     g_mutex_unlock(&source->lock);
-    set_phase(source, FERRY_PHASE_DONE);
+    set_phase(source, FERRY_SESSION_DONE);
     return has_report;
 }
 

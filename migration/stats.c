@@ -7,12 +7,12 @@
 
 #include <time.h>
 
-const char *ferry_phase_name(FerryPhase phase)
+const char *ferry_session_phase_name(FerrySessionPhase phase)
 {
     static const char *const names[] = {
-        [FERRY_PHASE_CONNECT] = "connect", [FERRY_PHASE_COPY] = "copy",
-        [FERRY_PHASE_ROUNDS] = "rounds",   [FERRY_PHASE_HAND_OFF] = "hand-off",
-        [FERRY_PHASE_DONE] = "done",       [FERRY_PHASE_FAILED] = "failed",
+        [FERRY_SESSION_CONNECT] = "connect", [FERRY_SESSION_COPY] = "copy",
+        [FERRY_SESSION_ROUNDS] = "rounds",   [FERRY_SESSION_HAND_OFF] = "hand-off",
+        [FERRY_SESSION_DONE] = "done",       [FERRY_SESSION_FAILED] = "failed",
     };
 
     return names[phase];

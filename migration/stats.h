@@ -13,15 +13,15 @@
 #include "wire.h"
 
 typedef enum {
-    FERRY_PHASE_CONNECT,  /* opening channels, checking regions */
-    FERRY_PHASE_COPY,     /* the first pass over memory */
-    FERRY_PHASE_ROUNDS,   /* pages written meanwhile */
-    FERRY_PHASE_HAND_OFF, /* vCPUs stopped */
-    FERRY_PHASE_DONE,
-    FERRY_PHASE_FAILED,
-} FerryPhase;
+    FERRY_SESSION_CONNECT,  /* opening channels, checking regions */
+    FERRY_SESSION_COPY,     /* the first pass over memory */
+    FERRY_SESSION_ROUNDS,   /* pages written meanwhile */
+    FERRY_SESSION_HAND_OFF, /* vCPUs stopped */
+    FERRY_SESSION_DONE,
+    FERRY_SESSION_FAILED,
+} FerrySessionPhase;
 
-const char *ferry_phase_name(FerryPhase phase);
+const char *ferry_session_phase_name(FerrySessionPhase phase);
 
 typedef struct FerryChannelStats {
     char name[32];
@@ -40,7 +40,7 @@ typedef struct FerryRoundStats {
 } FerryRoundStats;
 
 typedef struct FerryStats {
-    FerryPhase phase;
+    FerrySessionPhase phase;
     uint64_t total_bytes;
     uint64_t remaining_bytes;
     uint64_t normal_pages;

@@ -9,6 +9,7 @@
 #include "qemu/typedefs.h"
 
 struct MigrationIncomingState;
+struct QIOChannel;
 struct SaveVMHandlers;
 struct SocketAddress;
 
@@ -46,7 +47,7 @@ bool ferry_bytes_remaining(uint64_t *bytes);
 void ferry_incoming_ping(struct MigrationIncomingState *mis, uint32_t value);
 
 /* Whether @ioc, a new connection, is Ferry's (or nobody's) and was taken over.  Main thread. */
-bool ferry_incoming_channel(QIOChannel *ioc);
+bool ferry_incoming_channel(struct QIOChannel *ioc);
 
 /* Whether no more connections are wanted; @all is what QEMU thinks.  Main thread. */
 bool ferry_has_all_channels(bool all);

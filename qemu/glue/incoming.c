@@ -14,6 +14,7 @@
 #include "qemu/rcu.h"
 #include "block/aio.h"
 #include "exec/cpu-common.h"
+#include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "io/channel-socket.h"
 #include "system/runstate.h"
@@ -119,7 +120,7 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
         migrate_send_rp_pong(mis, value);
         return;
     }
-    if (!ferry_parameters()->enabled) {
+    if (!ferry_settings()->enabled) {
         set_reason("switched off with -global ferry.enabled=off");
         migrate_send_rp_pong(mis, value);
         return;
@@ -163,7 +164,7 @@ bool ferry_incoming_channel(QIOChannel *ioc)
 
 bool ferry_has_all_channels(bool all)
 {
-    if (!all || !ferry_parameters()->enabled || !incoming.destination) {
+    if (!all || !ferry_settings()->enabled || !incoming.destination) {
         return all;
     }
     return ferry_destination_has_all_channels(incoming.destination);

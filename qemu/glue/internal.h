@@ -27,13 +27,13 @@
 #define FERRY_STREAM_END (FERRY_STREAM_MAGIC | 3)
 
 /* The user's parameters: `-global ferry.NAME=VALUE`, ferry-set-parameters. */
-typedef struct FerryParameters {
+typedef struct FerrySettings {
     bool enabled;
     bool checksum;
     uint8_t channels; /* 0: choose from the CPUs */
-} FerryParametersState;
+} FerrySettings;
 
-FerryParametersState *ferry_parameters(void);
+FerrySettings *ferry_settings(void);
 
 /* Turn the engine's error into QEMU's; frees @error. */
 void ferry_propagate_error(Error **errp, GError *error);

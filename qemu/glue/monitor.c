@@ -18,7 +18,7 @@
 #include "internal.h"
 
 /* Both enums list the same phases in the same order. */
-QEMU_BUILD_BUG_ON((int)FERRY_PHASE__MAX != (int)FERRY_PHASE_FAILED + 1);
+QEMU_BUILD_BUG_ON((int)FERRY_PHASE__MAX != (int)FERRY_SESSION_FAILED + 1);
 
 static void fill_channels(FerryInfo *info, const FerryStats *stats)
 {
@@ -113,7 +113,7 @@ FerryInfo *qmp_query_ferry(Error **errp)
 
 void qmp_ferry_set_parameters(FerryParameters *params, Error **errp)
 {
-    FerryParametersState *current = ferry_parameters();
+    FerrySettings *current = ferry_settings();
 
     if (params->has_channels && params->channels > FERRY_DATA_CHANNELS_MAX) {
         error_setg(errp, "Parameter 'channels' expects a value in the range of 0 to %d",
@@ -133,7 +133,7 @@ void qmp_ferry_set_parameters(FerryParameters *params, Error **errp)
 
 FerryParameters *qmp_query_ferry_parameters(Error **errp)
 {
-    const FerryParametersState *current = ferry_parameters();
+    const FerrySettings *current = ferry_settings();
     FerryParameters *params = g_new0(FerryParameters, 1);
 
     params->has_enabled = params->has_channels = params->has_checksum = true;

@@ -19,12 +19,12 @@ OBJECT_DECLARE_SIMPLE_TYPE(FerryObject, FERRY)
 
 struct FerryObject {
     DeviceState parent;
-    FerryParametersState parameters;
+    FerrySettings parameters;
 };
 
 static FerryObject *ferry_object;
 
-FerryParametersState *ferry_parameters(void)
+FerrySettings *ferry_settings(void)
 {
     return &ferry_object->parameters;
 }

@@ -117,7 +117,7 @@ static QIOChannelSocket *underlying_socket(QIOChannel *ioc)
 /* Why a migration as it is set up cannot use Ferry; NULL if it can. */
 static const char *why_not(MigrationState *s)
 {
-    if (!ferry_parameters()->enabled) {
+    if (!ferry_settings()->enabled) {
         return "switched off with -global ferry.enabled=off";
     }
     if (!underlying_socket(qemu_file_get_ioc(s->to_dst_file))) {
@@ -394,8 +394,8 @@ static unsigned choose_channels(void)
     if (migrate_multifd()) {
         return MIN((unsigned)migrate_multifd_channels(), FERRY_DATA_CHANNELS_MAX);
     }
-    if (ferry_parameters()->channels) {
-        return MIN(ferry_parameters()->channels, FERRY_DATA_CHANNELS_MAX);
+    if (ferry_settings()->channels) {
+        return MIN(ferry_settings()->channels, FERRY_DATA_CHANNELS_MAX);
     }
     return MIN(g_get_num_processors(), CHANNELS_AUTO_MAX);
 }
@@ -431,7 +431,7 @@ void ferry_negotiate(MigrationState *s)
     config.session = outgoing.token;
     config.version = outgoing.version;
     config.nr_channels = choose_channels();
-    config.checksum = ferry_parameters()->checksum;
+    config.checksum = ferry_settings()->checksum;
 
     ferry_list_ram(&regions, false);
     outgoing.regions = (FerryRegions){

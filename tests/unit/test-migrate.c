@@ -75,7 +75,7 @@ static void test_migrate(gconstpointer data)
     g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 0);
 
     ferry_source_query(pair->source, &stats);
-    g_assert_cmpint(stats.phase, ==, FERRY_PHASE_DONE);
+    g_assert_cmpint(stats.phase, ==, FERRY_SESSION_DONE);
     g_assert_cmpuint(stats.remaining_bytes, ==, 0);
     g_assert_cmpuint(stats.rounds->len, ==, c->nr_rounds + 2);
     g_assert_cmpuint(stats.channels->len, ==, c->nr_channels + 1);
