@@ -17,6 +17,9 @@
 #include "crc32c.h"
 #include "error.h"
 
+/* How long a destination that gives up waits for the source to take note of its reason. */
+#define LAST_WORDS_US (G_USEC_PER_SEC / 2)
+
 typedef struct Link {
     FerryDestination *destination;
     FerryChannel *channel;
@@ -446,6 +449,7 @@ static gpointer link_run(gpointer opaque)
     }
     g_mutex_lock(&destination->lock);
     link->over = true;
+    g_cond_broadcast(&destination->changed);
     g_mutex_unlock(&destination->lock);
     return NULL;
 }
@@ -584,22 +588,27 @@ void ferry_destination_send_report(FerryDestination *destination)
 
 void ferry_destination_free(FerryDestination *destination, const char *reason)
 {
-    FerryChannel *control = NULL;
+    gint64 deadline = g_get_monotonic_time() + LAST_WORDS_US;
+    Link *control = NULL;
 
     if (!destination) {
         return;
     }
     g_mutex_lock(&destination->lock);
     destination->closing = true;
-    if (!destination->complete && !destination->error && destination->control && reason) {
-        control = destination->control->channel;
+    if (!destination->reported && !destination->error && reason) {
+        control = destination->control;
     }
     g_cond_broadcast(&destination->changed);
     g_mutex_unlock(&destination->lock);
     if (control) {
-        ferry_control_send_error(control, reason);
+        ferry_control_send_error(control->channel, reason);
     }
     g_mutex_lock(&destination->lock);
+    /* The source hangs up when it has read the reason; before that we would drown it. */
+    while (control && !control->over &&
+           g_cond_wait_until(&destination->changed, &destination->lock, deadline)) {
+    }
     shut_all_down_locked(destination);
     g_mutex_unlock(&destination->lock);
 

@@ -48,8 +48,8 @@ FerryDestination *ferry_destination_new(uint64_t session, const FerryDestination
                                         void *opaque);
 
 /*
- * Ends all threads and closes all channels.  If the session is not over, @reason (or NULL) is
- * what the source is told.
+ * Ends all threads and closes all channels.  Unless the report was sent, @reason (or NULL) is what
+ * the source is told; it gets a moment to read it.
  */
 void ferry_destination_free(FerryDestination *destination, const char *reason);
 

@@ -17,6 +17,9 @@
 #include "copy.h"
 #include "error.h"
 
+/* Finished rounds that are remembered: the first ones and the last ones tell the story. */
+#define ROUNDS_KEPT 256
+
 /* Pages that may wait in the sets before the driver arms another chunk. */
 #define QUEUE_PAGES (2 * FERRY_CHUNK_PAGES)
 
@@ -190,6 +193,7 @@ static gpointer control_run(gpointer opaque)
             source->config.failed(source->config.opaque, error);
         }
         ferry_copy_fail(source->copy, g_error_copy(error));
+        shut_all_down(source);
     }
     return NULL;
 }
@@ -504,6 +508,9 @@ static bool harvest(FerrySource *source, bool last, uint64_t *dirty_pages, GErro
     }
     g_mutex_lock(&source->stats_lock);
     finished = round_so_far(source);
+    if (source->rounds->len == ROUNDS_KEPT) {
+        g_array_remove_index(source->rounds, ROUNDS_KEPT / 2);
+    }
     g_array_append_val(source->rounds, finished);
     source->round_start_ns = ferry_now_ns();
     source->round_start_pages = atomic_load(&copy->normal_pages);

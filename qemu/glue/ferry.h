@@ -43,6 +43,9 @@ bool ferry_bytes_remaining(uint64_t *bytes);
 
 /* --- Destination --- */
 
+/* How many connections may wait to be accepted, when QEMU would have @backlog. */
+int ferry_listen_backlog(int backlog);
+
 /* Answers a PING.  Main thread. */
 void ferry_incoming_ping(struct MigrationIncomingState *mis, uint32_t value);
 

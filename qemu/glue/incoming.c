@@ -144,6 +144,11 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
     migrate_send_rp_pong(mis, token >> 32);
 }
 
+int ferry_listen_backlog(int backlog)
+{
+    return ferry_settings()->enabled ? FERRY_DATA_CHANNELS_MAX + 2 : backlog;
+}
+
 bool ferry_incoming_channel(QIOChannel *ioc)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
