@@ -196,6 +196,7 @@ class Blackout:
     seen.stopped_ms  how long that clock itself stood still: nothing where the guest reads the host's
                      TSC, about the blackout under TCG and on KVM that restores the TSC
     seen.doubt_ms    uncertainty of stopped_ms
+    seen.quiet_ms    for comparison, the longest gap in the second before
     seen.ms          both together: an upper bound, as the longest gap need not be the one of the stop
     """
 
@@ -204,7 +205,9 @@ class Blackout:
     def __init__(self, guest):
         # Two samples: the guest's idea of a second may be a little off ours.
         first = guest.clock_offset()
+        guest.reset_gaps()
         time.sleep(self.BASELINE_S)
+        self.quiet_ms = guest.stats().gap_ns / 1e6
         self.before = guest.clock_offset()
         span = self.before.ours - first.ours
         self.drift = (self.before.offset - first.offset) / span
