@@ -17,7 +17,11 @@
 #include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "io/channel-socket.h"
+#include "io/channel-tls.h"
+#include "io/net-listener.h"
+#include "qapi/qapi-types-sockets.h"
 #include "system/runstate.h"
+#include "migration/channel.h"
 #include "migration/migration.h"
 #include "migration/qemu-file.h"
 #include "migration/yank_functions.h"
@@ -32,6 +36,7 @@ static struct {
     uint8_t version;
     bool active; /* the source's stream says that Ferry carries the memory */
     Coroutine *waiting; /* for the memory to be complete */
+    QIONetListener *listener; /* our own, when QEMU has none */
     VMChangeStateEntry *vm_change;
     char *reason; /* why Ferry is not in use */
     bool has_last;
@@ -106,6 +111,76 @@ static void set_reason(const char *reason)
     incoming.reason = g_strdup(reason);
 }
 
+static void accepted(QIONetListener *listener, QIOChannelSocket *socket, gpointer opaque)
+{
+    migration_channel_process_incoming(QIO_CHANNEL(socket));
+}
+
+/* Where to listen, so that whoever is at the other end of @address can dial; @number tells where. */
+static bool choose_address(SocketAddress *address, uint32_t *number)
+{
+    switch (address->type) {
+    case SOCKET_ADDRESS_TYPE_INET:
+        g_free(address->u.inet.port);
+        address->u.inet.port = g_strdup("0");
+        return true;
+    case SOCKET_ADDRESS_TYPE_UNIX:
+        qemu_guest_getrandom_nofail(number, sizeof(*number));
+        g_free(address->u.q_unix.path);
+        address->u.q_unix.path = g_strdup_printf(FERRY_ABSTRACT_NAME, *number);
+        address->u.q_unix.has_abstract = address->u.q_unix.abstract = true;
+        return true;
+    default:
+        return false;
+    }
+}
+
+/*
+ * QEMU does not listen when its main channel was handed to it ready connected: open a listener
+ * on the same local address for Ferry's channels.  Returns false if that cannot be.
+ */
+static bool open_listener(MigrationIncomingState *mis, uint32_t *number)
+{
+    QIOChannel *ioc = qemu_file_get_ioc(mis->from_src_file);
+    g_autoptr(SocketAddress) address = NULL, bound = NULL;
+    QIONetListener *listener;
+    Error *err = NULL;
+
+    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
+        ioc = QIO_CHANNEL_TLS(ioc)->master;
+    }
+    if (!object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET)) {
+        return false;
+    }
+    address = qio_channel_socket_get_local_address(QIO_CHANNEL_SOCKET(ioc), NULL);
+    if (!address || !choose_address(address, number)) {
+        return false;
+    }
+    listener = qio_net_listener_new();
+    qio_net_listener_set_name(listener, "ferry-listener");
+    if (qio_net_listener_open_sync(listener, address, FERRY_DATA_CHANNELS_MAX + 2, &err) < 0) {
+        warn_report_err(err);
+        object_unref(OBJECT(listener));
+        return false;
+    }
+    if (address->type == SOCKET_ADDRESS_TYPE_INET) {
+        bound = qio_channel_socket_get_local_address(listener->sioc[0], NULL);
+        *number = bound ? strtoul(bound->u.inet.port, NULL, 10) : 0;
+    }
+    qio_net_listener_set_client_func(listener, accepted, NULL, NULL);
+    incoming.listener = listener;
+    return true;
+}
+
+static void close_listener(void)
+{
+    if (incoming.listener) {
+        qio_net_listener_disconnect(incoming.listener);
+        object_unref(OBJECT(incoming.listener));
+        incoming.listener = NULL;
+    }
+}
+
 void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
 {
     static const FerryDestinationOps ops = {
@@ -114,6 +189,8 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
         .warn = warn,
     };
     uint8_t oldest = value >> 8, newest = value;
+    bool listens = false;
+    uint32_t number = 0;
     uint64_t token;
 
     if (value >> 16 != FERRY_PING_MAGIC) {
@@ -139,9 +216,16 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
     qemu_guest_getrandom_nofail(&token, sizeof(token));
     incoming.destination = ferry_destination_new(token, &ops, NULL);
     set_reason(NULL);
-    migrate_send_rp_pong(mis, FERRY_PONG_MAGIC << 16 | incoming.version << 8);
+    if (!mis->transport_data) {
+        listens = open_listener(mis, &number);
+    }
+    migrate_send_rp_pong(mis, FERRY_PONG_MAGIC << 16 | incoming.version << 8 |
+                                  (listens ? FERRY_PONG_LISTENS : 0));
     migrate_send_rp_pong(mis, (uint32_t)token);
     migrate_send_rp_pong(mis, token >> 32);
+    if (listens) {
+        migrate_send_rp_pong(mis, number);
+    }
 }
 
 int ferry_listen_backlog(int backlog)
@@ -187,6 +271,7 @@ static void vm_changed(void *opaque, bool running, RunState state)
 /* The source goes on without Ferry: what was prepared is not needed. */
 static void stand_down(void)
 {
+    close_listener();
     if (incoming.destination) {
         bql_unlock();
         ferry_destination_free(incoming.destination, NULL);
@@ -278,6 +363,7 @@ void ferry_load_cleanup(void)
         qemu_del_vm_change_state_handler(incoming.vm_change);
         incoming.vm_change = NULL;
     }
+    close_listener();
     if (!incoming.destination) {
         return;
     }

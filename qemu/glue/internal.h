@@ -18,7 +18,14 @@
 
 /* Values of PING and PONG: 16 bits of magic, then what each says. */
 #define FERRY_PING_MAGIC 0xf377u   /* | oldest version << 8 | newest version */
-#define FERRY_PONG_MAGIC 0xf378u   /* | version chosen << 8 */
+#define FERRY_PONG_MAGIC 0xf378u   /* | version chosen << 8 | FERRY_PONG_LISTENS */
+
+/*
+ * The destination opened a listener of its own, because its main channel was handed to it ready
+ * connected.  One more PONG says where: the port, or the number in the abstract name.
+ */
+#define FERRY_PONG_LISTENS 1u
+#define FERRY_ABSTRACT_NAME "ferry-%08x"
 
 /* What stands in the "ram" sections of the migration stream when Ferry carries the memory. */
 #define FERRY_STREAM_MAGIC 0x4665727279000000ull

@@ -51,10 +51,14 @@
 /* Data channels when the user does not say: one for each CPU, up to this. */
 #define CHANNELS_AUTO_MAX 8
 
+/* What QEMU calls the main channel when it dials it, rather than being handed it. */
+#define SOCKET_CHANNEL_NAME "migration-socket-outgoing"
+
 typedef enum {
     PONG_NONE,     /* nothing asked, or no answer yet */
     PONG_ANSWERED, /* the two words of the token come next */
     PONG_HALF,
+    PONG_PLACE, /* the number of the destination's own listener comes next */
     PONG_COMPLETE,
 } PongState;
 
@@ -87,6 +91,8 @@ static struct {
     PongState pong;
     uint8_t pong_version;
     uint64_t token;
+    bool listens; /* the destination has a listener of its own ... */
+    uint32_t number; /* ... here */
 } outgoing;
 
 /* --- Whether to use Ferry at all ------------------------------------------------------------- */
@@ -165,6 +171,7 @@ bool ferry_wants_return_path(MigrationState *s)
 
     g_mutex_lock(&outgoing.lock);
     outgoing.pong = PONG_NONE;
+    outgoing.listens = false;
     if (outgoing.has_last) {
         ferry_stats_clear(&outgoing.last);
         outgoing.has_last = false;
@@ -191,6 +198,7 @@ bool ferry_outgoing_pong(uint32_t value)
         ours = value >> 16 == FERRY_PONG_MAGIC;
         if (ours) {
             outgoing.pong_version = value >> 8;
+            outgoing.listens = value & FERRY_PONG_LISTENS;
             outgoing.pong = PONG_ANSWERED;
         } else if (value >> 16 == FERRY_PING_MAGIC) {
             /* An echo: QEMU without Ferry, or with Ferry switched off. */
@@ -204,6 +212,10 @@ bool ferry_outgoing_pong(uint32_t value)
         break;
     case PONG_HALF:
         outgoing.token |= (uint64_t)value << 32;
+        outgoing.pong = outgoing.listens ? PONG_PLACE : PONG_COMPLETE;
+        break;
+    case PONG_PLACE:
+        outgoing.number = value;
         outgoing.pong = PONG_COMPLETE;
         break;
     case PONG_COMPLETE:
@@ -303,15 +315,31 @@ static QIOChannel *start_tls(MigrationState *s, QIOChannel *ioc, Error **errp)
     return QIO_CHANNEL(tls);
 }
 
-/* The address to dial: the one the user gave, or what the inherited socket is connected to. */
+/*
+ * The address to dial: what the main channel is connected to, or the destination's own listener
+ * there.  A path is taken as the user gave it: the one that the socket knows may be relative to
+ * the destination's directory.
+ */
 static SocketAddress *dial_address(MigrationState *s, Error **errp)
 {
     QIOChannelSocket *main_socket = underlying_socket(qemu_file_get_ioc(s->to_dst_file));
+    SocketAddress *address;
 
-    if (outgoing.address && outgoing.address->type == SOCKET_ADDRESS_TYPE_UNIX) {
+    /* A channel with this name was opened by QEMU itself, so the address is this migration's. */
+    if (!outgoing.listens && g_str_equal(QIO_CHANNEL(main_socket)->name, SOCKET_CHANNEL_NAME) &&
+        outgoing.address->type == SOCKET_ADDRESS_TYPE_UNIX) {
         return QAPI_CLONE(SocketAddress, outgoing.address);
     }
-    return qio_channel_socket_get_remote_address(main_socket, errp);
+    address = qio_channel_socket_get_remote_address(main_socket, errp);
+    if (address && outgoing.listens && address->type == SOCKET_ADDRESS_TYPE_INET) {
+        g_free(address->u.inet.port);
+        address->u.inet.port = g_strdup_printf("%u", outgoing.number);
+    } else if (address && outgoing.listens && address->type == SOCKET_ADDRESS_TYPE_UNIX) {
+        g_free(address->u.q_unix.path);
+        address->u.q_unix.path = g_strdup_printf(FERRY_ABSTRACT_NAME, outgoing.number);
+        address->u.q_unix.has_abstract = address->u.q_unix.abstract = true;
+    }
+    return address;
 }
 
 static FerryChannel *dial(void *opaque, const char *name, GError **errp)
