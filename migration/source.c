@@ -530,6 +530,12 @@ static bool harvest(FerrySource *source, bool last, uint64_t *dirty_pages, GErro
     return true;
 }
 
+bool ferry_source_may_harvest(const FerrySource *source)
+{
+    return ferry_source_first_pass_done(source) &&
+           ferry_source_remaining_bytes(source) <= FERRY_CONVERGE_SMALL_BYTES;
+}
+
 bool ferry_source_harvest(FerrySource *source, uint64_t *dirty_pages, GError **errp)
 {
     if (!ferry_copy_check(source->copy, NULL)) {

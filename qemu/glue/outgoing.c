@@ -685,7 +685,7 @@ void ferry_save_pending(bool exact, uint64_t *must_precopy)
         *must_precopy += ferry_source_remaining_bytes(outgoing.source);
         return;
     }
-    if (ferry_source_first_pass_done(outgoing.source)) {
+    if (ferry_source_may_harvest(outgoing.source)) {
         Error *err = NULL;
         bool fine;
 
