@@ -450,7 +450,7 @@ class Result:
     info          the source's whole query-migrate
     ferry         the source's query-ferry, None on a stock QEMU
     ferry_dst     the destination's
-    ferry_used    whether the source ever said that Ferry was active
+    ferry_used    whether the source said that Ferry was active, or ended a session of it
     """
 
     def __init__(self, **fields):
@@ -460,6 +460,11 @@ class Result:
 def is_active(ferry):
     """Whether an answer to query-ferry (None on a stock QEMU) says that Ferry is in use."""
     return bool(ferry and ferry['active'])
+
+
+def finished_since(before, after):
+    """Whether query-ferry's answer `after` tells of a finished session that `before` did not know."""
+    return bool(after and after.get('phase') == 'done' and after != before)
 
 
 def listen(dst, uri):
@@ -497,6 +502,7 @@ def migrate(src, dst, uri='tcp', *, caps=None, params=None, timeout=120, poll_s=
     ended = ('completed', 'failed', 'cancelled')
     mark, dst_mark = src.event_mark(), dst.event_mark()
     src_cpu, dst_cpu = src.cpu_seconds(), dst.cpu_seconds()
+    ferry_before = src.qmp_try('query-ferry')
     begin = time.monotonic()
     deadline = begin + timeout
     src.qmp('migrate', uri=uri)
@@ -530,4 +536,4 @@ def migrate(src, dst, uri='tcp', *, caps=None, params=None, timeout=120, poll_s=
         src_cpu_s=src.cpu_seconds() - src_cpu, dst_cpu_s=dst.cpu_seconds() - dst_cpu,
         src_memory=src.memory(), dst_memory=dst.memory(), info=info,
         ferry=ferry, ferry_dst=dst.qmp_try('query-ferry'),
-        ferry_used=ferry_used or is_active(ferry))
+        ferry_used=ferry_used or is_active(ferry) or finished_since(ferry_before, ferry))
