@@ -106,14 +106,20 @@ bool ferry_copy_wait_dry(FerryCopy *copy, unsigned timeout_ms)
     return dry;
 }
 
-bool ferry_copy_fence(FerryCopy *copy, uint64_t number)
+void ferry_copy_fence(FerryCopy *copy, uint64_t number)
 {
-    bool done;
-
     g_mutex_lock(&copy->lock);
     copy->fence = number;
     copy->nr_fenced = 0;
     g_cond_broadcast(&copy->work);
+    g_mutex_unlock(&copy->lock);
+}
+
+bool ferry_copy_wait_fenced(FerryCopy *copy)
+{
+    bool done;
+
+    g_mutex_lock(&copy->lock);
     while (copy->nr_fenced < copy->nr_senders && !copy->error) {
         g_cond_wait(&copy->idle, &copy->lock);
     }

@@ -77,8 +77,11 @@ void ferry_copy_kick(FerryCopy *copy);
 /* Wait until all senders are dry, or @timeout_ms; true if they are.  Returns early on failure. */
 bool ferry_copy_wait_dry(FerryCopy *copy, unsigned timeout_ms);
 
-/* With the senders dry: have each send a fence, and wait for it. */
-bool ferry_copy_fence(FerryCopy *copy, uint64_t number);
+/* Have each sender send fence @number, larger than any before it, when it has run dry. */
+void ferry_copy_fence(FerryCopy *copy, uint64_t number);
+
+/* Wait until they all have sent it; false on failure. */
+bool ferry_copy_wait_fenced(FerryCopy *copy);
 
 /* End it with @error (taken over); the first one counts.  Wakes everybody. */
 void ferry_copy_fail(FerryCopy *copy, GError *error);

@@ -26,6 +26,7 @@ typedef struct Link {
     GThread *thread;
     bool proved; /* its hello was good */
     bool over;   /* its thread has ended, or is about to */
+    uint64_t fenced; /* number of the last fence that came on it */
 } Link;
 
 struct FerryDestination {
@@ -38,6 +39,8 @@ struct FerryDestination {
     _Atomic uint64_t normal_pages;
     _Atomic uint64_t zero_pages;
 
+    GMutex say_lock; /* held while a frame is sent on the control channel */
+
     GMutex lock; /* for all that follows */
     GCond changed;
     GPtrArray *links; /* of Link; they stay until the end */
@@ -49,7 +52,7 @@ struct FerryDestination {
     bool closing;
     FerryRegions regions; /* does not change once ready */
 
-    unsigned nr_fenced;
+    uint64_t reached;     /* the newest fence that has come on all data channels */
     uint64_t handed_over; /* number of the fence that ends it, or 0 */
     bool complete;
     bool told; /* ops.complete was called */
@@ -70,9 +73,32 @@ FerryDestination *ferry_destination_new(uint64_t session, const FerryDestination
     destination->scanner = ferry_scanner_new();
     destination->start_ns = ferry_now_ns();
     destination->links = g_ptr_array_new();
+    g_mutex_init(&destination->say_lock);
     g_mutex_init(&destination->lock);
     g_cond_init(&destination->changed);
     return destination;
+}
+
+/*
+ * Send the source a frame.  Several threads have things to say, so they take turns; nothing but
+ * that waits for `say_lock`.
+ */
+static bool say(FerryDestination *destination, FerryChannel *control, FerryFrameType type,
+                uint64_t number, const GByteArray *body, GError **errp)
+{
+    bool said;
+
+    g_mutex_lock(&destination->say_lock);
+    said = ferry_control_send(control, type, number, body, errp);
+    g_mutex_unlock(&destination->say_lock);
+    return said;
+}
+
+static void say_error(FerryDestination *destination, FerryChannel *control, const char *text)
+{
+    g_mutex_lock(&destination->say_lock);
+    ferry_control_send_error(control, text);
+    g_mutex_unlock(&destination->say_lock);
 }
 
 /* With the lock held: tell everybody, and the machine once. */
@@ -110,7 +136,7 @@ static void fail(FerryDestination *destination, GError *error)
 
     /* Only the first failure gets here with a channel; links are freed last of all. */
     if (control) {
-        ferry_control_send_error(control, error->message);
+        say_error(destination, control, error->message);
     }
     g_error_free(error);
 
@@ -125,7 +151,7 @@ static void fail(FerryDestination *destination, GError *error)
 /* With the lock held. */
 static void check_complete(FerryDestination *destination)
 {
-    if (destination->handed_over && destination->nr_fenced == destination->nr_channels &&
+    if (destination->handed_over && destination->reached >= destination->handed_over &&
         !destination->complete && !destination->error) {
         destination->complete = true;
         destination->complete_ns = ferry_now_ns();
@@ -218,15 +244,44 @@ static bool wait_ready(FerryDestination *destination)
     return ready;
 }
 
+/* A fence came on one channel: when it is the last one to bring it, tell the source. */
+static bool take_fence(Link *link, uint64_t number, GError **errp)
+{
+    FerryDestination *destination = link->destination;
+    FerryChannel *control = NULL;
+    uint64_t reached = number;
+    bool fine;
+
+    g_mutex_lock(&destination->lock);
+    fine = number > link->fenced;
+    if (fine) {
+        link->fenced = number;
+        for (unsigned i = 0; i < destination->nr_channels; i++) {
+            reached = MIN(reached, destination->data[i]->fenced);
+        }
+        if (reached > destination->reached) {
+            destination->reached = reached;
+            control = destination->control->channel;
+            check_complete(destination);
+        }
+    }
+    g_mutex_unlock(&destination->lock);
+    if (!fine) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "channel '%s': fence out of turn",
+                    link->channel->name);
+        return false;
+    }
+    return !control || say(destination, control, FERRY_FRAME_REACHED, reached, NULL, errp);
+}
+
 static bool run_data(Link *link, GError **errp)
 {
     FerryDestination *destination = link->destination;
-    bool fenced = false;
 
     if (!wait_ready(destination)) {
         return true;
     }
-    while (!fenced) {
+    for (;;) {
         uint8_t head[FERRY_FRAME_BYTES];
         FerryFrame frame;
 
@@ -241,7 +296,9 @@ static bool run_data(Link *link, GError **errp)
             }
             break;
         case FERRY_FRAME_FENCE:
-            fenced = true;
+            if (!take_fence(link, frame.first_page, errp)) {
+                return false;
+            }
             break;
         default:
             g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
@@ -250,11 +307,6 @@ static bool run_data(Link *link, GError **errp)
             return false;
         }
     }
-    g_mutex_lock(&destination->lock);
-    destination->nr_fenced++;
-    check_complete(destination);
-    g_mutex_unlock(&destination->lock);
-    return true;
 }
 
 /* --- Control channel ------------------------------------------------------------------------ */
@@ -306,7 +358,7 @@ static bool take_regions(Link *link, const GByteArray *body, GError **errp)
     destination->ready = true;
     g_cond_broadcast(&destination->changed);
     g_mutex_unlock(&destination->lock);
-    return ferry_control_send(link->channel, FERRY_FRAME_READY, 0, NULL, errp);
+    return say(destination, link->channel, FERRY_FRAME_READY, 0, NULL, errp);
 }
 
 static bool take_handoff(FerryDestination *destination, const FerryFrame *frame, GError **errp)
@@ -582,7 +634,7 @@ void ferry_destination_send_report(FerryDestination *destination)
     if (send) {
         body = ferry_report_encode(&report);
         /* The guest runs here now: a source that cannot be told is no reason to stop it. */
-        ferry_control_send(destination->control->channel, FERRY_FRAME_REPORT, 0, body, NULL);
+        say(destination, destination->control->channel, FERRY_FRAME_REPORT, 0, body, NULL);
     }
 }
 
@@ -602,7 +654,7 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
     g_cond_broadcast(&destination->changed);
     g_mutex_unlock(&destination->lock);
     if (control) {
-        ferry_control_send_error(control->channel, reason);
+        say_error(destination, control->channel, reason);
     }
     g_mutex_lock(&destination->lock);
     /* The source hangs up when it has read the reason; before that we would drown it. */
@@ -616,6 +668,10 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
         Link *link = g_ptr_array_index(destination->links, i);
 
         g_thread_join(link->thread);
+    }
+    for (guint i = 0; i < destination->links->len; i++) {
+        Link *link = g_ptr_array_index(destination->links, i);
+
         ferry_channel_free(link->channel);
         g_free(link);
     }
@@ -623,6 +679,7 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
     ferry_regions_clear(&destination->regions);
     ferry_scanner_free(destination->scanner);
     g_clear_error(&destination->error);
+    g_mutex_clear(&destination->say_lock);
     g_mutex_clear(&destination->lock);
     g_cond_clear(&destination->changed);
     g_free(destination);

@@ -181,7 +181,8 @@ static void note_fenced(FerrySender *sender, uint64_t number)
 
     sender->fenced = number;
     g_mutex_lock(&copy->lock);
-    copy->nr_fenced++;
+    /* A later fence may have been asked for meanwhile: then that one is still to be sent. */
+    copy->nr_fenced += copy->fence == number;
     g_cond_signal(&copy->idle);
     g_mutex_unlock(&copy->lock);
 }

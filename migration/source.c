@@ -53,12 +53,15 @@ struct FerrySource {
     FerrySessionPhase phase;
     uint64_t start_ns, end_ns;
     uint64_t longest_arm_ns;
+    uint64_t last_fence; /* number of the newest fence; the driver's */
 
     GMutex lock; /* for what follows */
     GCond changed;
     bool ready;        /* the destination accepted the regions */
     bool control_over; /* the control thread has ended */
     GError *last_words; /* from the destination, or why the control channel broke */
+    uint64_t round_fence; /* number of the fence that ends the round under way, or 0 */
+    uint64_t reached; /* the newest fence that the destination has reached on all channels */
     bool has_report;
     FerryReport report;
     _Atomic bool cancelled;
@@ -104,10 +107,10 @@ void ferry_source_free(FerrySource *source)
         return;
     }
     shut_all_down(source);
-    ferry_copy_free(source->copy);
     if (source->control_thread) {
         g_thread_join(source->control_thread);
     }
+    ferry_copy_free(source->copy);
     ferry_channel_free(source->control);
     for (unsigned i = 0; i < source->config.nr_channels; i++) {
         ferry_channel_free(source->data[i]);
@@ -150,6 +153,12 @@ static bool take_control_frame(FerrySource *source, GError **errp)
     case FERRY_FRAME_READY:
         g_mutex_lock(&source->lock);
         source->ready = true;
+        g_cond_broadcast(&source->changed);
+        g_mutex_unlock(&source->lock);
+        return true;
+    case FERRY_FRAME_REACHED:
+        g_mutex_lock(&source->lock);
+        source->reached = frame.first_page;
         g_cond_broadcast(&source->changed);
         g_mutex_unlock(&source->lock);
         return true;
@@ -282,7 +291,7 @@ static bool open_channels(FerrySource *source, GError **errp)
         source->data[i] = channel;
         g_mutex_unlock(&source->lock);
         if (atomic_load(&source->cancelled)) {
-            return fail(source, errp);
+            return false;
         }
     }
     return true;
@@ -295,6 +304,10 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     bool ready;
 
     if (!open_channels(source, errp)) {
+        if (atomic_load(&source->cancelled)) {
+            g_clear_error(errp);
+            return fail(source, errp);
+        }
         set_phase(source, FERRY_SESSION_FAILED);
         return false;
     }
@@ -434,6 +447,37 @@ void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page
     g_mutex_unlock(&source->feed_lock);
 }
 
+static bool is_round_over(FerrySource *source)
+{
+    bool over;
+
+    g_mutex_lock(&source->lock);
+    over = source->round_fence && source->reached >= source->round_fence;
+    g_mutex_unlock(&source->lock);
+    return over;
+}
+
+/*
+ * All that is known of has been handed to the network: end the round with a fence, and wait until
+ * the destination has reached it.  What is still on its way would be part of a blackout.
+ */
+static void end_round(FerrySource *source, gint64 deadline)
+{
+    if (!source->round_fence) {
+        g_mutex_lock(&source->lock);
+        source->round_fence = ++source->last_fence;
+        g_mutex_unlock(&source->lock);
+        ferry_copy_fence(source->copy, source->last_fence);
+    }
+    g_mutex_lock(&source->lock);
+    while (source->reached < source->round_fence && !source->control_over) {
+        if (!g_cond_wait_until(&source->changed, &source->lock, deadline)) {
+            break;
+        }
+    }
+    g_mutex_unlock(&source->lock);
+}
+
 bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
 {
     FerryCopy *copy = source->copy;
@@ -455,10 +499,13 @@ bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
         }
         if (ferry_copy_wait_dry(copy, ferry_source_first_pass_done(source) ? timeout_ms : 5) &&
             ferry_source_first_pass_done(source)) {
-            break;
+            end_round(source, deadline);
         }
         if (!ferry_copy_check(copy, NULL)) {
             return fail(source, errp);
+        }
+        if (is_round_over(source)) {
+            break;
         }
     } while (g_get_monotonic_time() < deadline);
     return true;
@@ -526,14 +573,16 @@ static bool harvest(FerrySource *source, bool last, uint64_t *dirty_pages, GErro
     }
     source->phase = last ? FERRY_SESSION_HAND_OFF : FERRY_SESSION_ROUNDS;
     g_mutex_unlock(&source->stats_lock);
+    g_mutex_lock(&source->lock);
+    source->round_fence = 0;
+    g_mutex_unlock(&source->lock);
     ferry_copy_kick(copy);
     return true;
 }
 
-bool ferry_source_may_harvest(const FerrySource *source)
+bool ferry_source_may_harvest(FerrySource *source)
 {
-    return ferry_source_first_pass_done(source) &&
-           ferry_source_remaining_bytes(source) <= FERRY_CONVERGE_SMALL_BYTES;
+    return is_round_over(source);
 }
 
 bool ferry_source_harvest(FerrySource *source, uint64_t *dirty_pages, GError **errp)
@@ -588,8 +637,9 @@ bool ferry_source_hand_over(FerrySource *source, GError **errp)
             return fail(source, errp);
         }
     }
-    if (!ferry_copy_fence(copy, 1) ||
-        !ferry_control_send(source->control, FERRY_FRAME_HANDOFF, 1, NULL, NULL)) {
+    ferry_copy_fence(copy, ++source->last_fence);
+    if (!ferry_copy_wait_fenced(copy) ||
+        !ferry_control_send(source->control, FERRY_FRAME_HANDOFF, source->last_fence, NULL, NULL)) {
         return fail(source, errp);
     }
     return true;

@@ -88,10 +88,10 @@ uint64_t ferry_source_remaining_bytes(const FerrySource *source);
 bool ferry_source_first_pass_done(const FerrySource *source);
 
 /*
- * Whether a harvest is due: the first pass, or the round under way, has been sent but for a
- * remainder.  Earlier, what is found would mix with what is still waiting.
+ * Whether a harvest is due: all of the first pass, or of the round under way, has arrived.
+ * Earlier, what is found would mix with what is still waiting or on its way.
  */
-bool ferry_source_may_harvest(const FerrySource *source);
+bool ferry_source_may_harvest(FerrySource *source);
 
 /*
  * Ask the tracker what was written meanwhile: starts the next round.  @dirty_pages (or NULL) is

@@ -111,7 +111,7 @@ bool ferry_frame_decode(const uint8_t in[FERRY_FRAME_BYTES], FerryFrame *frame, 
         .first_page = get64(in + 16),
         .payload_crc = get32(in + 24),
     };
-    if (frame->type < FERRY_FRAME_HELLO || frame->type > FERRY_FRAME_REPORT) {
+    if (frame->type < FERRY_FRAME_HELLO || frame->type > FERRY_FRAME_REACHED) {
         return protocol_error(errp, "unknown frame type %u", frame->type);
     }
     if (frame->flags & ~FERRY_FRAME_PAYLOAD_CRC) {
@@ -343,7 +343,7 @@ bool ferry_report_decode(const uint8_t *in, size_t nr_bytes, FerryReport *report
 
 char *ferry_error_text_decode(const uint8_t *in, size_t nr_bytes)
 {
-    char *text = g_strndup((const char *)in, MIN(nr_bytes, FERRY_ERROR_TEXT_MAX));
+    char *text = g_strndup(in ? (const char *)in : "", MIN(nr_bytes, FERRY_ERROR_TEXT_MAX));
 
     for (char *c = text; *c; c++) {
         if (!g_ascii_isprint(*c)) {

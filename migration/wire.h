@@ -13,6 +13,9 @@
  *
  *     | -- PAGES extents + contents --------------> |  any number of times
  *
+ *     | -- FENCE number -------------------------> |  each data channel, when it has run dry
+ *     | <-- REACHED number ---------------------- |  control: all before it is in place
+ *
  * Handing over, after the vCPUs have stopped:
  *
  *     | -- STOPPED -------------------------------> |  control: the blackout begins
@@ -72,6 +75,7 @@ typedef enum {
     FERRY_FRAME_FENCE = 7,
     FERRY_FRAME_HANDOFF = 8,
     FERRY_FRAME_REPORT = 9,
+    FERRY_FRAME_REACHED = 10,
 } FerryFrameType;
 
 typedef enum {
@@ -88,7 +92,7 @@ typedef struct FerryFrame {
     uint16_t region;
     uint32_t nr_extents;
     uint32_t payload_bytes;
-    uint64_t first_page; /* PAGES: extents count from here.  FENCE, HANDOFF: the fence's number */
+    uint64_t first_page; /* PAGES: extents count from here.  Others: the number of a fence, or 0 */
     uint32_t payload_crc;
 } FerryFrame;
 

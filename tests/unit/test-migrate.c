@@ -110,7 +110,6 @@ static void test_lossy(void)
 static void test_skip(void)
 {
     FakePair *pair = fake_pair_new(small, small, 2, false);
-    g_autoptr(GError) error = NULL;
     const uint8_t *target = pair->to->regions.list[0].host;
 
     for (uint64_t page = 100; page < 110; page++) {
