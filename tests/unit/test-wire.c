@@ -101,7 +101,7 @@ static void test_frame_round_trip(void)
 {
     for (int i = 0; i < NR_RANDOM; i++) {
         FerryFrame frame = random_frame(
-            (uint8_t)(FERRY_FRAME_HELLO + i % (FERRY_FRAME_REPORT - FERRY_FRAME_HELLO + 1)));
+            (uint8_t)(FERRY_FRAME_HELLO + i % (FERRY_FRAME_REACHED - FERRY_FRAME_HELLO + 1)));
         g_autofree uint8_t *header = g_malloc(FERRY_FRAME_BYTES);
         g_autoptr(GError) error = NULL;
         FerryFrame decoded;
@@ -146,7 +146,7 @@ static void test_frame_refused(void)
 {
     static const FerryFrame bad[] = {
         {.type = FERRY_FRAME_INVALID},
-        {.type = FERRY_FRAME_REPORT + 1},
+        {.type = FERRY_FRAME_REACHED + 1},
         {.type = UINT8_MAX},
         {.type = FERRY_FRAME_READY, .flags = FERRY_FRAME_PAYLOAD_CRC << 1},
         {.type = FERRY_FRAME_READY, .flags = 0x80},
