@@ -24,10 +24,10 @@
 /* A chunk's tracing state.  A page may be read while reset_seq has caught up with report_seq. */
 typedef struct FerryCopyChunk {
     _Atomic bool armed;
-    _Atomic bool queued;          /* its first copy is in the page set, or was */
-    _Atomic uint32_t report_seq;  /* grows whenever the tracker reports pages in it */
-    _Atomic uint32_t reset_seq;   /* report_seq at the last reset */
-    GMutex lock;                  /* held while it is reset */
+    _Atomic bool queued;         /* its first copy is in the page set, or was */
+    _Atomic uint32_t report_seq; /* grows whenever the tracker reports pages in it */
+    _Atomic uint32_t reset_seq;  /* report_seq at the last reset */
+    GMutex lock;                 /* held while it is reset */
 } FerryCopyChunk;
 
 typedef struct FerryCopyRegion {

@@ -24,8 +24,8 @@ typedef struct Link {
     FerryDestination *destination;
     FerryChannel *channel;
     GThread *thread;
-    bool proved; /* its hello was good */
-    bool over;   /* its thread has ended, or is about to */
+    bool proved;     /* its hello was good */
+    bool over;       /* its thread has ended, or is about to */
     uint64_t fenced; /* number of the last fence that came on it */
 } Link;
 
@@ -199,8 +199,8 @@ static bool receive_pages(FerryDestination *destination, FerryChannel *channel,
         }
         nr_zero += extents[i].nr_pages;
         if (!ferry_scan_discard_populated(destination->scanner, &target,
-                              (frame->first_page + extents[i].first) * FERRY_PAGE_BYTES, nr_bytes,
-                              errp)) {
+                                          (frame->first_page + extents[i].first) * FERRY_PAGE_BYTES,
+                                          nr_bytes, errp)) {
             return false;
         }
     }
@@ -317,8 +317,8 @@ static bool empty_memory(FerryDestination *destination, const FerryRegions *regi
     for (size_t i = 0; i < regions->nr; i++) {
         FerryScanTarget target = ferry_region_scan_target(&regions->list[i]);
 
-        if (!ferry_scan_discard_populated(destination->scanner, &target, 0, regions->list[i].length_bytes,
-                              errp)) {
+        if (!ferry_scan_discard_populated(destination->scanner, &target, 0,
+                                          regions->list[i].length_bytes, errp)) {
             g_prefix_error(errp, "RAM block '%s': ", regions->list[i].id);
             return false;
         }
@@ -337,8 +337,8 @@ static bool take_regions(Link *link, const GByteArray *body, GError **errp)
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "a second list of RAM blocks");
         return false;
     }
-    if (!ferry_regions_decode(body ? body->data : NULL, body ? body->len : 0, &remote,
-                              &nr_channels, errp)) {
+    if (!ferry_regions_decode(body ? body->data : NULL, body ? body->len : 0, &remote, &nr_channels,
+                              errp)) {
         return false;
     }
     fine = destination->ops.list_regions(destination->opaque, &remote, &local, errp) &&
@@ -446,8 +446,8 @@ static bool admit(Link *link, FerryRole *role, GError **errp)
         return false;
     }
     *role = hello.role;
-    place = hello.role == FERRY_ROLE_CONTROL ? &destination->control
-                                             : &destination->data[hello.index];
+    place =
+        hello.role == FERRY_ROLE_CONTROL ? &destination->control : &destination->data[hello.index];
 
     g_mutex_lock(&destination->lock);
     fine = *place == NULL && !destination->closing &&
@@ -490,9 +490,8 @@ static gpointer link_run(gpointer opaque)
         closing = destination->closing;
         g_mutex_unlock(&destination->lock);
         if (!closing) {
-            g_autofree char *message =
-                g_strdup_printf("a connection that is not the source's was closed: %s",
-                                error->message);
+            g_autofree char *message = g_strdup_printf(
+                "a connection that is not the source's was closed: %s", error->message);
 
             destination->ops.warn(destination->opaque, message);
         }
@@ -698,11 +697,11 @@ void ferry_destination_query(FerryDestination *destination, FerryStats *stats)
     };
     g_mutex_lock(&destination->lock);
     stats->total_bytes = ferry_regions_total_bytes(&destination->regions);
-    stats->phase = destination->error         ? FERRY_SESSION_FAILED
-                   : destination->complete    ? FERRY_SESSION_DONE
-                   : destination->stopped_ns  ? FERRY_SESSION_HAND_OFF
-                   : destination->ready       ? FERRY_SESSION_COPY
-                                              : FERRY_SESSION_CONNECT;
+    stats->phase = destination->error        ? FERRY_SESSION_FAILED
+                   : destination->complete   ? FERRY_SESSION_DONE
+                   : destination->stopped_ns ? FERRY_SESSION_HAND_OFF
+                   : destination->ready      ? FERRY_SESSION_COPY
+                                             : FERRY_SESSION_CONNECT;
     stats->has_report = destination->complete;
     stats->report = make_report(destination);
     for (guint i = 0; i < destination->links->len; i++) {

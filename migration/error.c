@@ -5,4 +5,4 @@
  */
 #include "error.h"
 
-G_DEFINE_QUARK(ferry-error-quark, ferry_error)
+G_DEFINE_QUARK(ferry_error, ferry_error)

@@ -60,7 +60,8 @@ bool ferry_regions_match(FerryRegions *local, const FerryRegions *remote, GError
         }
         if (ours->page_size_bytes != theirs->page_size_bytes) {
             g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
-                        "RAM block '%s' has pages of %" PRIu32 " bytes at the source but of %" PRIu32
+                        "RAM block '%s' has pages of %" PRIu32
+                        " bytes at the source but of %" PRIu32
                         " bytes at the destination: use the same memory backend on both sides",
                         theirs->id, theirs->page_size_bytes, ours->page_size_bytes);
             return false;

@@ -57,11 +57,11 @@ struct FerrySource {
 
     GMutex lock; /* for what follows */
     GCond changed;
-    bool ready;        /* the destination accepted the regions */
-    bool control_over; /* the control thread has ended */
-    GError *last_words; /* from the destination, or why the control channel broke */
+    bool ready;           /* the destination accepted the regions */
+    bool control_over;    /* the control thread has ended */
+    GError *last_words;   /* from the destination, or why the control channel broke */
     uint64_t round_fence; /* number of the fence that ends the round under way, or 0 */
-    uint64_t reached; /* the newest fence that the destination has reached on all channels */
+    uint64_t reached;     /* the newest fence that the destination has reached on all channels */
     bool has_report;
     FerryReport report;
     _Atomic bool cancelled;
@@ -255,8 +255,8 @@ void ferry_source_cancel(FerrySource *source)
 static FerryChannel *open_channel(FerrySource *source, FerryRole role, unsigned index,
                                   GError **errp)
 {
-    g_autofree char *name = role == FERRY_ROLE_CONTROL ? g_strdup("control")
-                                                       : g_strdup_printf("data %u", index);
+    g_autofree char *name =
+        role == FERRY_ROLE_CONTROL ? g_strdup("control") : g_strdup_printf("data %u", index);
     g_autoptr(FerryChannel) channel = source->config.dial(source->config.opaque, name, errp);
     FerryHello hello = {
         .session = source->config.session,
@@ -341,8 +341,7 @@ static void arm_chunk(FerrySource *source, size_t region, uint64_t number)
     uint64_t start_ns = ferry_now_ns();
 
     if (!atomic_load(&chunk->armed)) {
-        copy->tracker.ops->arm(copy->tracker.opaque, (uint32_t)region,
-                               number * FERRY_CHUNK_PAGES,
+        copy->tracker.ops->arm(copy->tracker.opaque, (uint32_t)region, number * FERRY_CHUNK_PAGES,
                                ferry_chunk_nr_pages(&copy->regions.list[region], number));
         atomic_store(&chunk->armed, true);
         source->longest_arm_ns = MAX(source->longest_arm_ns, ferry_now_ns() - start_ns);
@@ -425,8 +424,7 @@ bool ferry_source_first_pass_done(const FerrySource *source)
     return source->next_region == source->copy->regions.nr;
 }
 
-void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page,
-                       uint64_t nr_pages)
+void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page, uint64_t nr_pages)
 {
     FerryCopy *copy = source->copy;
     FerryCopyRegion *state = &copy->state[region];
@@ -536,8 +534,7 @@ static FerryRoundStats round_so_far(FerrySource *source)
     round.pages = atomic_load(&source->copy->normal_pages) - source->round_start_pages;
     round.zero_pages = atomic_load(&source->copy->zero_pages) - source->round_start_zero;
     round.bytes = sent_bytes(source) - source->round_start_bytes;
-    round.elapsed_ns =
-        (source->end_ns ? source->end_ns : ferry_now_ns()) - source->round_start_ns;
+    round.elapsed_ns = (source->end_ns ? source->end_ns : ferry_now_ns()) - source->round_start_ns;
     return round;
 }
 

@@ -33,7 +33,7 @@ typedef struct FerryChannelStats {
 typedef struct FerryRoundStats {
     uint64_t pages; /* sent with their content */
     uint64_t zero_pages;
-    uint64_t bytes; /* on the wire */
+    uint64_t bytes;       /* on the wire */
     uint64_t dirty_pages; /* that the harvest which began the round reported */
     uint64_t harvest_ns;
     uint64_t elapsed_ns;

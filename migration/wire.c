@@ -11,16 +11,16 @@
 #include "crc32c.h"
 #include "error.h"
 
-#define HELLO_BYTES 12
-#define REPORT_BYTES 24
+#define HELLO_BYTES        12
+#define REPORT_BYTES       24
 #define REGIONS_HEAD_BYTES 8
 #define REGION_FIXED_BYTES 17 /* id length, length, page size, flags */
-#define EXTENT_ZERO (UINT32_C(1) << 31)
+#define EXTENT_ZERO        (UINT32_C(1) << 31)
 
 _Static_assert(FERRY_FRAME_BYTES == 4 + 1 + 1 + 2 + 4 + 4 + 8 + 4 + 4, "header layout");
 _Static_assert(HELLO_BYTES == 8 + 2 + 1 + 1, "hello layout");
 _Static_assert(REGION_FIXED_BYTES == 1 + 8 + 4 + 4, "region layout");
-_Static_assert(FERRY_REGIONS_MAX * (REGION_FIXED_BYTES + FERRY_REGION_ID_MAX) < FERRY_BODY_MAX,
+_Static_assert(FERRY_REGIONS_MAX *(REGION_FIXED_BYTES + FERRY_REGION_ID_MAX) < FERRY_BODY_MAX,
                "the longest list of regions fits a body");
 
 static void put16(uint8_t *out, uint16_t value)
@@ -70,8 +70,7 @@ G_GNUC_PRINTF(2, 3) static bool protocol_error(GError **errp, const char *format
     va_list args;
 
     va_start(args, format);
-    g_propagate_error(errp,
-                      g_error_new_valist(FERRY_ERROR, FERRY_ERROR_PROTOCOL, format, args));
+    g_propagate_error(errp, g_error_new_valist(FERRY_ERROR, FERRY_ERROR_PROTOCOL, format, args));
     va_end(args);
     return false;
 }

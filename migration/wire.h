@@ -49,19 +49,19 @@
 
 #include "region.h"
 
-#define FERRY_WIRE_MAGIC UINT32_C(0x59525246) /* "FRRY" */
+#define FERRY_WIRE_MAGIC       UINT32_C(0x59525246) /* "FRRY" */
 #define FERRY_WIRE_VERSION_MIN 1
 #define FERRY_WIRE_VERSION_MAX 1
 
-#define FERRY_FRAME_BYTES 32
+#define FERRY_FRAME_BYTES  32
 #define FERRY_EXTENT_BYTES 8
 
 /* A PAGES frame covers at most one granule, so it can hold no more extents than pages. */
-#define FERRY_EXTENTS_MAX FERRY_GRANULE_PAGES
+#define FERRY_EXTENTS_MAX       FERRY_GRANULE_PAGES
 /* The longest body of a control frame; bounds what a peer can make us allocate. */
-#define FERRY_BODY_MAX (UINT32_C(1) << 20)
+#define FERRY_BODY_MAX          (UINT32_C(1) << 20)
 /* The longest text of an ERROR frame. */
-#define FERRY_ERROR_TEXT_MAX 1024
+#define FERRY_ERROR_TEXT_MAX    1024
 #define FERRY_DATA_CHANNELS_MAX 64
 
 typedef enum {

@@ -34,8 +34,8 @@
 static struct {
     FerryDestination *destination;
     uint8_t version;
-    bool active; /* the source's stream says that Ferry carries the memory */
-    Coroutine *waiting; /* for the memory to be complete */
+    bool active;              /* the source's stream says that Ferry carries the memory */
+    Coroutine *waiting;       /* for the memory to be complete */
     QIONetListener *listener; /* our own, when QEMU has none */
     VMChangeStateEntry *vm_change;
     char *reason; /* why Ferry is not in use */
@@ -51,7 +51,8 @@ static bool resize(const FerryRegions *remote, Error **errp)
     bool fine = true;
 
     bql_lock();
-    WITH_RCU_READ_LOCK_GUARD() {
+    WITH_RCU_READ_LOCK_GUARD()
+    {
         for (size_t i = 0; i < remote->nr && fine; i++) {
             RAMBlock *block = qemu_ram_block_by_name(remote->list[i].id);
 
@@ -286,7 +287,8 @@ static void stand_down(void)
 static int load_setup(void)
 {
     if (!incoming.destination) {
-        error_report("ferry: the stream says that Ferry carries the memory, but no session is open");
+        error_report(
+            "ferry: the stream says that Ferry carries the memory, but no session is open");
         return -EINVAL;
     }
     incoming.active = true;

@@ -17,21 +17,21 @@
 #include "ferry/migration/stats.h"
 
 /* Values of PING and PONG: 16 bits of magic, then what each says. */
-#define FERRY_PING_MAGIC 0xf377u   /* | oldest version << 8 | newest version */
-#define FERRY_PONG_MAGIC 0xf378u   /* | version chosen << 8 | FERRY_PONG_LISTENS */
+#define FERRY_PING_MAGIC 0xf377u /* | oldest version << 8 | newest version */
+#define FERRY_PONG_MAGIC 0xf378u /* | version chosen << 8 | FERRY_PONG_LISTENS */
 
 /*
  * The destination opened a listener of its own, because its main channel was handed to it ready
  * connected.  One more PONG says where: the port, or the number in the abstract name.
  */
-#define FERRY_PONG_LISTENS 1u
+#define FERRY_PONG_LISTENS  1u
 #define FERRY_ABSTRACT_NAME "ferry-%08x"
 
 /* What stands in the "ram" sections of the migration stream when Ferry carries the memory. */
 #define FERRY_STREAM_MAGIC 0x4665727279000000ull
 #define FERRY_STREAM_SETUP (FERRY_STREAM_MAGIC | 1)
-#define FERRY_STREAM_PART (FERRY_STREAM_MAGIC | 2)
-#define FERRY_STREAM_END (FERRY_STREAM_MAGIC | 3)
+#define FERRY_STREAM_PART  (FERRY_STREAM_MAGIC | 2)
+#define FERRY_STREAM_END   (FERRY_STREAM_MAGIC | 3)
 
 /* The user's parameters: `-global ferry.NAME=VALUE`, ferry-set-parameters. */
 typedef struct FerrySettings {

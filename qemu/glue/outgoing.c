@@ -91,7 +91,7 @@ static struct {
     PongState pong;
     uint8_t pong_version;
     uint64_t token;
-    bool listens; /* the destination has a listener of its own ... */
+    bool listens;    /* the destination has a listener of its own ... */
     uint32_t number; /* ... here */
 } outgoing;
 
@@ -525,9 +525,8 @@ static void skip_discarded(void)
                 .size = int128_make64(block->used_length),
             };
 
-            ram_discard_manager_replay_discarded(
-                memory_region_get_ram_discard_manager(block->mr), &section, skip_section,
-                GUINT_TO_POINTER(region));
+            ram_discard_manager_replay_discarded(memory_region_get_ram_discard_manager(block->mr),
+                                                 &section, skip_section, GUINT_TO_POINTER(region));
         }
     }
 }
@@ -562,7 +561,8 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
     bool started;
 
     qemu_mutex_lock_ramlist();
-    WITH_RCU_READ_LOCK_GUARD() {
+    WITH_RCU_READ_LOCK_GUARD()
+    {
         started = memory_global_dirty_log_start(GLOBAL_DIRTY_MIGRATION, errp);
         if (started) {
             /* Arming a chunk clears what this reports; without it there is nothing to clear. */
@@ -575,7 +575,8 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
     }
     outgoing.logging = true;
     outgoing.vm_change = qemu_add_vm_change_state_handler(vm_changed, NULL);
-    WITH_RCU_READ_LOCK_GUARD() {
+    WITH_RCU_READ_LOCK_GUARD()
+    {
         skip_discarded();
     }
     stat64_add(&mig_stats.dirty_sync_count, 1);

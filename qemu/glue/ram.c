@@ -41,7 +41,8 @@ void ferry_list_ram(FerryRegions *regions, bool incoming)
     RAMBlock *block;
 
     RCU_READ_LOCK_GUARD();
-    QLIST_FOREACH_RCU(block, &ram_list.blocks, next) {
+    QLIST_FOREACH_RCU(block, &ram_list.blocks, next)
+    {
         FerryRegion region = {
             .host = block->host,
             .length_bytes = block->used_length,

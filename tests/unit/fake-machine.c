@@ -84,8 +84,7 @@ static bool fake_harvest(void *opaque, bool last, FerryDirtyFn report, void *rep
 
 void fake_machine_write(FakeMachine *machine, uint32_t region, uint64_t page, uint64_t value)
 {
-    uint64_t *host =
-        (uint64_t *)(machine->regions.list[region].host + page * FERRY_PAGE_BYTES);
+    uint64_t *host = (uint64_t *)(machine->regions.list[region].host + page * FERRY_PAGE_BYTES);
 
     /* All over the page, so that a torn or stale copy shows. */
     for (size_t i = 0; i < FERRY_PAGE_BYTES / sizeof(*host); i += 64) {

@@ -84,8 +84,10 @@ static void test_throttle(void)
 
 static void test_throttle_tailslow(void)
 {
-    const FerryThrottleParams params = {.trigger_percent = 50, .initial_percent = 20,
-                                        .increment_percent = 10, .max_percent = 99,
+    const FerryThrottleParams params = {.trigger_percent = 50,
+                                        .initial_percent = 20,
+                                        .increment_percent = 10,
+                                        .max_percent = 99,
                                         .tailslow = true};
     FerryThrottle throttle = {.nr_bad = 1};
 
