@@ -1,0 +1,126 @@
+/*
+ * Where Ferry is not to be used, QEMU's own path must do what it always did.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+
+#include "case.h"
+
+static const char *no_stock(void)
+{
+    return g_getenv("FERRY_STOCK_QEMU")
+               ? NULL
+               : "FERRY_STOCK_QEMU does not name a stock QEMU (see scripts/fetch-stock)";
+}
+
+static const Case cases[] = {
+    {
+        .name = "fallback/source-off",
+        .source_options = "-global ferry.enabled=off",
+        .fallback = "switched off with -global ferry.enabled=off",
+        .destination_fallback = "the source has no Ferry, or has it switched off",
+    },
+    {
+        .name = "fallback/destination-off",
+        .destination_options = "-global ferry.enabled=off",
+        .fallback = "the destination has no Ferry, or has it switched off",
+        .destination_fallback = "switched off with -global ferry.enabled=off",
+    },
+    {
+        .name = "fallback/off-by-command",
+        .ferry_parameters = "{ 'enabled': false }",
+        .fallback = "switched off",
+    },
+    {
+        .name = "fallback/off-multifd",
+        .source_options = "-global ferry.enabled=off",
+        .capabilities = "multifd",
+        .parameters = "{ 'multifd-channels': 4 }",
+        .fallback = "switched off",
+    },
+    {
+        .name = "fallback/destination-off-multifd",
+        .destination_options = "-global ferry.enabled=off",
+        .capabilities = "multifd",
+        .parameters = "{ 'multifd-channels': 4 }",
+        .fallback = "the destination has no Ferry",
+    },
+    {
+        .name = "fallback/stock-destination",
+        .cannot = no_stock,
+        .peers = STOCK_DESTINATION,
+        .fallback = "the destination has no Ferry",
+    },
+    {
+        .name = "fallback/stock-destination-unix",
+        .cannot = no_stock,
+        .peers = STOCK_DESTINATION,
+        .uri = "unix:{dir}/migration",
+        .fallback = "the destination has no Ferry",
+    },
+    {
+        .name = "fallback/stock-destination-multifd",
+        .cannot = no_stock,
+        .peers = STOCK_DESTINATION,
+        .capabilities = "multifd",
+        .parameters = "{ 'multifd-channels': 4 }",
+        .fallback = "the destination has no Ferry",
+    },
+    {
+        .name = "fallback/stock-destination-return-path",
+        .cannot = no_stock,
+        .peers = STOCK_DESTINATION,
+        .capabilities = "return-path",
+        .fallback = "the destination has no Ferry",
+    },
+    {
+        .name = "fallback/stock-destination-cancel",
+        .cannot = no_stock,
+        .peers = STOCK_DESTINATION,
+        .fallback = "the destination has no Ferry",
+        .then = THEN_CANCEL,
+    },
+    {
+        .name = "fallback/stock-source",
+        .cannot = no_stock,
+        .peers = STOCK_SOURCE,
+        .destination_fallback = "the source has no Ferry",
+    },
+    {
+        .name = "fallback/stock-source-return-path",
+        .cannot = no_stock,
+        .peers = STOCK_SOURCE,
+        .capabilities = "return-path",
+        .destination_fallback = "the source has no Ferry",
+    },
+    {
+        .name = "fallback/stock-source-multifd",
+        .cannot = no_stock,
+        .peers = STOCK_SOURCE,
+        .capabilities = "multifd",
+        .parameters = "{ 'multifd-channels': 4 }",
+        .destination_fallback = "the source has no Ferry",
+    },
+    {
+        .name = "fallback/postcopy-ram",
+        .capabilities = "postcopy-ram",
+        .fallback = "capability postcopy-ram is set",
+    },
+    {
+        .name = "fallback/xbzrle",
+        .capabilities = "xbzrle",
+        .fallback = "capability xbzrle is set",
+    },
+    {
+        .name = "fallback/multifd-zstd",
+        .capabilities = "multifd",
+        .parameters = "{ 'multifd-channels': 2, 'multifd-compression': 'zstd' }",
+        .fallback = "multifd-compression is set",
+    },
+};
+
+void add_fallback_cases(void)
+{
+    cases_add(cases, G_N_ELEMENTS(cases));
+}

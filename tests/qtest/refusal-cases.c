@@ -1,0 +1,64 @@
+/*
+ * Machines that do not fit each other, and destinations that refuse.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+
+#include "case.h"
+
+static const Case cases[] = {
+    {
+        .name = "refusal/size",
+        .destination_options = "-m 80M",
+        .hold = HOLD_NOT,
+        .outcome = FAILS,
+        .error = "pc.ram",
+    },
+    {
+        .name = "refusal/missing-block",
+        .source_options = "-object memory-backend-ram,id=extra,size=16M "
+                          "-device ivshmem-plain,memdev=extra",
+        .second_options = "-object memory-backend-ram,id=extra,size=16M "
+                          "-device ivshmem-plain,memdev=extra",
+        .hold = HOLD_NOT,
+        .outcome = FAILS,
+        .error = "extra",
+    },
+    {
+        .name = "refusal/missing-vga",
+        .source_options = "-device VGA",
+        .second_options = "-device VGA",
+        .hold = HOLD_NOT,
+        .outcome = FAILS,
+        .error = "vga.vram",
+    },
+    {
+        .name = "refusal/page-size",
+        .hold = HOLD_NOT,
+        .source_options = "-device virtio-rng-pci",
+        .second_options = "-device virtio-rng-pci",
+        .outcome = FAILS,
+        .error = "",
+    },
+    {
+        .name = "refusal/uuid",
+        .capabilities = "validate-uuid",
+        .source_options = "-uuid 11111111-1111-1111-1111-111111111111",
+        .destination_options = "-uuid 22222222-2222-2222-2222-222222222222",
+        .second_options = "-uuid 11111111-1111-1111-1111-111111111111",
+        .hold = HOLD_NOT,
+        .outcome = FAILS,
+        .error = "",
+    },
+    {
+        .name = "refusal/uuid-right",
+        .capabilities = "validate-uuid",
+        .options = "-uuid 11111111-1111-1111-1111-111111111111",
+    },
+};
+
+void add_refusal_cases(void)
+{
+    cases_add(cases, G_N_ELEMENTS(cases));
+}

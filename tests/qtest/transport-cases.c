@@ -1,0 +1,201 @@
+/*
+ * Ways for memory to get to the other side.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include <arpa/inet.h>
+#include <linux/vm_sockets.h>
+
+#include "case.h"
+
+#define VSOCK_PORT 13177
+
+/* A guest with this machine's own CID: the kernel's loopback. */
+static const char *no_vsock(void)
+{
+    struct sockaddr_vm address = {
+        .svm_family = AF_VSOCK,
+        .svm_cid = VMADDR_CID_ANY,
+        .svm_port = VSOCK_PORT,
+    };
+    struct timeval patience = {.tv_sec = 1};
+    int listener = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int client = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const char *reason = NULL;
+
+    if (listener < 0 || client < 0) {
+        reason = "this kernel has no vsock";
+    } else if (bind(listener, (struct sockaddr *)&address, sizeof(address)) != 0 ||
+               listen(listener, 1) != 0) {
+        reason = "cannot listen on vsock";
+    } else {
+        address.svm_cid = VMADDR_CID_LOCAL;
+        setsockopt(client, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT_OLD, &patience,
+                   sizeof(patience));
+        if (connect(client, (struct sockaddr *)&address, sizeof(address)) != 0) {
+            reason = "vsock has no loopback here (kernel module vsock_loopback)";
+        }
+    }
+    close(listener);
+    close(client);
+    return reason;
+}
+
+/* Connects to the destination ourselves, and hands the source the socket. */
+static void pass_connected_socket(Run *run)
+{
+    g_auto(GStrv) parts = g_strsplit(run->uri, ":", -1);
+    struct sockaddr_in address = {
+        .sin_family = AF_INET,
+        .sin_port = htons((uint16_t)atoi(parts[2])),
+        .sin_addr.s_addr = inet_addr(parts[1]),
+    };
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(connect(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    vm_pass_fd(run->source, fd, "migration");
+    close(fd);
+}
+
+/* One end for each: there is nothing that further channels could be dialled to. */
+static void make_socket_pair(Run *run)
+{
+    int *pair = g_new(int, 2);
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+    run->opaque = pair;
+}
+
+static void pass_socket_pair(Run *run)
+{
+    int *pair = run->opaque;
+
+    vm_pass_fd(run->source, pair[0], "migration");
+    close(pair[0]);
+    g_free(pair);
+}
+
+static void listen_on_passed_fd(Run *run)
+{
+    int *pair = run->opaque;
+
+    vm_pass_fd(run->destination, pair[1], "migration");
+    close(pair[1]);
+    vm_do(run->destination, "migrate-incoming", "{ 'uri': 'fd:migration' }");
+    pass_socket_pair(run);
+}
+
+static const Case cases[] = {
+    {
+        .name = "transport/tcp",
+    },
+    {
+        .name = "transport/tcp-rounds",
+        .hold = HOLD_ROUNDS,
+    },
+    {
+        .name = "transport/tcp-unheld",
+        .hold = HOLD_NOT,
+    },
+    {
+        .name = "transport/tcp6",
+        .uri = "tcp:[::1]:0",
+    },
+    {
+        .name = "transport/unix",
+        .uri = "unix:{dir}/migration",
+        .hold = HOLD_ROUNDS,
+    },
+    {
+        .name = "transport/vsock",
+        .cannot = no_vsock,
+        .uri = "vsock:1:13177",
+    },
+    {
+        .name = "transport/fd-connected",
+        .before = pass_connected_socket,
+        .source_uri = "fd:migration",
+    },
+    {
+        .name = "transport/fd-pair",
+        .prepare = make_socket_pair,
+        .no_listen = true,
+        .before = listen_on_passed_fd,
+        .source_uri = "fd:migration",
+        .fallback = "cannot open channel 'control'",
+    },
+    {
+        .name = "transport/exec",
+        .uri = "exec:cat {dir}/stream",
+        .source_uri = "exec:cat > {dir}/stream",
+        .stored = true,
+        .fallback = "the transport is not a socket",
+        .destination_fallback = "the source has no Ferry",
+    },
+    {
+        .name = "transport/file",
+        .uri = "file:{dir}/stream",
+        .stored = true,
+        .fallback = "the transport is not a socket",
+        .destination_fallback = "the source has no Ferry",
+    },
+    {
+        .name = "transport/file-mapped-ram",
+        .uri = "file:{dir}/stream",
+        .stored = true,
+        .capabilities = "mapped-ram",
+        .fallback = "the transport is not a socket",
+    },
+    {
+        .name = "channels/1",
+        .ferry_parameters = "{ 'channels': 1 }",
+        .hold = HOLD_ROUNDS,
+        .channels = 1,
+    },
+    {
+        .name = "channels/2",
+        .ferry_parameters = "{ 'channels': 2 }",
+        .channels = 2,
+    },
+    {
+        .name = "channels/8",
+        .ferry_parameters = "{ 'channels': 8 }",
+        .hold = HOLD_ROUNDS,
+        .channels = 8,
+    },
+    {
+        .name = "channels/64",
+        .ferry_parameters = "{ 'channels': 64 }",
+        .channels = 64,
+    },
+    {
+        .name = "channels/command-line",
+        .source_options = "-global ferry.channels=3",
+        .channels = 3,
+    },
+    {
+        .name = "channels/multifd-4",
+        .capabilities = "multifd",
+        .parameters = "{ 'multifd-channels': 4 }",
+        .hold = HOLD_ROUNDS,
+        .channels = 4,
+    },
+    {
+        .name = "channels/multifd-rules",
+        .capabilities = "multifd",
+        .parameters = "{ 'multifd-channels': 2 }",
+        .ferry_parameters = "{ 'channels': 5 }",
+        .channels = 2,
+    },
+    {
+        .name = "checksum",
+        .ferry_parameters = "{ 'checksum': true }",
+        .hold = HOLD_ROUNDS,
+    },
+};
+
+void add_transport_cases(void)
+{
+    cases_add(cases, G_N_ELEMENTS(cases));
+}
