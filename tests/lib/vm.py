@@ -74,15 +74,19 @@ def kvm_problem():
         os.close(fd)
 
 
-def warm_memory(mib):
+def warm_memory(mib, huge=True):
     """Have a helper process touch `mib` MiB and free it again.
 
     Where free memory has been handed back to a hypervisor, the first touch of a page costs far more
-    than migrating it.  Call this just before a timed run, with what the target will need.
+    than migrating it.  Call this just before a timed run, with what the target will need: huge pages
+    for private memory, small ones for shared, as the kernel keeps the two apart when they are freed.
     """
-    touch = ('import mmap,sys; mmap.mmap(-1, int(sys.argv[1]) << 20, '
-             'flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)')
-    subprocess.run([sys.executable, '-c', touch, str(mib)], check=True, timeout=60 + mib / 20)
+    touch = ('import mmap, sys\n'
+             'm = mmap.mmap(-1, int(sys.argv[1]) << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n'
+             'm.madvise(mmap.MADV_HUGEPAGE if int(sys.argv[2]) else mmap.MADV_NOHUGEPAGE)\n'
+             'm.madvise(23)  # MADV_POPULATE_WRITE')
+    subprocess.run([sys.executable, '-c', touch, str(mib), str(int(huge))], check=True,
+                   timeout=60 + mib / 20)
 
 
 class Stream:
