@@ -421,7 +421,7 @@ static bool feed_chunk(FerrySource *source, GError **errp)
 
 bool ferry_source_first_pass_done(const FerrySource *source)
 {
-    return source->next_region == source->copy->regions.nr;
+    return atomic_load(&source->unseen_bytes) == 0;
 }
 
 void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page, uint64_t nr_pages)

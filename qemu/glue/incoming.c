@@ -310,12 +310,9 @@ static int load_end(void)
         }
         done = ferry_destination_is_complete(incoming.destination, &error);
     }
-    if (!done) {
-        error_report("ferry: %s", error ? error->message : "the memory is not complete");
-        g_clear_error(&error);
-        return -EIO;
-    }
-    return 0;
+    g_clear_error(&error);
+    /* Why not is reported when the session is cleaned up. */
+    return done ? 0 : -EIO;
 }
 
 bool ferry_load_state(QEMUFile *f, int *ret)
@@ -360,6 +357,7 @@ void ferry_load_cleanup(void)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
     bool failed = mis->state == MIGRATION_STATUS_FAILED;
+    g_autoptr(GError) error = NULL;
 
     if (incoming.vm_change) {
         qemu_del_vm_change_state_handler(incoming.vm_change);
@@ -371,6 +369,8 @@ void ferry_load_cleanup(void)
     }
     if (!failed) {
         ferry_destination_send_report(incoming.destination);
+    } else if (!ferry_destination_is_complete(incoming.destination, &error) && error) {
+        error_report("ferry: %s", error->message);
     }
     if (incoming.has_last) {
         ferry_stats_clear(&incoming.last);
