@@ -21,12 +21,12 @@
 #include <unistd.h>
 
 #define NS_PER_S 1000000000u
-#define SPIN_NS 200000u /* shorter waits are not worth a sleep */
+#define SPIN_NS  200000u /* shorter waits are not worth a sleep */
 #define SLEEP_NS 500000u
 
 const char guest_name[] = "linux";
 
-static struct load_config config = { .seed = 1, .poll_ms = 2 };
+static struct load_config config = {.seed = 1, .poll_ms = 2};
 static uint8_t *memory;
 static uint32_t *generations;
 static unsigned int nr_cpus;
@@ -48,7 +48,7 @@ uint64_t guest_hz(void)
 void guest_idle(uint64_t ticks)
 {
     if (ticks > SPIN_NS) {
-        struct timespec t = { .tv_nsec = ticks < SLEEP_NS ? (long)ticks : SLEEP_NS };
+        struct timespec t = {.tv_nsec = ticks < SLEEP_NS ? (long)ticks : SLEEP_NS};
 
         nanosleep(&t, NULL);
     }
@@ -71,7 +71,7 @@ void guest_putc(char c)
         if (n > 0) {
             done += (size_t)n;
         } else if (errno == EAGAIN) {
-            poll(&(struct pollfd){ .fd = console, .events = POLLOUT }, 1, 10);
+            poll(&(struct pollfd){.fd = console, .events = POLLOUT}, 1, 10);
         } else if (errno != EINTR) {
             abort();
         }

@@ -17,16 +17,16 @@
 
 #include <stddef.h>
 
-#define BURST_MS 10       /* writes missed during a longer stall are not made up for */
-#define OBEY_MS 20000     /* a worker that has not obeyed by then is dead */
-#define ATTENTIVE_MS 20   /* after a command the next is answered at once, so that clocks can be compared */
-#define LINE_BYTES 64
+#define BURST_MS        10    /* writes missed during a longer stall are not made up for */
+#define OBEY_MS         20000 /* a worker that has not obeyed by then is dead */
+#define ATTENTIVE_MS    20    /* after a command, so long the next is answered at once */
+#define LINE_BYTES      64
 #define FIRST_BUCKET_US 64
 
 struct worker {
-    uint64_t seen;        /* the newest orders obeyed */
+    uint64_t seen; /* the newest orders obeyed */
     uint64_t nr_writes;
-    uint64_t gap;         /* longest time between two loop iterations, in ticks */
+    uint64_t gap;                      /* longest time between two loop iterations, in ticks */
     uint64_t buckets[LOAD_NR_BUCKETS]; /* gaps of FIRST_BUCKET_US << i and more, up to twice that */
     uint64_t last, due, random, cursor, first, nr_pages;
     bool filled;
@@ -36,12 +36,12 @@ static struct worker workers[LOAD_MAX_WORKERS];
 static unsigned int nr_workers;
 static struct load_config config;
 static uint32_t *generations;
-static uint64_t nr_corrupted;
+static uint64_t nr_damaged;
 
 static struct {
     uint64_t number;
     uint64_t rate;
-    uint64_t reset;       /* the orders that last said: forget the gaps */
+    uint64_t reset; /* the orders that last said: forget the gaps */
     bool going;
 } orders __attribute__((aligned(128)));
 
@@ -312,8 +312,10 @@ static uint64_t count_writes(void)
 static void verify(void)
 {
     static const char *const words[] = {
-        [PAGE_LOST] = "lost", [PAGE_MISPLACED] = "misplaced",
-        [PAGE_STALE] = "stale", [PAGE_CORRUPT] = "corrupt",
+        [PAGE_LOST] = "lost",
+        [PAGE_MISPLACED] = "misplaced",
+        [PAGE_STALE] = "stale",
+        [PAGE_CORRUPT] = "corrupt",
     };
     bool was_going = orders.going;
     uint64_t nr_bad = 0, first = 0, sum = 0;
@@ -418,13 +420,13 @@ static void damage(const char *how)
                         : page_recipe(config.kind, config.seed, index + 1, generations[index]);
         page_write(page, &r);
     }
-    nr_corrupted++;
+    nr_damaged++;
     load_say("DAMAGED page", &index);
 }
 
 static void info(const char *word)
 {
-    static const char *const kinds[] = { "random", "compressible", "mixed" };
+    static const char *const kinds[] = {"random", "compressible", "mixed"};
 
     say(word);
     say(" guest=");
@@ -438,7 +440,7 @@ static void info(const char *word)
     say(config.spread ? " layout=spread" : " layout=packed");
     say_number(" seed=", config.seed);
     say_number(" hz=", guest_hz());
-    say_number(" damaged=", nr_corrupted);
+    say_number(" damaged=", nr_damaged);
     say_end();
 }
 

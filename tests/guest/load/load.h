@@ -13,18 +13,18 @@
 #include "page.h"
 
 #define LOAD_MAX_WORKERS 64
-#define LOAD_NR_BUCKETS 20
+#define LOAD_NR_BUCKETS  20
 
 struct load_config {
-    uint64_t fill_pages;   /* filled at start; 0: nothing */
-    uint64_t write_pages;  /* the first so many of them are rewritten all the time; 0: none */
-    uint64_t rate;         /* pages a second and worker; 0: as fast as possible */
+    uint64_t fill_pages;  /* filled at start; 0: nothing */
+    uint64_t write_pages; /* the first so many of them are rewritten all the time; 0: none */
+    uint64_t rate;        /* pages a second and worker; 0: as fast as possible */
     uint64_t seed;
-    uint64_t poll_ms;      /* how often worker 0 looks at the serial line */
+    uint64_t poll_ms; /* how often worker 0 looks at the serial line */
     enum page_kind kind;
-    bool random;           /* rewrite at random, not in order */
-    bool spread;           /* spread the fill over all of memory, 2 MiB at a time */
-    bool paused;           /* do not write before being told to */
+    bool random; /* rewrite at random, not in order */
+    bool spread; /* spread the fill over all of memory, 2 MiB at a time */
+    bool paused; /* do not write before being told to */
 };
 
 /*
@@ -45,11 +45,11 @@ void load_say(const char *text, const uint64_t *value);
 
 /* Provided by the guest. */
 extern const char guest_name[];
-uint64_t guest_now(void);                 /* ticks; may be called by any worker */
-uint64_t guest_hz(void);                  /* ticks a second */
-void guest_putc(char c);                  /* worker 0 only */
-int guest_getc(void);                     /* worker 0 only; -1: nothing there */
-void guest_idle(uint64_t ticks);          /* nothing to do for so long; may return at once */
+uint64_t guest_now(void);        /* ticks; may be called by any worker */
+uint64_t guest_hz(void);         /* ticks a second */
+void guest_putc(char c);         /* worker 0 only */
+int guest_getc(void);            /* worker 0 only; -1: nothing there */
+void guest_idle(uint64_t ticks); /* nothing to do for so long; may return at once */
 volatile uint64_t *guest_page(uint64_t index);
 /*
  * Go through the memory that is the guest's but was never written, and count pages that are not zero.

@@ -18,7 +18,7 @@
 enum page_kind {
     PAGE_RANDOM,       /* no compressor finds anything */
     PAGE_COMPRESSIBLE, /* seven words of eight repeat: about 7:1 */
-    PAGE_MIXED,        /* by index and generation: half random, a quarter compressible, a quarter zero */
+    PAGE_MIXED, /* by index and generation: half random, a quarter compressible, a quarter zero */
 };
 
 enum page_fault {
@@ -31,7 +31,12 @@ enum page_fault {
 
 /* The stamp: the first words of every page that is not zero. */
 #define STAMP_MAGIC 0x59525245464d5651ull
-enum { STAMP_INDEX, STAMP_GENERATION, STAMP_SEED, STAMP_WORDS };
+enum {
+    STAMP_INDEX,
+    STAMP_GENERATION,
+    STAMP_SEED,
+    STAMP_WORDS
+};
 
 static inline uint64_t page_mix(uint64_t x)
 {
@@ -58,7 +63,7 @@ static inline struct page_recipe page_recipe(enum page_kind kind, uint64_t seed,
                                              uint32_t generation)
 {
     struct page_recipe r = {
-        .stamp = { STAMP_MAGIC ^ index, generation, seed },
+        .stamp = {STAMP_MAGIC ^ index, generation, seed},
         .base = page_base(seed, index, generation),
         .repeat = kind == PAGE_COMPRESSIBLE,
     };

@@ -9,35 +9,35 @@
 
 #include <stddef.h>
 
-#define COM1 0x3f8
-#define LSR (COM1 + 5)
+#define COM1         0x3f8
+#define LSR          (COM1 + 5)
 #define LSR_RECEIVED 0x01
 #define LSR_MAY_SEND 0x20
 
-#define FW_CFG_SELECT 0x510
-#define FW_CFG_DATA 0x511
-#define FW_CFG_NR_CPUS 0x05
+#define FW_CFG_SELECT    0x510
+#define FW_CFG_DATA      0x511
+#define FW_CFG_NR_CPUS   0x05
 #define FW_CFG_DIRECTORY 0x19
 
-#define LAPIC_ICR_LOW 0xfee00300u
+#define LAPIC_ICR_LOW  0xfee00300u
 #define LAPIC_ICR_HIGH 0xfee00310u
-#define ICR_INIT 0x4500u
-#define ICR_START (0x4600u | AP_TRAMPOLINE >> 12)
+#define ICR_INIT       0x4500u
+#define ICR_START      (0x4600u | AP_TRAMPOLINE >> 12)
 
 /* Channel 1: its gate is always open, and unlike channel 0's, KVM's model of it does not wrap early. */
-#define PIT_CHANNEL 0x41
-#define PIT_COMMAND 0x43
-#define PIT_ONE_SHOT 0x70
-#define PIT_READ_STATUS 0xe4
-#define PIT_STATUS_OUT 0x80
-#define PIT_HZ 1193182u
-#define PIT_COUNT 23864u /* 20 ms */
-#define CALIBRATIONS 50
+#define PIT_CHANNEL      0x41
+#define PIT_COMMAND      0x43
+#define PIT_ONE_SHOT     0x70
+#define PIT_READ_STATUS  0xe4
+#define PIT_STATUS_OUT   0x80
+#define PIT_HZ           1193182u
+#define PIT_COUNT        23864u /* 20 ms */
+#define CALIBRATIONS     50
 #define CALIBRATION_GOOD 500 /* one part in so many will do */
 
 #define CHUNK_BYTES 0x200000ull
 #define CHUNK_PAGES 512
-#define MAX_RANGES 8
+#define MAX_RANGES  8
 
 const char guest_name[] = "native";
 
@@ -50,11 +50,12 @@ struct range {
 
 static struct range ranges[MAX_RANGES];
 static unsigned int nr_ranges;
-static uint32_t *const chunk_of = (uint32_t *)CHUNKS_BASE; /* chunk number by page index / CHUNK_PAGES */
+static uint32_t *const chunk_of =
+    (uint32_t *)CHUNKS_BASE; /* chunk number by page index / CHUNK_PAGES */
 static uint64_t tsc_hz;
 static uint64_t ram_top;
 static unsigned int nr_cpus;
-static struct load_config config = { .seed = 1, .poll_ms = 2 };
+static struct load_config config = {.seed = 1, .poll_ms = 2};
 static uint64_t nr_started = 1;
 
 static void out8(uint16_t port, uint8_t value)
@@ -269,7 +270,7 @@ static void read_ranges(void)
         begin = (begin + CHUNK_BYTES - 1) & ~(CHUNK_BYTES - 1);
         end &= ~(CHUNK_BYTES - 1);
         if (begin < end && nr_ranges < MAX_RANGES) {
-            ranges[nr_ranges++] = (struct range){ begin, end };
+            ranges[nr_ranges++] = (struct range){begin, end};
         }
     }
     for (unsigned int i = 1; i < nr_ranges; i++) {
