@@ -100,9 +100,9 @@ typedef struct {
 } Cut;
 
 static const Cut cuts[] = {
-    { .lane_bytes = 5440, .join1 = 0xfa0f2bd0, .join2 = 0x0c8774a7 },
-    { .lane_bytes = 1360, .join1 = 0x3f70cc6f, .join2 = 0x5aa1f3cf },
-    { .lane_bytes = 168, .join1 = 0x1b3d8f29, .join2 = 0xa60ce07b },
+    {.lane_bytes = 5440, .join1 = 0xfa0f2bd0, .join2 = 0x0c8774a7},
+    {.lane_bytes = 1360, .join1 = 0x3f70cc6f, .join2 = 0x5aa1f3cf},
+    {.lane_bytes = 168, .join1 = 0x1b3d8f29, .join2 = 0xa60ce07b},
 };
 
 CRC_INSTRUCTIONS READS_GUEST_MEMORY static inline uint64_t sum_word(uint64_t crc, const uint8_t *p)

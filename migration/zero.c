@@ -43,8 +43,7 @@ static inline uint64_t word_at(const uint8_t *p)
  */
 static inline bool looks_zero(const uint8_t *p, size_t nr_bytes)
 {
-    return word_at(p) == 0 &&
-           (word_at(p + nr_bytes - 8) | word_at(p + (nr_bytes - 8) / 2)) == 0;
+    return word_at(p) == 0 && (word_at(p + nr_bytes - 8) | word_at(p + (nr_bytes - 8) / 2)) == 0;
 }
 
 READS_GUEST_MEMORY
