@@ -3,8 +3,7 @@
  *
  * What happens when nothing else is said: both QEMUs start, the source's memory is filled, the
  * migration is held at `hold` by its bandwidth while memory goes on being written, then it is let
- * go; it completes; every byte at the destination is as it should be; a wrong byte is written there,
- * and the comparison must find it. Where the migration fails or is cancelled, the source must go on
+ * go; it completes; every byte at the destination is as it should be. Where the migration fails or is cancelled, the source must go on
  * running with its memory intact, and a second migration, to a destination that is as the source
  * would have it, must complete.
  *
@@ -16,6 +15,7 @@
 #define FERRY_QTEST_CASE_H
 
 #include "memory.h"
+#include "proxy.h"
 #include "vm.h"
 
 #define MIB (UINT64_C(1) << 20)
@@ -28,6 +28,7 @@ typedef struct Run {
     Vm *source;
     Vm *destination;
     Memory *memory;
+    Proxy *proxy;   /* between them, where the case wants one; not in the second migration */
     char *uri;      /* where the destination can be reached */
     void *opaque;   /* the case's own */
     bool second;    /* it is the second migration, after one that failed */
@@ -36,7 +37,8 @@ typedef struct Run {
 /* Where a migration is held, in the order in which it gets there. */
 typedef enum {
     HOLD_COPY, /* the default */
-    HOLD_CONNECT, /* the destination does not answer */
+    HOLD_CONNECT,  /* the destination does not answer */
+    HOLD_CHANNELS, /* the two have found each other, but no channel gets through (by a proxy) */
     HOLD_ROUNDS,
     HOLD_PRE_SWITCHOVER, /* the guest is stopped; sets pause-before-switchover */
     HOLD_HAND_OFF,       /* the last pages are under way, the destination does not answer */
@@ -48,6 +50,7 @@ typedef enum {
     THEN_CANCEL,
     THEN_KILL_DESTINATION,
     THEN_KILL_SOURCE, /* the destination must end by itself; that is the case's end */
+    THEN_CUT,         /* the network breaks (by a proxy) */
 } Then;
 
 typedef enum {
@@ -75,7 +78,7 @@ struct Case {
 
     /* Optional: options that give the machine its memory. */
     const char *ram;
-    /* Optional: how much memory that makes, in MiB, if not 64. */
+    /* Optional: how much memory that makes, in MiB, if not 32. */
     unsigned ram_mib;
     /* Optional: further options of both QEMUs. */
     const char *options;
@@ -100,6 +103,8 @@ struct Case {
     bool no_listen;
     /* Optional: it goes to a file: the destination starts when the source has finished. */
     bool stored;
+    /* Optional: there is a proxy between them. */
+    bool proxy;
     /* Optional: capabilities of both, separated by spaces. */
     const char *capabilities;
     /* Optional: of one only. */
@@ -136,6 +141,8 @@ struct Case {
     const char *destination_fallback;
     /* Optional: how many data channels there are, if that matters. */
     unsigned channels;
+    /* Optional: both guests stay stopped at the end, and must be equal: the guest writes itself. */
+    bool guest_writes;
     /* Optional: called at the end, with the guest at the destination. */
     void (*after)(Run *run);
 };
@@ -175,6 +182,9 @@ void run_expect_completion(Run *run);
 
 /* After a migration that did not succeed: the source runs on, and can be migrated. */
 void run_second(Run *run);
+
+/* Fails the test unless the comparison of memory, on which all this rests, sees a wrong byte. */
+void run_check_comparison(Run *run);
 
 /* The destination becomes the source, and gets a new destination. */
 void run_turn(Run *run, const char *name);

@@ -129,24 +129,38 @@ static uint64_t compare(const Memory *memory, const uint8_t *found, const Vm *vm
     return nr_bad;
 }
 
-uint64_t memory_count_differences(const Memory *memory, Vm *vm)
+/* All of @vm's memory, as a file that exists no more. */
+static GMappedFile *dump(const Memory *memory, Vm *vm)
 {
     g_autofree char *path = in_dir("{dir}/memory");
     g_autofree char *arguments = g_strdup_printf(
         "{ 'val': 0, 'size': %" PRIu64 ", 'filename': '%s' }", memory->size, path);
     GMappedFile *file;
-    const uint8_t *found;
-    uint64_t nr_bad;
 
     vm_do(vm, "pmemsave", arguments);
     file = g_mapped_file_new(path, FALSE, NULL);
     g_assert_nonnull(file);
     g_assert_cmpuint(g_mapped_file_get_length(file), ==, memory->size);
-    found = (const uint8_t *)g_mapped_file_get_contents(file);
-    nr_bad = compare(memory, found, vm, 0, LOW_END) +
-             compare(memory, found, vm, HIGH_START, memory->size);
-    g_mapped_file_unref(file);
     unlink(path);
+    return file;
+}
+
+void memory_take(Memory *memory, Vm *vm)
+{
+    GMappedFile *file = dump(memory, vm);
+
+    memcpy(memory->bytes, g_mapped_file_get_contents(file), memory->size);
+    g_mapped_file_unref(file);
+}
+
+uint64_t memory_count_differences(const Memory *memory, Vm *vm)
+{
+    GMappedFile *file = dump(memory, vm);
+    const uint8_t *found = (const uint8_t *)g_mapped_file_get_contents(file);
+    uint64_t nr_bad = compare(memory, found, vm, 0, LOW_END) +
+                      compare(memory, found, vm, HIGH_START, memory->size);
+
+    g_mapped_file_unref(file);
     return nr_bad;
 }
 

@@ -35,6 +35,9 @@ void memory_fill(Memory *memory, Vm *vm, uint64_t filled);
  */
 void memory_scribble(Memory *memory, Vm *vm, uint64_t nr_bytes);
 
+/* Where the guest writes by itself: what @vm holds, which must be stopped, is what ought to be. */
+void memory_take(Memory *memory, Vm *vm);
+
 /* How many pages differ in @vm; the first of them is told in the test's log. */
 uint64_t memory_count_differences(const Memory *memory, Vm *vm);
 

@@ -30,6 +30,11 @@ static const Case cases[] = {
         .then = THEN_CANCEL,
     },
     {
+        .name = "cancel/channels",
+        .hold = HOLD_CHANNELS,
+        .then = THEN_CANCEL,
+    },
+    {
         .name = "cancel/copy",
         .then = THEN_CANCEL,
     },
@@ -65,6 +70,10 @@ static const Case cases[] = {
         .hold = HOLD_CONNECT,
     },
     {
+        .name = "late-channels",
+        .hold = HOLD_CHANNELS,
+    },
+    {
         .name = "late-acknowledgement",
         .hold = HOLD_HAND_OFF,
     },
@@ -72,34 +81,45 @@ static const Case cases[] = {
         .name = "kill-destination/connect",
         .hold = HOLD_CONNECT,
         .then = THEN_KILL_DESTINATION,
-        .error = "Ferry",
+        .error = "peer",
+    },
+    {
+        .name = "kill-destination/channels",
+        .hold = HOLD_CHANNELS,
+        .then = THEN_KILL_DESTINATION,
+        .error = "peer",
     },
     {
         .name = "kill-destination/copy",
         .then = THEN_KILL_DESTINATION,
-        .error = "onnection",
+        .error = "peer",
     },
     {
         .name = "kill-destination/rounds",
         .hold = HOLD_ROUNDS,
         .then = THEN_KILL_DESTINATION,
-        .error = "onnection",
+        .error = "peer",
     },
     {
         .name = "kill-destination/pre-switchover",
         .hold = HOLD_PRE_SWITCHOVER,
         .then = THEN_KILL_DESTINATION,
-        .error = "onnection",
+        .error = "peer",
     },
     {
         .name = "kill-destination/hand-off",
         .hold = HOLD_HAND_OFF,
         .then = THEN_KILL_DESTINATION,
-        .error = "onnection",
+        .error = "peer",
     },
     {
         .name = "kill-source/connect",
         .hold = HOLD_CONNECT,
+        .then = THEN_KILL_SOURCE,
+    },
+    {
+        .name = "kill-source/channels",
+        .hold = HOLD_CHANNELS,
         .then = THEN_KILL_SOURCE,
     },
     {
@@ -115,6 +135,30 @@ static const Case cases[] = {
         .name = "kill-source/pre-switchover",
         .hold = HOLD_PRE_SWITCHOVER,
         .then = THEN_KILL_SOURCE,
+    },
+    {
+        .name = "kill-source/hand-off",
+        .hold = HOLD_HAND_OFF,
+        .then = THEN_KILL_SOURCE,
+    },
+    {
+        .name = "cut/channels",
+        .hold = HOLD_CHANNELS,
+        .then = THEN_CUT,
+        .error = "peer",
+    },
+    {
+        .name = "cut/copy",
+        .proxy = true,
+        .then = THEN_CUT,
+        .error = "peer",
+    },
+    {
+        .name = "cut/rounds",
+        .proxy = true,
+        .hold = HOLD_ROUNDS,
+        .then = THEN_CUT,
+        .error = "peer",
     },
     {
         .name = "paused/from-the-start",

@@ -1,0 +1,173 @@
+/*
+ * A relay between source and destination: see proxy.h. A thread for each direction of each
+ * connection; all of them last until the test's process ends.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include <arpa/inet.h>
+#include <poll.h>
+
+#include "proxy.h"
+#include "vm.h"
+
+struct Proxy {
+    char *target;
+    int listener;
+    GMutex lock; /* for all that follows */
+    GCond changed;
+    unsigned limit;
+    unsigned nr_connections;
+    bool cut;
+    GArray *sockets; /* of int: both ends of every connection */
+};
+
+typedef struct Pump {
+    int from, to;
+} Pump;
+
+static struct sockaddr_in inet_address(const char *uri)
+{
+    g_auto(GStrv) parts = g_strsplit(uri, ":", -1);
+    struct sockaddr_in address = {
+        .sin_family = AF_INET,
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+    };
+
+    g_assert_cmpuint(g_strv_length(parts), ==, 3);
+    address.sin_port = htons((uint16_t)atoi(parts[2]));
+    return address;
+}
+
+int connect_to(const char *uri)
+{
+    struct sockaddr_in address = inet_address(uri);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(fd, >=, 0);
+    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) != 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static gpointer pump(gpointer opaque)
+{
+    Pump *p = opaque;
+    g_autofree char *buffer = g_malloc(64 << 10);
+    ssize_t nr;
+
+    while ((nr = recv(p->from, buffer, 64 << 10, 0)) > 0) {
+        for (ssize_t done = 0, sent; done < nr; done += sent) {
+            sent = send(p->to, buffer + done, (size_t)(nr - done), MSG_NOSIGNAL);
+            if (sent <= 0) {
+                nr = -1;
+                break;
+            }
+        }
+        if (nr < 0) {
+            break;
+        }
+    }
+    /* The descriptors stay: another thread may be about to use them. */
+    shutdown(p->from, SHUT_RD);
+    shutdown(p->to, SHUT_WR);
+    g_free(p);
+    return NULL;
+}
+
+static void start_pump(int from, int to)
+{
+    Pump *p = g_new(Pump, 1);
+
+    *p = (Pump){.from = from, .to = to};
+    g_thread_unref(g_thread_new("pump", pump, p));
+}
+
+static gpointer serve(gpointer opaque)
+{
+    Proxy *proxy = opaque;
+
+    for (;;) {
+        int client = accept4(proxy->listener, NULL, NULL, SOCK_CLOEXEC);
+        int server;
+
+        g_assert_cmpint(client, >=, 0);
+        g_mutex_lock(&proxy->lock);
+        proxy->nr_connections++;
+        g_cond_broadcast(&proxy->changed);
+        while (proxy->nr_connections > proxy->limit && !proxy->cut) {
+            g_cond_wait(&proxy->changed, &proxy->lock);
+        }
+        server = proxy->cut ? -1 : connect_to(proxy->target);
+        if (server >= 0) {
+            g_array_append_val(proxy->sockets, client);
+            g_array_append_val(proxy->sockets, server);
+            start_pump(client, server);
+            start_pump(server, client);
+        } else {
+            close(client);
+        }
+        g_mutex_unlock(&proxy->lock);
+    }
+    return NULL;
+}
+
+Proxy *proxy_new(const char *target)
+{
+    struct sockaddr_in address = inet_address("tcp:127.0.0.1:0");
+    Proxy *proxy = g_new0(Proxy, 1);
+
+    proxy->target = g_strdup(target);
+    proxy->limit = UINT_MAX;
+    proxy->sockets = g_array_new(FALSE, FALSE, sizeof(int));
+    g_mutex_init(&proxy->lock);
+    g_cond_init(&proxy->changed);
+    proxy->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    g_assert_cmpint(bind(proxy->listener, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    g_assert_cmpint(listen(proxy->listener, 64), ==, 0);
+    g_thread_unref(g_thread_new("proxy", serve, proxy));
+    return proxy;
+}
+
+char *proxy_uri(const Proxy *proxy)
+{
+    struct sockaddr_in address;
+    socklen_t length = sizeof(address);
+
+    g_assert_cmpint(getsockname(proxy->listener, (struct sockaddr *)&address, &length), ==, 0);
+    return g_strdup_printf("tcp:127.0.0.1:%u", ntohs(address.sin_port));
+}
+
+void proxy_limit(Proxy *proxy, unsigned nr)
+{
+    g_mutex_lock(&proxy->lock);
+    proxy->limit = nr;
+    g_cond_broadcast(&proxy->changed);
+    g_mutex_unlock(&proxy->lock);
+}
+
+void proxy_wait_connections(Proxy *proxy, unsigned nr)
+{
+    gint64 deadline = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
+    bool fine = true;
+
+    g_mutex_lock(&proxy->lock);
+    while (proxy->nr_connections < nr && fine) {
+        fine = g_cond_wait_until(&proxy->changed, &proxy->lock, deadline);
+    }
+    g_mutex_unlock(&proxy->lock);
+    g_assert_true(fine);
+}
+
+void proxy_cut(Proxy *proxy)
+{
+    g_mutex_lock(&proxy->lock);
+    proxy->cut = true;
+    for (guint i = 0; i < proxy->sockets->len; i++) {
+        shutdown(g_array_index(proxy->sockets, int, i), SHUT_RDWR);
+    }
+    g_cond_broadcast(&proxy->changed);
+    g_mutex_unlock(&proxy->lock);
+}

@@ -1,0 +1,32 @@
+/*
+ * A relay of our own between source and destination: it can keep connections waiting, and cut them.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_QTEST_PROXY_H
+#define FERRY_QTEST_PROXY_H
+
+#include <glib.h>
+#include <stdbool.h>
+
+typedef struct Proxy Proxy;
+
+/* Relay to @target ("tcp:127.0.0.1:PORT"). */
+Proxy *proxy_new(const char *target);
+
+/* "tcp:127.0.0.1:PORT", where it listens. To be freed. */
+char *proxy_uri(const Proxy *proxy);
+
+/* Only the first @nr connections are relayed from now on; later ones are accepted and wait. */
+void proxy_limit(Proxy *proxy, unsigned nr);
+
+/* Wait until this many connections have been made in all. */
+void proxy_wait_connections(Proxy *proxy, unsigned nr);
+
+/* Break every connection, and every new one. */
+void proxy_cut(Proxy *proxy);
+
+/* A connection to tcp:127.0.0.1:PORT, or -1 when it is refused. */
+int connect_to(const char *uri);
+
+#endif
