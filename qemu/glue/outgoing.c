@@ -397,6 +397,14 @@ static void session_failed(void *opaque, const GError *error)
     MigrationState *s = opaque;
     Error *err = NULL;
 
+    /* QEMU's return path may have noticed first, but "Channel error" is all it has to say. */
+    WITH_QEMU_LOCK_GUARD(&s->error_mutex)
+    {
+        if (s->error && g_str_has_prefix(error_get_pretty(s->error), "Channel error")) {
+            error_free(s->error);
+            s->error = NULL;
+        }
+    }
     error_setg(&err, "%s", error->message);
     migrate_set_error(s, err);
     error_free(err);
@@ -679,11 +687,16 @@ void ferry_save_pending(bool exact, uint64_t *must_precopy)
 {
     MigrationState *s = migrate_get_current();
     uint64_t limit = s->threshold_size;
-    uint64_t pending;
+    uint64_t pending = ferry_source_remaining_bytes(outgoing.source);
     bool go_on;
 
-    if (!exact) {
-        *must_precopy += ferry_source_remaining_bytes(outgoing.source);
+    /*
+     * With a limit of nothing (downtime-limit is 0, or no rate is known yet) QEMU never asks for the
+     * exact value: it switches over as soon as the estimate is nothing, whatever was written
+     * meanwhile.  Then the blackout is to be as short as rounds can make it.
+     */
+    if (!exact && (limit > 0 || pending > 0)) {
+        *must_precopy += pending;
         return;
     }
     if (ferry_source_may_harvest(outgoing.source)) {
@@ -697,7 +710,8 @@ void ferry_save_pending(bool exact, uint64_t *must_precopy)
             qemu_file_set_error_obj(s->to_dst_file, -EIO, err);
             return;
         }
-        go_on = runstate_is_running() && ferry_source_wants_round(outgoing.source, limit);
+        go_on = runstate_is_running() &&
+                ferry_source_wants_round(outgoing.source, limit ? limit : UINT64_MAX);
     } else {
         go_on = true;
     }
@@ -706,7 +720,11 @@ void ferry_save_pending(bool exact, uint64_t *must_precopy)
      * QEMU switches over as soon as the rest fits downtime-limit.  When another round would still
      * shorten the blackout, say that it does not fit yet.
      */
-    *must_precopy += go_on ? MAX(pending, limit + 1) : pending;
+    if (go_on) {
+        *must_precopy += MAX(pending, limit + 1);
+    } else {
+        *must_precopy += limit ? pending : 0;
+    }
 }
 
 bool ferry_bitmap_sync(bool last_stage)
