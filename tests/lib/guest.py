@@ -25,6 +25,10 @@ class GuestError(Exception):
     """The guest answered ERROR, or something that is no answer to what was asked."""
 
 
+class NoLinux(Exception):
+    """The Linux guest's packages could not be fetched."""
+
+
 class Load:
     """What a guest does; the names are those of the guest's parameter string.
 
@@ -57,9 +61,16 @@ def native_guest(load, accel='kvm', **vm):
 
 
 def linux_guest(load, accel='tcg', **vm):
-    """VM's arguments for the Linux guest. Fetches its kernel once and builds its initramfs."""
+    """VM's arguments for the Linux guest. Fetches its kernel once (or raises NoLinux), and builds
+    its initramfs."""
     made = subprocess.run([sys.executable, os.path.join(ROOT, 'tests', 'guest', 'linux', 'make')],
-                          check=True, timeout=900, stdout=subprocess.PIPE, text=True).stdout.split()
+                          check=False, timeout=900, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True)
+    if made.returncode == 77:
+        raise NoLinux(made.stderr.strip())
+    if made.returncode:
+        raise GuestError(made.stderr.strip())
+    made = made.stdout.split()
     args = ['-kernel', made[0], '-initrd', made[1],
             '-append', f'console=ttyS0 quiet loglevel=1 panic=-1 nokaslr ferry={load}',
             *vm.pop('args', ())]
