@@ -105,7 +105,8 @@ static const Cut cuts[] = {
     {.lane_bytes = 168, .join1 = 0x1b3d8f29, .join2 = 0xa60ce07b},
 };
 
-CRC_INSTRUCTIONS READS_GUEST_MEMORY static inline uint64_t sum_word(uint64_t crc, const uint8_t *p)
+CRC_INSTRUCTIONS READS_GUEST_MEMORY
+static inline uint64_t sum_word(uint64_t crc, const uint8_t *p)
 {
     uint64_t word;
 
@@ -122,8 +123,8 @@ static inline uint64_t product(uint64_t a, uint64_t b)
     return (uint64_t)_mm_cvtsi128_si64(wide);
 }
 
-CRC_INSTRUCTIONS READS_GUEST_MEMORY static uint32_t
-crc32c_instruction(uint32_t start, const void *data, size_t nr_bytes)
+CRC_INSTRUCTIONS READS_GUEST_MEMORY
+static uint32_t crc32c_instruction(uint32_t start, const void *data, size_t nr_bytes)
 {
     const uint8_t *p = data;
     uint64_t crc = ~start;

@@ -82,7 +82,8 @@ bool ferry_is_zero_portable(const void *data, size_t nr_bytes)
 #define AVX2_INSTRUCTIONS __attribute__((target("avx2")))
 
 /* At least SHORT_BYTES. The last, overlapping block spares a loop for the rest. */
-READS_GUEST_MEMORY AVX2_INSTRUCTIONS static bool is_zero_avx2(const uint8_t *p, size_t nr_bytes)
+AVX2_INSTRUCTIONS READS_GUEST_MEMORY
+static bool is_zero_avx2(const uint8_t *p, size_t nr_bytes)
 {
     const uint8_t *last = p + nr_bytes - 128;
 
