@@ -130,7 +130,7 @@ static void set_phase(FerrySource *source, FerrySessionPhase phase)
 {
     g_mutex_lock(&source->stats_lock);
     source->phase = phase;
-    if (phase == FERRY_SESSION_DONE || phase == FERRY_SESSION_FAILED) {
+    if ((phase == FERRY_SESSION_DONE || phase == FERRY_SESSION_FAILED) && !source->end_ns) {
         source->end_ns = ferry_now_ns();
     }
     g_mutex_unlock(&source->stats_lock);
@@ -390,7 +390,10 @@ static void apply_skips(FerryCopyRegion *state, uint64_t number)
     }
 }
 
-/* Arm one chunk, then queue what was ever touched in it. */
+/*
+ * Arm one chunk, then queue what was ever touched in it.  The senders get to work at once: a long
+ * run of chunks with nothing in them may come next.
+ */
 static bool feed_chunk(FerrySource *source, GError **errp)
 {
     size_t region = source->next_region;
@@ -412,6 +415,9 @@ static bool feed_chunk(FerrySource *source, GError **errp)
 
     atomic_fetch_sub(&source->unseen_bytes, nr_pages * FERRY_PAGE_BYTES);
     atomic_fetch_add(&source->skipped_pages, nr_pages - queueing.touched_pages);
+    if (queueing.touched_pages) {
+        ferry_copy_kick(source->copy);
+    }
     if (++source->next_chunk == state->nr_chunks) {
         source->next_chunk = 0;
         source->next_region++;
@@ -482,18 +488,12 @@ bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
     gint64 deadline = g_get_monotonic_time() + (gint64)timeout_ms * 1000;
 
     do {
-        bool fed = false;
-
         while (!ferry_source_first_pass_done(source) && ferry_copy_count(copy) < QUEUE_PAGES) {
             if (!feed_chunk(source, errp)) {
                 set_phase(source, FERRY_SESSION_FAILED);
                 shut_all_down(source);
                 return false;
             }
-            fed = true;
-        }
-        if (fed) {
-            ferry_copy_kick(copy);
         }
         if (ferry_copy_wait_dry(copy, ferry_source_first_pass_done(source) ? timeout_ms : 5) &&
             ferry_source_first_pass_done(source)) {
@@ -639,6 +639,9 @@ bool ferry_source_hand_over(FerrySource *source, GError **errp)
         !ferry_control_send(source->control, FERRY_FRAME_HANDOFF, source->last_fence, NULL, NULL)) {
         return fail(source, errp);
     }
+    g_mutex_lock(&source->stats_lock);
+    source->end_ns = ferry_now_ns();
+    g_mutex_unlock(&source->stats_lock);
     return true;
 }
 

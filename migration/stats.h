@@ -47,7 +47,7 @@ typedef struct FerryStats {
     uint64_t zero_pages;
     uint64_t skipped_pages; /* never touched: not even read */
     uint64_t sent_bytes;
-    uint64_t elapsed_ns; /* since the channels opened */
+    uint64_t elapsed_ns; /* from opening the channels to the hand-off, or until now */
     uint64_t longest_arm_ns;
     GArray *channels; /* of FerryChannelStats, the control channel first */
     GArray *rounds;   /* of FerryRoundStats */
