@@ -7,7 +7,7 @@
  * running with its memory intact, and a second migration, to a destination that is as the source
  * would have it, must complete.
  *
- * Text may name the test's own directory as {dir}.
+ * Text may name the test's own directory as {dir}; options may name the QEMU as {vm}.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -113,8 +113,8 @@ struct Case {
     const char *parameters;
     /* Optional: of one only. */
     const char *source_parameters, *destination_parameters;
-    /* Optional: for a second migration, at the source. */
-    const char *second_parameters;
+    /* Optional: for a second migration, at either side. */
+    const char *second_parameters, *second_destination_parameters;
     /* Optional: ferry-set-parameters of the source, as JSON. */
     const char *ferry_parameters;
 
@@ -135,6 +135,8 @@ struct Case {
     Outcome outcome;
     /* Required where it fails: part of error-desc. */
     const char *error;
+    /* Optional: a destination that it fails at waits for the next one, instead of ending. */
+    bool destination_stays;
     /* Optional: why Ferry is not in use: part of query-ferry's reason at our source. */
     const char *fallback;
     /* Optional: the same, at our destination. */
@@ -159,6 +161,14 @@ void add_report_cases(void);
 void add_stranger_cases(void);
 void add_tls_cases(void);
 void add_transport_cases(void);
+
+/* --- Firmware for QEMUs with vCPUs that run: options name {dir}/halt.bin or {dir}/write.bin --- */
+
+/* Does nothing at all. */
+void make_halting_firmware(Run *run);
+
+/* Counts in every page of a part of low memory, round and round. */
+void make_writing_firmware(Run *run);
 
 /* --- Parts, for cases that do something of their own --- */
 

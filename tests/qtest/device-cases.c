@@ -1,10 +1,321 @@
 /*
+ * Kinds of memory, devices whose state goes along, and vCPUs that write meanwhile.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
 
 #include "case.h"
 
+/* --- Memory ---------------------------------------------------------------------------------- */
+
+/* Where a PC's RAM goes on above the hole below 4 GiB, and where a DIMM is put. */
+#define ABOVE_4G (UINT64_C(4) << 30)
+
+static void write_above_4g(Run *run)
+{
+    for (uint64_t i = 0; i < 32; i++) {
+        qtest_writeq(run->source->qts, ABOVE_4G + i * MIB / 2 + i * 8, 0xfe11 + i);
+    }
+}
+
+static void check_above_4g(Run *run)
+{
+    for (uint64_t i = 0; i < 32; i++) {
+        uint64_t address = ABOVE_4G + i * MIB / 2 + i * 8;
+
+        g_assert_cmphex(qtest_readq(run->destination->qts, address), ==, 0xfe11 + i);
+        g_assert_cmphex(qtest_readq(run->destination->qts, address + 4096), ==, 0);
+    }
+}
+
+/* What is shared is not sent: only the firmware's and the like's few pages are. */
+static void expect_hardly_anything(Run *run)
+{
+    QDict *info = vm_command(run->source, "query-ferry", NULL);
+
+    g_assert_cmpint(qdict_get_int(info, "total"), <, run->memory->size / 2);
+    g_assert_cmpint(qdict_get_int(info, "transferred"), <, MIB);
+    qobject_unref(info);
+}
+
+/* Nothing of it is plugged in, so nothing of it is read or sent. */
+static void expect_unplugged_skipped(Run *run)
+{
+    QDict *info = vm_command(run->source, "query-ferry", NULL);
+
+    g_assert_cmpint(qdict_get_int(info, "total"), >, 256 * (int64_t)MIB);
+    g_assert_cmpint(qdict_get_int(info, "skipped-pages"), >=, 256 * (int64_t)MIB / 4096);
+    qobject_unref(info);
+}
+
+/* --- Block devices --------------------------------------------------------------------------- */
+
+static const char *no_qemu_img(void)
+{
+    return have_qemu_img() ? NULL : "QTEST_QEMU_IMG does not name a qemu-img";
+}
+
+static void make_disks(Run *run)
+{
+    static const char *const names[] = {"source", "destination"};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+        g_autofree char *name = g_strdup_printf("{dir}/%s.qcow2", names[i]);
+        g_autofree char *path = in_dir(name);
+
+        g_assert_true(mkimg(path, "qcow2", 16));
+    }
+}
+
+#define DISK "-blockdev qcow2,node-name=disk,file.driver=file,file.filename={dir}/{vm}.qcow2"
+
+static void start_bitmap(Run *run)
+{
+    vm_do(run->source, "block-dirty-bitmap-add", "{ 'node': 'disk', 'name': 'backup' }");
+    g_free(vm_hmp(run->source, "qemu-io disk \"write -P 7 1M 192k\""));
+}
+
+static void write_disk(Run *run)
+{
+    g_free(vm_hmp(run->source, "qemu-io disk \"write -P 8 4M 64k\""));
+}
+
+static void check_bitmap(Run *run)
+{
+    QDict *response = qtest_qmp(run->destination->qts,
+                                "{ 'execute': 'query-named-block-nodes',"
+                                "  'arguments': { 'flat': true } }");
+    QList *nodes = qdict_get_qlist(response, "return");
+    const QListEntry *entry;
+    bool seen = false;
+
+    QLIST_FOREACH_ENTRY (nodes, entry) {
+        QDict *node = qobject_to(QDict, qlist_entry_obj(entry));
+        QList *bitmaps = qdict_get_qlist(node, "dirty-bitmaps");
+
+        if (g_str_equal(qdict_get_str(node, "node-name"), "disk")) {
+            QDict *bitmap;
+
+            g_assert_nonnull(bitmaps);
+            bitmap = qobject_to(QDict, qlist_peek(bitmaps));
+            g_assert_cmpstr(qdict_get_str(bitmap, "name"), ==, "backup");
+            g_assert_cmpint(qdict_get_int(bitmap, "count"), ==, (192 + 64) << 10);
+            seen = true;
+        }
+    }
+    g_assert_true(seen);
+    qobject_unref(response);
+}
+
+/* A snapshot is saved and loaded as always, before a migration. */
+static void use_snapshots(Run *run)
+{
+    Memory *then = memory_new(run->memory->size);
+    g_autofree char *saved = vm_hmp(run->source, "savevm first");
+    g_autofree char *loaded = NULL;
+
+    g_assert_cmpstr(saved, ==, "");
+    memcpy(then->bytes, run->memory->bytes, then->size);
+    memory_scribble(run->memory, run->source, 2 * MIB);
+    g_assert_cmpuint(memory_count_differences(then, run->source), >, 0);
+    loaded = vm_hmp(run->source, "loadvm first");
+    g_assert_cmpstr(loaded, ==, "");
+    memory_check(then, run->source);
+    memcpy(run->memory->bytes, then->bytes, then->size);
+    memory_free(then);
+}
+
+/* --- vCPUs ----------------------------------------------------------------------------------- */
+
+static const char *no_kvm(void)
+{
+    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+    if (fd < 0) {
+        return "/dev/kvm cannot be used here";
+    }
+    close(fd);
+    return NULL;
+}
+
+/* The guest has got round its pages a few times. */
+static void wait_guest(Run *run)
+{
+    gint64 deadline = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
+
+    while (qtest_readw(run->source->qts, 0x5f008) < 3) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+    }
+}
+
+static void expect_guest_goes_on(Run *run)
+{
+    uint16_t before = qtest_readw(run->destination->qts, 0x5f008);
+    gint64 deadline = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
+
+    vm_do(run->destination, "cont", NULL);
+    while (qtest_readw(run->destination->qts, 0x5f008) == before) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+    }
+}
+
+/* It writes faster than it is let through: it must be held back. */
+static void wait_throttle(Run *run)
+{
+    gint64 deadline = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
+    bool throttled = false;
+
+    vm_set_bandwidth(run->source, 8 * MIB);
+    vm_wait_ferry_phase(run->source, "rounds");
+    /* Of 64 pages a round never gets rid. */
+    vm_set_bandwidth(run->source, 256 << 10);
+    while (!throttled) {
+        QDict *info = vm_command(run->source, "query-migrate", NULL);
+
+        g_assert_cmpstr(qdict_get_str(info, "status"), ==, "active");
+        throttled = qdict_haskey(info, "cpu-throttle-percentage") &&
+                    qdict_get_int(info, "cpu-throttle-percentage") > 0;
+        qobject_unref(info);
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(10 * 1000);
+    }
+}
+
+/* --- Yank ------------------------------------------------------------------------------------ */
+
+static void yank(Run *run)
+{
+    vm_do(run->source, "yank", "{ 'instances': [ { 'type': 'migration' } ] }");
+}
+
+#define RAM_BACKEND(driver) "-object " driver ",id=ram,size=32M"
+
+static const Case cases[] = {
+    {
+        .name = "memory/memfd-shared",
+        .ram = RAM_BACKEND("memory-backend-memfd,share=on"),
+        .hold = HOLD_ROUNDS,
+    },
+    {
+        .name = "memory/memfd-private",
+        .ram = RAM_BACKEND("memory-backend-memfd,share=off"),
+        .hold = HOLD_ROUNDS,
+    },
+    {
+        .name = "memory/file-shared",
+        .ram = RAM_BACKEND("memory-backend-file,share=on,mem-path={dir}/{vm}.ram"),
+        .hold = HOLD_ROUNDS,
+    },
+    {
+        .name = "memory/file-private",
+        .ram = RAM_BACKEND("memory-backend-file,share=off,mem-path={dir}/{vm}.ram"),
+    },
+    {
+        .name = "memory/anonymous-shared",
+        .ram = RAM_BACKEND("memory-backend-ram,share=on"),
+    },
+    {
+        .name = "memory/preallocated",
+        .ram = RAM_BACKEND("memory-backend-ram,prealloc=on"),
+    },
+    {
+        .name = "memory/locked",
+        .options = "-overcommit mem-lock=on",
+    },
+    {
+        .name = "memory/dimm",
+        .options = "-m 32M,slots=2,maxmem=1G -object memory-backend-ram,id=dimm,size=32M "
+                   "-device pc-dimm,memdev=dimm,addr=4294967296",
+        .before = write_above_4g,
+        .after = check_above_4g,
+    },
+    {
+        .name = "memory/ignore-shared",
+        .ram = RAM_BACKEND("memory-backend-file,share=on,mem-path={dir}/ram"),
+        .capabilities = "x-ignore-shared",
+        .hold = HOLD_NOT,
+        .after = expect_hardly_anything,
+    },
+    {
+        .name = "memory/virtio-mem-unplugged",
+        .options = "-m 32M,maxmem=1G -object memory-backend-ram,id=more,size=256M "
+                   "-device virtio-mem-pci,memdev=more,requested-size=0",
+        .after = expect_unplugged_skipped,
+    },
+    {
+        .name = "devices/many",
+        .options = "-device VGA -device virtio-net-pci -device virtio-rng-pci "
+                   "-device virtio-balloon-pci -device nec-usb-xhci -device usb-kbd -device e1000",
+        .hold = HOLD_ROUNDS,
+    },
+    {
+        .name = "devices/dirty-bitmap",
+        .cannot = no_qemu_img,
+        .prepare = make_disks,
+        .options = DISK,
+        .capabilities = "dirty-bitmaps",
+        .before = start_bitmap,
+        .during = write_disk,
+        .after = check_bitmap,
+    },
+    {
+        .name = "devices/snapshot",
+        .cannot = no_qemu_img,
+        .prepare = make_disks,
+        .options = DISK,
+        .before = use_snapshots,
+    },
+    {
+        .name = "guest/tcg",
+        .prepare = make_writing_firmware,
+        .options = "-accel tcg -bios {dir}/write.bin",
+        .destination_paused = true,
+        .guest_writes = true,
+        .before = wait_guest,
+        .after = expect_guest_goes_on,
+    },
+    {
+        .name = "guest/kvm",
+        .cannot = no_kvm,
+        .prepare = make_writing_firmware,
+        .options = "-accel kvm -bios {dir}/write.bin",
+        .destination_paused = true,
+        .guest_writes = true,
+        .before = wait_guest,
+        .after = expect_guest_goes_on,
+    },
+    {
+        .name = "guest/auto-converge",
+        .prepare = make_writing_firmware,
+        .options = "-accel tcg -bios {dir}/write.bin",
+        .capabilities = "auto-converge",
+        .destination_paused = true,
+        .guest_writes = true,
+        .before = wait_guest,
+        .during = wait_throttle,
+        .after = expect_guest_goes_on,
+    },
+    {
+        .name = "yank/copy",
+        .during = yank,
+        .outcome = FAILS,
+        .error = "",
+    },
+    {
+        .name = "yank/rounds",
+        .hold = HOLD_ROUNDS,
+        .during = yank,
+        .outcome = FAILS,
+        .error = "",
+    },
+};
+
 void add_device_cases(void)
 {
+    cases_add(cases, G_N_ELEMENTS(cases));
 }

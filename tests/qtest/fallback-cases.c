@@ -7,6 +7,9 @@
 
 #include "case.h"
 
+/* Debian's QEMU has no accelerator for tests. */
+#define VCPU "-accel tcg -bios {dir}/halt.bin"
+
 static const char *no_stock(void)
 {
     return g_getenv("FERRY_STOCK_QEMU")
@@ -49,12 +52,16 @@ static const Case cases[] = {
     {
         .name = "fallback/stock-destination",
         .cannot = no_stock,
+        .prepare = make_halting_firmware,
+        .options = VCPU,
         .peers = STOCK_DESTINATION,
         .fallback = "the destination has no Ferry",
     },
     {
         .name = "fallback/stock-destination-unix",
         .cannot = no_stock,
+        .prepare = make_halting_firmware,
+        .options = VCPU,
         .peers = STOCK_DESTINATION,
         .uri = "unix:{dir}/migration",
         .fallback = "the destination has no Ferry",
@@ -62,6 +69,8 @@ static const Case cases[] = {
     {
         .name = "fallback/stock-destination-multifd",
         .cannot = no_stock,
+        .prepare = make_halting_firmware,
+        .options = VCPU,
         .peers = STOCK_DESTINATION,
         .capabilities = "multifd",
         .parameters = "{ 'multifd-channels': 4 }",
@@ -70,6 +79,8 @@ static const Case cases[] = {
     {
         .name = "fallback/stock-destination-return-path",
         .cannot = no_stock,
+        .prepare = make_halting_firmware,
+        .options = VCPU,
         .peers = STOCK_DESTINATION,
         .capabilities = "return-path",
         .fallback = "the destination has no Ferry",
@@ -77,19 +88,44 @@ static const Case cases[] = {
     {
         .name = "fallback/stock-destination-cancel",
         .cannot = no_stock,
+        .prepare = make_halting_firmware,
+        .options = VCPU,
         .peers = STOCK_DESTINATION,
         .fallback = "the destination has no Ferry",
         .then = THEN_CANCEL,
     },
     {
+        .name = "fallback/stock-destination-dies",
+        .cannot = no_stock,
+        .prepare = make_halting_firmware,
+        .options = VCPU,
+        .peers = STOCK_DESTINATION,
+        .fallback = "the destination has no Ferry",
+        .then = THEN_KILL_DESTINATION,
+        .error = "",
+    },
+    {
+        .name = "fallback/stock-source-dies",
+        .cannot = no_stock,
+        .prepare = make_halting_firmware,
+        .options = VCPU,
+        .peers = STOCK_SOURCE,
+        .destination_fallback = "the source has no Ferry",
+        .then = THEN_KILL_SOURCE,
+    },
+    {
         .name = "fallback/stock-source",
         .cannot = no_stock,
+        .prepare = make_halting_firmware,
+        .options = VCPU,
         .peers = STOCK_SOURCE,
         .destination_fallback = "the source has no Ferry",
     },
     {
         .name = "fallback/stock-source-return-path",
         .cannot = no_stock,
+        .prepare = make_halting_firmware,
+        .options = VCPU,
         .peers = STOCK_SOURCE,
         .capabilities = "return-path",
         .destination_fallback = "the source has no Ferry",
@@ -97,6 +133,8 @@ static const Case cases[] = {
     {
         .name = "fallback/stock-source-multifd",
         .cannot = no_stock,
+        .prepare = make_halting_firmware,
+        .options = VCPU,
         .peers = STOCK_SOURCE,
         .capabilities = "multifd",
         .parameters = "{ 'multifd-channels': 4 }",

@@ -66,6 +66,7 @@ static void run(gconstpointer data)
     const Case *c = data;
     const char *reason;
     g_autofree char *dir = NULL;
+    gint64 began = g_get_monotonic_time();
 
     if (g_test_subprocess()) {
         case_run(c);
@@ -91,6 +92,8 @@ static void run(gconstpointer data)
     } else if (show_logs(dir, true)) {
         g_test_fail();
     }
+    g_test_message("%s took %.1f s", c->name,
+                   (double)(g_get_monotonic_time() - began) / G_USEC_PER_SEC);
     nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 

@@ -44,11 +44,11 @@ static void write_value(Memory *memory, Vm *vm, uint64_t address, uint64_t nr_by
     qtest_memset(vm->qts, address, value, nr_bytes);
 }
 
-/* A random run of at most @longest pages, somewhere above 1 MiB. */
+/* A random run of at most @longest pages, above 1 MiB and below the last quarter. */
 static uint64_t random_run(Memory *memory, unsigned longest, uint64_t *nr_bytes)
 {
     uint32_t first = HIGH_START / MEMORY_PAGE;
-    uint32_t end = (uint32_t)(memory->size / MEMORY_PAGE);
+    uint32_t end = (uint32_t)(memory->size / 4 * 3 / MEMORY_PAGE);
     uint32_t page = (uint32_t)g_rand_int_range(memory->rand, (gint32)first, (gint32)end);
     uint32_t nr_pages = (uint32_t)g_rand_int_range(memory->rand, 1, (gint32)longest + 1);
 

@@ -25,7 +25,7 @@ void memory_free(Memory *memory);
 /*
  * Fill a machine that has just been started: about @filled bytes of noise in runs of many lengths
  * (the first page above 1 MiB and the last one of all among them), pages of one value, pages that
- * were written but are zero; the rest is never touched.
+ * were written but are zero; the rest is never touched, and most of the last quarter never will be.
  */
 void memory_fill(Memory *memory, Vm *vm, uint64_t filled);
 

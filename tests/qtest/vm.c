@@ -20,11 +20,16 @@
  */
 static GPtrArray *all;
 
+static char *replace(const char *text, const char *what, const char *with)
+{
+    g_auto(GStrv) parts = g_strsplit(text, what, -1);
+
+    return g_strjoinv(with, parts);
+}
+
 char *in_dir(const char *text)
 {
-    g_auto(GStrv) parts = g_strsplit(text ? text : "", "{dir}", -1);
-
-    return g_strjoinv(g_getenv("FERRY_TEST_DIR"), parts);
+    return replace(text, "{dir}", g_getenv("FERRY_TEST_DIR"));
 }
 
 static bool take_event(QTestState *qts, const char *name, QDict *event, void *opaque)
@@ -46,6 +51,7 @@ static bool take_event(QTestState *qts, const char *name, QDict *event, void *op
 Vm *vm_start(const char *name, bool stock, const char *options)
 {
     Vm *vm = g_new0(Vm, 1);
+    g_autofree char *raw = NULL;
     g_autofree char *text = NULL;
     g_autofree char *args = NULL;
 
@@ -56,7 +62,8 @@ Vm *vm_start(const char *name, bool stock, const char *options)
     vm->name = name;
     vm->stock = stock;
     vm->events = g_ptr_array_new_with_free_func(g_free);
-    text = g_strdup_printf("-name %s %s 2>{dir}/%s.log", name, options, name);
+    raw = g_strdup_printf("-name {vm} %s 2>{dir}/{vm}.log", options);
+    text = replace(raw, "{vm}", name);
     args = in_dir(text);
     vm->qts = qtest_init_with_env(stock ? "FERRY_STOCK_QEMU" : NULL, args, true);
     qtest_qmp_set_event_callback(vm->qts, take_event, vm);

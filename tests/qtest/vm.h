@@ -2,7 +2,7 @@
  * One QEMU under test.
  *
  * Every function fails the test when QEMU answers something else than it should. Text that goes to
- * QEMU may name the test's own directory as {dir}.
+ * QEMU may name the test's own directory as {dir}; in options, {vm} is the QEMU's name.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
