@@ -62,7 +62,7 @@ bool ferry_channel_readv_all(FerryChannel *channel, struct iovec *iov, int nr_io
             return false;
         }
         if (done == 0) {
-            g_set_error(errp, FERRY_ERROR, FERRY_ERROR_IO, "channel '%s': the peer closed it",
+            g_set_error(errp, FERRY_ERROR, FERRY_ERROR_IO, "channel '%s': the other side closed it",
                         channel->name);
             return false;
         }

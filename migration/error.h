@@ -12,6 +12,7 @@
 
 typedef enum {
     FERRY_ERROR_IO = 1,    /* a channel broke or was shut down */
+    FERRY_ERROR_LOST,      /* the same, with the session */
     FERRY_ERROR_PROTOCOL,  /* the peer sent what no Ferry sends */
     FERRY_ERROR_REFUSED,   /* the peer, or we, cannot take this guest: no use retrying as it is */
     FERRY_ERROR_CANCELLED, /* somebody asked for it */

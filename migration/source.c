@@ -138,6 +138,15 @@ static void set_phase(FerrySource *source, FerrySessionPhase phase)
 
 /* --- Control channel ------------------------------------------------------------------------ */
 
+/* A channel that broke means little to a user; say what it means. */
+static void explain(GError **error)
+{
+    if (g_error_matches(*error, FERRY_ERROR, FERRY_ERROR_IO)) {
+        (*error)->code = FERRY_ERROR_LOST;
+        g_prefix_error(error, "lost the connection to the destination: ");
+    }
+}
+
 /* One frame from the destination; false when the channel is over. */
 static bool take_control_frame(FerrySource *source, GError **errp)
 {
@@ -190,6 +199,7 @@ static gpointer control_run(gpointer opaque)
 
     while (take_control_frame(source, &error)) {
     }
+    explain(&error);
     g_mutex_lock(&source->lock);
     source->last_words = error;
     source->control_over = true;
@@ -217,6 +227,10 @@ static bool fail(FerrySource *source, GError **errp)
     gint64 deadline = g_get_monotonic_time() + LAST_WORDS_US;
 
     ferry_copy_check(source->copy, &error);
+    if (!error) {
+        error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "it is gone");
+    }
+    explain(&error);
     g_mutex_lock(&source->lock);
     while (source->control_thread && !source->control_over) {
         if (!g_cond_wait_until(&source->changed, &source->lock, deadline)) {
@@ -232,9 +246,6 @@ static bool fail(FerrySource *source, GError **errp)
     if (atomic_load(&source->cancelled)) {
         g_clear_error(&error);
         error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED, "cancelled");
-    }
-    if (!error) {
-        error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "the destination is gone");
     }
     set_phase(source, FERRY_SESSION_FAILED);
     shut_all_down(source);

@@ -33,6 +33,12 @@ void ferry_negotiate(MigrationState *s);
 /* Whether a PONG's value was meant for Ferry.  Return path thread. */
 bool ferry_outgoing_pong(uint32_t value);
 
+/*
+ * The return path broke with @error, as it does when the destination dies.  If Ferry carries the
+ * memory it knows better why; its error comes first then.  Return path thread.
+ */
+void ferry_return_path_error(MigrationState *s, const Error *error);
+
 /* The migration is being cancelled.  Any thread. */
 void ferry_outgoing_cancel(void);
 

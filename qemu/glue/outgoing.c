@@ -48,6 +48,9 @@
 /* How long to wait for the report that the destination sent before it closed. */
 #define REPORT_TIMEOUT_MS 1000
 
+/* How long the end of the return path waits for Ferry to say why. */
+#define LAST_WORDS_MS 500
+
 /* Data channels when the user does not say: one for each CPU, up to this. */
 #define CHANNELS_AUTO_MAX 8
 
@@ -410,6 +413,16 @@ static void session_failed(void *opaque, const GError *error)
     error_free(err);
 }
 
+void ferry_return_path_error(MigrationState *s, const Error *error)
+{
+    gint64 deadline = g_get_monotonic_time() + LAST_WORDS_MS * 1000;
+
+    while (ferry_outgoing_active() && !migrate_has_error(s) && g_get_monotonic_time() < deadline) {
+        g_usleep(1000);
+    }
+    migrate_set_error(s, error);
+}
+
 void ferry_outgoing_cancel(void)
 {
     g_mutex_lock(&outgoing.lock);
@@ -477,8 +490,7 @@ void ferry_negotiate(MigrationState *s)
     outgoing.tracker = ferry_bitmap_tracker_new(&regions);
     outgoing.counted_bytes = outgoing.counted_normal = outgoing.counted_zero = 0;
     outgoing.stopped = false;
-    outgoing.period_start_ms = 0;
-    outgoing.period_dirty_pages = outgoing.period_start_bytes = 0;
+    outgoing.period_dirty_pages = 0;
     outgoing.throttle = (FerryThrottle){0};
 
     g_mutex_lock(&outgoing.lock);
@@ -582,6 +594,8 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
         return -1;
     }
     outgoing.logging = true;
+    outgoing.period_start_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    outgoing.period_start_bytes = migration_transferred_bytes();
     outgoing.vm_change = qemu_add_vm_change_state_handler(vm_changed, NULL);
     WITH_RCU_READ_LOCK_GUARD()
     {
@@ -641,11 +655,6 @@ static void note_round(uint64_t dirty_pages)
     uint64_t bytes = migration_transferred_bytes();
 
     outgoing.period_dirty_pages += dirty_pages;
-    if (!outgoing.period_start_ms) {
-        outgoing.period_start_ms = now_ms;
-        outgoing.period_start_bytes = bytes;
-        return;
-    }
     if (period_ms < 1000) {
         return;
     }
