@@ -10,11 +10,11 @@
 #include "case.h"
 
 /* Holds a migration for as long as a test can take. */
-#define SLOW_BYTES (512u << 10)
+#define SLOW_BYTES   (512u << 10)
 /* Gets through the first pass soon, yet not so fast that there is nothing left to write to. */
 #define STEADY_BYTES (16u << 20)
 
-#define FILLED_BYTES (6 * MIB)
+#define FILLED_BYTES   (6 * MIB)
 #define SCRIBBLE_BYTES (3 * MIB)
 
 /* The machine has little else than memory, so that it starts fast. */
@@ -33,14 +33,15 @@ static bool ferry_expected(const Run *run)
 Vm *run_start_vm(Run *run, const char *name, bool incoming)
 {
     const Case *c = run->c;
-    const char *side = !incoming ? c->source_options
-                                 : run->second ? c->second_options : c->destination_options;
+    const char *side = !incoming     ? c->source_options
+                       : run->second ? c->second_options
+                                     : c->destination_options;
     bool stock = c->peers == (incoming ? STOCK_DESTINATION : STOCK_SOURCE);
     bool paused = incoming ? c->destination_paused : c->paused;
     g_autoptr(GString) options = g_string_new(NULL);
 
-    g_string_printf(options, MACHINE, strstr(c->ram ? c->ram : "", "id=ram") ?
-                                          ",memory-backend=ram" : "");
+    g_string_printf(options, MACHINE,
+                    strstr(c->ram ? c->ram : "", "id=ram") ? ",memory-backend=ram" : "");
     g_string_append_printf(options, " -m %" PRIu64 "M", ram_bytes(c) / MIB);
     if (c->ram) {
         g_string_append_printf(options, " %s", c->ram);
@@ -74,8 +75,8 @@ void run_settings(Run *run, Vm *vm, bool incoming)
     vm_set_capabilities(vm, c->capabilities);
     vm_set_capabilities(vm, incoming ? c->destination_capabilities : c->source_capabilities);
     if (!incoming && (c->hold == HOLD_PRE_SWITCHOVER || c->hold == HOLD_HAND_OFF)) {
-        vm_set_capabilities(vm, run->second ? "no-pause-before-switchover"
-                                            : "pause-before-switchover");
+        vm_set_capabilities(vm,
+                            run->second ? "no-pause-before-switchover" : "pause-before-switchover");
     }
     set_parameters(vm, c->parameters);
     set_parameters(vm, incoming ? c->destination_parameters : c->source_parameters);
@@ -117,8 +118,9 @@ void run_listen(Run *run)
 void run_migrate(Run *run)
 {
     const Case *c = run->c;
-    g_autofree char *arguments = g_strdup_printf(
-        "{ 'uri': '%s' }", c->source_uri ? c->source_uri : c->stored ? c->uri : run->uri);
+    g_autofree char *arguments = g_strdup_printf("{ 'uri': '%s' }", c->source_uri ? c->source_uri
+                                                                    : c->stored   ? c->uri
+                                                                                  : run->uri);
 
     vm_do(run->source, "migrate", arguments);
 }
@@ -164,14 +166,14 @@ void make_writing_firmware(Run *run)
 {
     /* 0x20000 to 0x60000: 64 pages. */
     static const uint8_t code[] = {
-        0xfa,             /* cli */
-        0xb8, 0x00, 0x20, /* again: mov $0x2000, %ax */
-        0x8e, 0xd8,       /* next: mov %ax, %ds */
+        0xfa,                   /* cli */
+        0xb8, 0x00, 0x20,       /* again: mov $0x2000, %ax */
+        0x8e, 0xd8,             /* next: mov %ax, %ds */
         0xff, 0x06, 0x08, 0x00, /* incw 8 */
-        0x05, 0x00, 0x01, /* add $0x100, %ax */
-        0x3d, 0x00, 0x60, /* cmp $0x6000, %ax */
-        0x72, 0xf2,       /* jb next */
-        0xeb, 0xed,       /* jmp again */
+        0x05, 0x00, 0x01,       /* add $0x100, %ax */
+        0x3d, 0x00, 0x60,       /* cmp $0x6000, %ax */
+        0x72, 0xf2,             /* jb next */
+        0xeb, 0xed,             /* jmp again */
     };
 
     make_firmware("{dir}/write.bin", code, sizeof(code));
@@ -360,7 +362,9 @@ void run_expect_completion(Run *run)
     }
     state = vm_run_state(run->destination);
     g_assert_cmpstr(state, ==,
-                    c->paused ? "prelaunch" : c->destination_paused ? "paused" : "running");
+                    c->paused               ? "prelaunch"
+                    : c->destination_paused ? "paused"
+                                            : "running");
     run_check_ferry(run);
     if (c->guest_writes) {
         memory_take(run->memory, run->source);
@@ -468,8 +472,8 @@ static void finish(Run *run)
 
 static void run_refused(Run *run)
 {
-    g_autofree char *arguments = g_strdup_printf(
-        "{ 'uri': '%s' }", run->c->source_uri ? run->c->source_uri : run->uri);
+    g_autofree char *arguments =
+        g_strdup_printf("{ 'uri': '%s' }", run->c->source_uri ? run->c->source_uri : run->uri);
     g_autofree char *error = vm_command_fails(run->source, "migrate", arguments);
 
     if (!strstr(error, run->c->error)) {

@@ -28,15 +28,15 @@ typedef struct Run {
     Vm *source;
     Vm *destination;
     Memory *memory;
-    Proxy *proxy;   /* between them, where the case wants one; not in the second migration */
-    char *uri;      /* where the destination can be reached */
-    void *opaque;   /* the case's own */
-    bool second;    /* it is the second migration, after one that failed */
+    Proxy *proxy; /* between them, where the case wants one; not in the second migration */
+    char *uri;    /* where the destination can be reached */
+    void *opaque; /* the case's own */
+    bool second;  /* it is the second migration, after one that failed */
 } Run;
 
 /* Where a migration is held, in the order in which it gets there. */
 typedef enum {
-    HOLD_COPY, /* the default */
+    HOLD_COPY,     /* the default */
     HOLD_CONNECT,  /* the destination does not answer */
     HOLD_CHANNELS, /* the two have found each other, but no channel gets through (by a proxy) */
     HOLD_ROUNDS,
@@ -54,8 +54,8 @@ typedef enum {
 } Then;
 
 typedef enum {
-    COMPLETES, /* the default */
-    FAILS,     /* the migration starts, and fails */
+    COMPLETES,  /* the default */
+    FAILS,      /* the migration starts, and fails */
     IS_REFUSED, /* the command "migrate" itself fails */
 } Outcome;
 

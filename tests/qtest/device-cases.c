@@ -85,9 +85,8 @@ static void write_disk(Run *run)
 
 static void check_bitmap(Run *run)
 {
-    QDict *response = qtest_qmp(run->destination->qts,
-                                "{ 'execute': 'query-named-block-nodes',"
-                                "  'arguments': { 'flat': true } }");
+    QDict *response = qtest_qmp(run->destination->qts, "{ 'execute': 'query-named-block-nodes',"
+                                                       "  'arguments': { 'flat': true } }");
     QList *nodes = qdict_get_qlist(response, "return");
     const QListEntry *entry;
     bool seen = false;
@@ -172,8 +171,8 @@ static void wait_throttle(Run *run)
 
     vm_set_bandwidth(run->source, 8 * MIB);
     vm_wait_ferry_phase(run->source, "rounds");
-    /* Of 64 pages a round never gets rid. */
-    vm_set_bandwidth(run->source, 256 << 10);
+    /* While 64 pages are sent, the guest writes all of them anew. */
+    vm_set_bandwidth(run->source, MIB);
     while (!throttled) {
         QDict *info = vm_command(run->source, "query-migrate", NULL);
 

@@ -7,7 +7,7 @@
  * QEMUs wrote to their standard error; a case fails also when a sanitizer has written there.
  *
  * Environment: QTEST_QEMU_BINARY and QTEST_QEMU_IMG as for QEMU's own tests; FERRY_STOCK_QEMU names
- * Debian's own QEMU 10.0 (scripts/fetch-stock).
+ * Debian's own QEMU 10.0, or FERRY_ROOT the checkout whose scripts/fetch-stock knows.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -8,7 +8,7 @@
 #include "memory.h"
 
 /* A PC's RAM below 1 MiB ends here; what follows up to 1 MiB is not ours. */
-#define LOW_END 0xa0000u
+#define LOW_END    0xa0000u
 #define HIGH_START 0x100000u
 
 #define LONGEST_RUN_PAGES 256
@@ -133,8 +133,8 @@ static uint64_t compare(const Memory *memory, const uint8_t *found, const Vm *vm
 static GMappedFile *dump(const Memory *memory, Vm *vm)
 {
     g_autofree char *path = in_dir("{dir}/memory");
-    g_autofree char *arguments = g_strdup_printf(
-        "{ 'val': 0, 'size': %" PRIu64 ", 'filename': '%s' }", memory->size, path);
+    g_autofree char *arguments =
+        g_strdup_printf("{ 'val': 0, 'size': %" PRIu64 ", 'filename': '%s' }", memory->size, path);
     GMappedFile *file;
 
     vm_do(vm, "pmemsave", arguments);

@@ -161,8 +161,8 @@ static void check_ferry_numbers(Run *run, Vm *vm)
     g_assert_cmpint(qdict_get_int(info, "elapsed-time"), >, 0);
     QLIST_FOREACH_ENTRY (channels, entry) {
         QDict *channel = qobject_to(QDict, qlist_entry_obj(entry));
-        g_autofree char *name = number < 0 ? g_strdup("control")
-                                           : g_strdup_printf("data %d", number);
+        g_autofree char *name =
+            number < 0 ? g_strdup("control") : g_strdup_printf("data %d", number);
 
         g_assert_cmpstr(qdict_get_str(channel, "name"), ==, name);
         g_assert_cmpint(qdict_get_int(channel, "bytes"), >, 0);
@@ -173,8 +173,7 @@ static void check_ferry_numbers(Run *run, Vm *vm)
     g_assert_cmpuint(qdict_get_int(info, "transferred"), ==, bytes);
     g_assert_nonnull(blackout);
     g_assert_cmpint(qdict_get_int(blackout, "memory"), >, 0);
-    g_assert_cmpint(qdict_get_int(blackout, "device-state"), >=,
-                    qdict_get_int(blackout, "memory"));
+    g_assert_cmpint(qdict_get_int(blackout, "device-state"), >=, qdict_get_int(blackout, "memory"));
     g_assert_cmpint(qdict_get_int(blackout, "running"), >=,
                     qdict_get_int(blackout, "device-state"));
     qobject_unref(info);
@@ -200,7 +199,8 @@ static void check_ferry(Run *run)
     /* Most of it was never touched; no page gets lost from the account. */
     g_assert_cmpint(qdict_get_int(source, "skipped-pages"), >, total_pages / 10);
     g_assert_cmpint(qdict_get_int(source, "normal-pages") + qdict_get_int(source, "zero-pages") +
-                        qdict_get_int(source, "skipped-pages"), >=, total_pages);
+                        qdict_get_int(source, "skipped-pages"),
+                    >=, total_pages);
 
     g_assert_cmpuint(qlist_size(rounds), >=, 3);
     QLIST_FOREACH_ENTRY (rounds, entry) {

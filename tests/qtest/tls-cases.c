@@ -40,11 +40,12 @@ static void write_file(const char *name, const char *text)
 static void make_authority(const char *name)
 {
     g_autofree char *template = g_strdup_printf("{dir}/%s/ca.cfg", name);
-    g_autofree char *key = g_strdup_printf(
-        "--generate-privkey --ecdsa --outfile {dir}/%s/ca-key.pem", name);
+    g_autofree char *key =
+        g_strdup_printf("--generate-privkey --ecdsa --outfile {dir}/%s/ca-key.pem", name);
     g_autofree char *certificate = g_strdup_printf(
         "--generate-self-signed --load-privkey {dir}/%s/ca-key.pem --template {dir}/%s/ca.cfg "
-        "--outfile {dir}/%s/ca-cert.pem", name, name, name);
+        "--outfile {dir}/%s/ca-cert.pem",
+        name, name, name);
 
     write_file(template, "cn = Ferry's tests\nca\ncert_signing_key\nexpiration_days = 2\n");
     certtool(key);
@@ -56,13 +57,12 @@ static void make_certificate(const char *name, const char *authority, const char
                              const char *who)
 {
     g_autofree char *template = g_strdup_printf("{dir}/%s/%s.cfg", name, role);
-    g_autofree char *text = g_strdup_printf("cn = %s\n%s%s\nsigning_key\ntls_www_%s\n"
-                                            "expiration_days = 2\n",
-                                            who, g_ascii_isdigit(who[0]) ? "ip_address = "
-                                                                         : "dns_name = ",
-                                            who, role);
-    g_autofree char *key = g_strdup_printf(
-        "--generate-privkey --ecdsa --outfile {dir}/%s/%s-key.pem", name, role);
+    g_autofree char *text =
+        g_strdup_printf("cn = %s\n%s%s\nsigning_key\ntls_www_%s\n"
+                        "expiration_days = 2\n",
+                        who, g_ascii_isdigit(who[0]) ? "ip_address = " : "dns_name = ", who, role);
+    g_autofree char *key =
+        g_strdup_printf("--generate-privkey --ecdsa --outfile {dir}/%s/%s-key.pem", name, role);
     g_autofree char *certificate = g_strdup_printf(
         "--generate-certificate --load-privkey {dir}/%s/%s-key.pem "
         "--load-ca-certificate {dir}/%s/ca-cert.pem --load-ca-privkey {dir}/%s/ca-key.pem "
@@ -105,11 +105,11 @@ static void make_psk(Run *run)
                "qemu:ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n");
 }
 
-#define CLIENT(dir) "-object tls-creds-x509,id=tls,endpoint=client,dir={dir}/" dir
-#define SERVER "-object tls-creds-x509,id=tls,endpoint=server,verify-peer=on,dir={dir}/x509"
+#define CLIENT(dir)        "-object tls-creds-x509,id=tls,endpoint=client,dir={dir}/" dir
+#define SERVER             "-object tls-creds-x509,id=tls,endpoint=server,verify-peer=on,dir={dir}/x509"
 #define PSK(endpoint, dir) "-object tls-creds-psk,id=tls,endpoint=" endpoint ",dir={dir}/" dir
-#define USE_TLS "{ 'tls-creds': 'tls' }"
-#define ALLOW(who) " -object authz-simple,id=allowed,identity=CN=" who
+#define USE_TLS            "{ 'tls-creds': 'tls' }"
+#define ALLOW(who)         " -object authz-simple,id=allowed,identity=CN=" who
 
 static const Case cases[] = {
     {
@@ -202,7 +202,7 @@ static const Case cases[] = {
         .cannot = no_certtool,
         .prepare = make_x509_strange,
         .source_options = CLIENT("other") " -object tls-creds-x509,id=right,endpoint=client,"
-                          "dir={dir}/x509",
+                                          "dir={dir}/x509",
         .destination_options = SERVER,
         .second_options = SERVER,
         .parameters = USE_TLS,
