@@ -5,11 +5,12 @@
 #   QEMU_SRC=DIR      graft a copy of this QEMU 10.0 tree instead of Debian's
 #   DESTDIR, PREFIX   where install puts things (PREFIX is /usr/local if not given)
 #   SUITES="A B"      what check runs (all suites if not given)
+#   CASES="A B"       what check-asan runs (all of the qtest suite if not given)
 
 PREFIX ?= /usr/local
 export QEMU_SRC
 
-.PHONY: build setup demo check check-upstream bench lint format install clean
+.PHONY: build setup demo check check-asan check-upstream bench lint format install clean
 
 build: setup
 	@scripts/build-qemu
@@ -22,6 +23,9 @@ demo: build
 
 check: setup
 	@scripts/check $(SUITES)
+
+check-asan: setup
+	@scripts/check --asan $(CASES)
 
 check-upstream: setup
 	@scripts/check-upstream
