@@ -359,7 +359,7 @@ static void discard_range(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes
     if (kind == FERRY_SCAN_ZERO || discard->failed_errno != 0) {
         return;
     }
-    if (target->method == FERRY_SCAN_ALL || whole_start >= whole_end) {
+    if (target->method == FERRY_SCAN_ALL || target->keep_pages || whole_start >= whole_end) {
         clear_in_place(discard, offset_bytes, end);
         return;
     }

@@ -57,6 +57,8 @@ typedef void (*FerryScanFn)(void *opaque, uint64_t offset_bytes, uint64_t nr_byt
  * @fd_offset: where in @fd the mapping starts
  * @method: how it can be asked
  * @page_size_bytes: size of its pages: the system's, or larger for hugetlb
+ * @keep_pages: its pages must stay where they are (pinned by a device, or allocated in advance):
+ *              ferry_scan_discard_populated() clears them in place
  */
 typedef struct {
     void *host;
@@ -65,6 +67,7 @@ typedef struct {
     uint64_t fd_offset;
     FerryScanMethod method;
     uint32_t page_size_bytes;
+    bool keep_pages;
 } FerryScanTarget;
 
 /**
@@ -125,8 +128,7 @@ bool ferry_scan(const FerryScanner *scanner, const FerryScanTarget *target, uint
  * Costs in proportion to what is populated, and gives the memory back to the system where the
  * method can: private pages are dropped, a shared file gets a hole, and where neither is
  * possible (FERRY_SCAN_ALL, locked memory, parts of a page) bytes that are not zero are
- * cleared in place. Memory that a device has pinned (VFIO) must not be discarded: give
- * FERRY_SCAN_ALL for it. Nobody else may write the range meanwhile. Errors as ferry_scan().
+ * cleared in place. Nobody else may write the range meanwhile. Errors as ferry_scan().
  * Thread-safe.
  */
 bool ferry_scan_discard_populated(const FerryScanner *scanner, const FerryScanTarget *target,

@@ -84,5 +84,6 @@ FerryScanTarget ferry_region_scan_target(const FerryRegion *region)
         .fd_offset = region->fd_offset_bytes,
         .method = region->scan,
         .page_size_bytes = region->page_size_bytes,
+        .keep_pages = region->flags & FERRY_REGION_KEEP_PAGES,
     };
 }

@@ -75,7 +75,7 @@ static bool list_regions(void *opaque, const FerryRegions *remote, FerryRegions 
     rcu_register_thread();
     fine = resize(remote, &err);
     if (fine) {
-        ferry_list_ram(local, true);
+        ferry_list_ram(local);
     } else {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED, error_get_pretty(err));
         error_free(err);

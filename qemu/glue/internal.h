@@ -49,7 +49,7 @@ void ferry_propagate_error(Error **errp, GError *error);
 FerryChannel *ferry_channel_new_ioc(QIOChannel *ioc, const char *name);
 
 /* List this machine's RAM blocks that migrate. */
-void ferry_list_ram(FerryRegions *regions, bool incoming);
+void ferry_list_ram(FerryRegions *regions);
 
 /* A tracker over QEMU's dirty bitmap; @regions is as listed at the source. */
 FerryTracker ferry_bitmap_tracker_new(const FerryRegions *regions);

@@ -482,7 +482,7 @@ void ferry_negotiate(MigrationState *s)
     config.nr_channels = choose_channels();
     config.checksum = ferry_settings()->checksum;
 
-    ferry_list_ram(&regions, false);
+    ferry_list_ram(&regions);
     outgoing.regions = (FerryRegions){
         .list = g_memdup2(regions.list, regions.nr * sizeof(*regions.list)),
         .nr = regions.nr,

@@ -12,20 +12,15 @@
 #include "exec/ramlist.h"
 #include "exec/target_page.h"
 #include "migration/misc.h"
+#include "system/hostmem.h"
 
 #include "internal.h"
 
-/*
- * How to find out which pages of a block were ever touched.  A block that is pinned or locked in
- * memory must keep its pages, so at the destination it is cleared by writing.
- */
-static FerryScanMethod scan_method(RAMBlock *block, bool incoming)
+/* How to find out which pages of a block were ever touched. */
+static FerryScanMethod scan_method(RAMBlock *block)
 {
     struct stat st;
 
-    if (incoming && ram_block_discard_is_disabled()) {
-        return FERRY_SCAN_ALL;
-    }
     if (block->fd < 0) {
         return qemu_ram_is_shared(block) ? FERRY_SCAN_ALL : FERRY_SCAN_PRIVATE;
     }
@@ -35,7 +30,35 @@ static FerryScanMethod scan_method(RAMBlock *block, bool incoming)
     return FERRY_SCAN_ALL;
 }
 
-void ferry_list_ram(FerryRegions *regions, bool incoming)
+/*
+ * Whether a block must keep the pages it has: a device has pinned them (VFIO), the user had them
+ * allocated in advance, or they came from the pool of huge pages, where others may be faster.
+ */
+static bool keeps_pages(RAMBlock *block)
+{
+    Object *backend = object_dynamic_cast(block->mr->owner, TYPE_MEMORY_BACKEND);
+
+    return ram_block_discard_is_disabled() || block->page_size > qemu_real_host_page_size() ||
+           (backend && MEMORY_BACKEND(backend)->prealloc);
+}
+
+static uint32_t region_flags(RAMBlock *block)
+{
+    uint32_t flags = 0;
+
+    if (qemu_ram_is_shared(block)) {
+        flags |= FERRY_REGION_SHARED;
+    }
+    if (block->page_size > qemu_real_host_page_size()) {
+        flags |= FERRY_REGION_HUGETLB;
+    }
+    if (keeps_pages(block)) {
+        flags |= FERRY_REGION_KEEP_PAGES;
+    }
+    return flags;
+}
+
+void ferry_list_ram(FerryRegions *regions)
 {
     g_autoptr(GArray) list = g_array_new(false, true, sizeof(FerryRegion));
     RAMBlock *block;
@@ -47,11 +70,10 @@ void ferry_list_ram(FerryRegions *regions, bool incoming)
             .host = block->host,
             .length_bytes = block->used_length,
             .page_size_bytes = block->page_size,
-            .flags = (qemu_ram_is_shared(block) ? FERRY_REGION_SHARED : 0) |
-                     (block->page_size > qemu_real_host_page_size() ? FERRY_REGION_HUGETLB : 0),
+            .flags = region_flags(block),
             .fd = block->fd,
             .fd_offset_bytes = block->fd_offset,
-            .scan = scan_method(block, incoming),
+            .scan = scan_method(block),
         };
 
         if (migrate_ram_is_ignored(block) || block->used_length == 0) {

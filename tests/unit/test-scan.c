@@ -473,6 +473,24 @@ static void test_discard_locked(gconstpointer data)
     g_assert_true(ferry_is_zero(area.target.host, 8 * PAGE));
 }
 
+/* Pages that must stay are cleared where they are: none is given back. */
+static void test_discard_keeps_pages(gconstpointer data)
+{
+    g_autoptr(FerryScanner) scanner = ferry_scanner_new_full(GPOINTER_TO_UINT(data));
+    g_auto(Area) area = area_private_small(8 * PAGE);
+    g_autoptr(GError) error = NULL;
+    unsigned char resident[8];
+
+    memset(area.target.host, 0xee, 8 * PAGE);
+    area.target.keep_pages = true;
+    g_assert_true(ferry_scan_discard_populated(scanner, &area.target, 0, 8 * PAGE, &error));
+    g_assert_true(mincore(area.target.host, 8 * PAGE, resident) == 0);
+    for (int i = 0; i < 8; i++) {
+        g_assert_cmpint(resident[i] & 1, ==, 1);
+    }
+    g_assert_true(ferry_is_zero(area.target.host, 8 * PAGE));
+}
+
 /* The tests below do not depend on the pagemap. */
 
 static void test_no_pagemap(void)
@@ -682,6 +700,7 @@ static void add_pagemap_tests(const char *how, FerryScannerFlags flags)
         {"threads", test_private_threads},
         {"discard", test_discard_private},
         {"discard-locked", test_discard_locked},
+        {"discard-keeps-pages", test_discard_keeps_pages},
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(tests); i++) {
