@@ -92,25 +92,25 @@ static const Case cases[] = {
     {
         .name = "kill-destination/copy",
         .then = THEN_KILL_DESTINATION,
-        .error = "peer",
+        .error = "lost the connection to the destination",
     },
     {
         .name = "kill-destination/rounds",
         .hold = HOLD_ROUNDS,
         .then = THEN_KILL_DESTINATION,
-        .error = "peer",
+        .error = "lost the connection to the destination",
     },
     {
         .name = "kill-destination/pre-switchover",
         .hold = HOLD_PRE_SWITCHOVER,
         .then = THEN_KILL_DESTINATION,
-        .error = "peer",
+        .error = "lost the connection to the destination",
     },
     {
         .name = "kill-destination/hand-off",
         .hold = HOLD_HAND_OFF,
         .then = THEN_KILL_DESTINATION,
-        .error = "peer",
+        .error = "lost the connection to the destination",
     },
     {
         .name = "kill-source/connect",

@@ -7,6 +7,8 @@
 
 #include "case.h"
 
+#define DIMM "-object memory-backend-ram,id=dimm,size=16M -device pc-dimm,memdev=dimm"
+
 static const Case cases[] = {
     {
         .name = "refusal/size",
@@ -17,13 +19,12 @@ static const Case cases[] = {
     },
     {
         .name = "refusal/missing-block",
-        .source_options = "-object memory-backend-ram,id=extra,size=16M "
-                          "-device ivshmem-plain,memdev=extra",
-        .second_options = "-object memory-backend-ram,id=extra,size=16M "
-                          "-device ivshmem-plain,memdev=extra",
+        .options = "-m 32M,slots=1,maxmem=1G",
+        .source_options = DIMM,
+        .second_options = DIMM,
         .hold = HOLD_NOT,
         .outcome = FAILS,
-        .error = "extra",
+        .error = "dimm",
     },
     {
         .name = "refusal/missing-vga",
@@ -34,12 +35,12 @@ static const Case cases[] = {
         .error = "vga.vram",
     },
     {
-        .name = "refusal/page-size",
-        .hold = HOLD_NOT,
+        /* Found only when all memory has arrived and the guest is stopped. */
+        .name = "refusal/missing-device",
         .source_options = "-device virtio-rng-pci",
         .second_options = "-device virtio-rng-pci",
         .outcome = FAILS,
-        .error = "",
+        .error = "the destination",
     },
     {
         .name = "refusal/uuid",
