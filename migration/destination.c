@@ -14,8 +14,8 @@
 #include <string.h>
 
 #include "control.h"
-#include "crc32c.h"
 #include "error.h"
+#include "receiver.h"
 
 /* How long a destination that gives up waits for the source to take note of its reason. */
 #define LAST_WORDS_US (G_USEC_PER_SEC / 2)
@@ -33,11 +33,8 @@ struct FerryDestination {
     uint64_t session;
     FerryDestinationOps ops;
     void *opaque;
-    FerryScanner *scanner;
+    FerryReceiver receiver; /* its regions do not change once ready */
     uint64_t start_ns;
-
-    _Atomic uint64_t normal_pages;
-    _Atomic uint64_t zero_pages;
 
     GMutex say_lock; /* held while a frame is sent on the control channel */
 
@@ -50,7 +47,6 @@ struct FerryDestination {
     unsigned nr_channels; /* how many there will be; 0 until the regions came */
     bool ready;           /* regions fit and memory is empty: pages may be written */
     bool closing;
-    FerryRegions regions; /* does not change once ready */
 
     uint64_t reached;     /* the newest fence that has come on all data channels */
     uint64_t handed_over; /* number of the fence that ends it, or 0 */
@@ -70,7 +66,7 @@ FerryDestination *ferry_destination_new(uint64_t session, const FerryDestination
     destination->session = session;
     destination->ops = *ops;
     destination->opaque = opaque;
-    destination->scanner = ferry_scanner_new();
+    destination->receiver.scanner = ferry_scanner_new();
     destination->start_ns = ferry_now_ns();
     destination->links = g_ptr_array_new();
     g_mutex_init(&destination->say_lock);
@@ -161,75 +157,6 @@ static void check_complete(FerryDestination *destination)
 
 /* --- Data channels -------------------------------------------------------------------------- */
 
-static bool receive_pages(FerryDestination *destination, FerryChannel *channel,
-                          const FerryFrame *frame, GError **errp)
-{
-    uint8_t table[FERRY_EXTENTS_MAX * FERRY_EXTENT_BYTES + sizeof(uint32_t)];
-    FerryExtent extents[FERRY_EXTENTS_MAX];
-    struct iovec iov[FERRY_EXTENTS_MAX];
-    const FerryRegion *region;
-    FerryScanTarget target;
-    uint8_t *host;
-    uint64_t nr_zero = 0;
-    uint32_t crc = 0;
-    int nr_iov = 0;
-
-    if (frame->region >= destination->regions.nr) {
-        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "pages for region %u of %zu",
-                    frame->region, destination->regions.nr);
-        return false;
-    }
-    region = &destination->regions.list[frame->region];
-    if (!ferry_channel_read_all(channel, table, ferry_extents_encoded_bytes(frame->nr_extents),
-                                errp) ||
-        !ferry_extents_decode(frame, table, ferry_region_nr_pages(region), extents, errp)) {
-        return false;
-    }
-    host = region->host + frame->first_page * FERRY_PAGE_BYTES;
-    target = ferry_region_scan_target(region);
-    for (uint32_t i = 0; i < frame->nr_extents; i++) {
-        uint64_t nr_bytes = extents[i].nr_pages * FERRY_PAGE_BYTES;
-
-        if (!extents[i].zero) {
-            iov[nr_iov++] = (struct iovec){
-                .iov_base = host + extents[i].first * FERRY_PAGE_BYTES,
-                .iov_len = nr_bytes,
-            };
-            continue;
-        }
-        nr_zero += extents[i].nr_pages;
-        if (!ferry_scan_discard_populated(destination->scanner, &target,
-                                          (frame->first_page + extents[i].first) * FERRY_PAGE_BYTES,
-                                          nr_bytes, errp)) {
-            return false;
-        }
-    }
-    if (frame->flags & FERRY_FRAME_PAYLOAD_CRC) {
-        struct iovec landed[FERRY_EXTENTS_MAX];
-
-        memcpy(landed, iov, sizeof(*iov) * (size_t)nr_iov);
-        if (!ferry_channel_readv_all(channel, iov, nr_iov, errp)) {
-            return false;
-        }
-        for (int i = 0; i < nr_iov; i++) {
-            crc = ferry_crc32c(crc, landed[i].iov_base, landed[i].iov_len);
-        }
-        if (crc != frame->payload_crc) {
-            g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
-                        "channel '%s': contents of pages from 0x%" PRIx64
-                        " of RAM block '%s' were damaged on the way",
-                        channel->name, frame->first_page, region->id);
-            return false;
-        }
-    } else if (!ferry_channel_readv_all(channel, iov, nr_iov, errp)) {
-        return false;
-    }
-    atomic_fetch_add_explicit(&destination->normal_pages, frame->payload_bytes / FERRY_PAGE_BYTES,
-                              memory_order_relaxed);
-    atomic_fetch_add_explicit(&destination->zero_pages, nr_zero, memory_order_relaxed);
-    return true;
-}
-
 /* Wait until pages may be written; false when that will not be. */
 static bool wait_ready(FerryDestination *destination)
 {
@@ -291,7 +218,7 @@ static bool run_data(Link *link, GError **errp)
         }
         switch (frame.type) {
         case FERRY_FRAME_PAGES:
-            if (!receive_pages(destination, link->channel, &frame, errp)) {
+            if (!ferry_receive_pages(&destination->receiver, link->channel, &frame, errp)) {
                 return false;
             }
             break;
@@ -317,7 +244,7 @@ static bool empty_memory(FerryDestination *destination, const FerryRegions *regi
     for (size_t i = 0; i < regions->nr; i++) {
         FerryScanTarget target = ferry_region_scan_target(&regions->list[i]);
 
-        if (!ferry_scan_discard_populated(destination->scanner, &target, 0,
+        if (!ferry_scan_discard_populated(destination->receiver.scanner, &target, 0,
                                           regions->list[i].length_bytes, errp)) {
             g_prefix_error(errp, "RAM block '%s': ", regions->list[i].id);
             return false;
@@ -350,7 +277,7 @@ static bool take_regions(Link *link, const GByteArray *body, GError **errp)
     }
 
     g_mutex_lock(&destination->lock);
-    destination->regions = local;
+    destination->receiver.regions = local;
     destination->nr_channels = nr_channels;
     while (destination->nr_data < nr_channels && !destination->error && !destination->closing) {
         g_cond_wait(&destination->changed, &destination->lock);
@@ -675,8 +602,8 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
         g_free(link);
     }
     g_ptr_array_unref(destination->links);
-    ferry_regions_clear(&destination->regions);
-    ferry_scanner_free(destination->scanner);
+    ferry_regions_clear(&destination->receiver.regions);
+    ferry_scanner_free(destination->receiver.scanner);
     g_clear_error(&destination->error);
     g_mutex_clear(&destination->say_lock);
     g_mutex_clear(&destination->lock);
@@ -689,14 +616,14 @@ void ferry_destination_query(FerryDestination *destination, FerryStats *stats)
     uint64_t elapsed_ns = ferry_now_ns() - destination->start_ns;
 
     *stats = (FerryStats){
-        .normal_pages = atomic_load(&destination->normal_pages),
-        .zero_pages = atomic_load(&destination->zero_pages),
+        .normal_pages = atomic_load(&destination->receiver.normal_pages),
+        .zero_pages = atomic_load(&destination->receiver.zero_pages),
         .elapsed_ns = elapsed_ns,
         .channels = g_array_new(FALSE, FALSE, sizeof(FerryChannelStats)),
         .rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats)),
     };
     g_mutex_lock(&destination->lock);
-    stats->total_bytes = ferry_regions_total_bytes(&destination->regions);
+    stats->total_bytes = ferry_regions_total_bytes(&destination->receiver.regions);
     stats->phase = destination->error        ? FERRY_SESSION_FAILED
                    : destination->complete   ? FERRY_SESSION_DONE
                    : destination->stopped_ns ? FERRY_SESSION_HAND_OFF

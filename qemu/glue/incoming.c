@@ -17,7 +17,6 @@
 #include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "io/channel-socket.h"
-#include "io/channel-tls.h"
 #include "io/net-listener.h"
 #include "qapi/qapi-types-sockets.h"
 #include "system/runstate.h"
@@ -142,18 +141,12 @@ static bool choose_address(SocketAddress *address, uint32_t *number)
  */
 static bool open_listener(MigrationIncomingState *mis, uint32_t *number)
 {
-    QIOChannel *ioc = qemu_file_get_ioc(mis->from_src_file);
+    QIOChannelSocket *socket = ferry_underlying_socket(qemu_file_get_ioc(mis->from_src_file));
     g_autoptr(SocketAddress) address = NULL, bound = NULL;
     QIONetListener *listener;
     Error *err = NULL;
 
-    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
-        ioc = QIO_CHANNEL_TLS(ioc)->master;
-    }
-    if (!object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET)) {
-        return false;
-    }
-    address = qio_channel_socket_get_local_address(QIO_CHANNEL_SOCKET(ioc), NULL);
+    address = socket ? qio_channel_socket_get_local_address(socket, NULL) : NULL;
     if (!address || !choose_address(address, number)) {
         return false;
     }

@@ -8,7 +8,7 @@
 
 #include "qapi/error.h"
 #include "qapi/qapi-types-ferry.h"
-#include "io/channel.h"
+#include "io/channel-socket.h"
 #include "migration/register.h"
 
 #include "ferry/accel/tracker.h"
@@ -47,6 +47,20 @@ void ferry_propagate_error(Error **errp, GError *error);
 
 /* A channel over @ioc, which gets a reference and is yanked with the migration. */
 FerryChannel *ferry_channel_new_ioc(QIOChannel *ioc, const char *name);
+
+/* The socket at the bottom of @ioc, plain or TLS; NULL if it is something else. */
+QIOChannelSocket *ferry_underlying_socket(QIOChannel *ioc);
+
+/*
+ * The way to the peer.  reset: a new migration begins.  ask: whether the peer has Ferry and speaks
+ * a version of ours, or for which @reason not (the caller's to free).  dial: one more connection
+ * to it, with TLS if the migration has it; a FerrySourceConfig's dial, with the MigrationState as
+ * @opaque.  cancel: ends what blocks in ask and dial; any thread.
+ */
+void ferry_peer_reset(void);
+bool ferry_peer_ask(MigrationState *s, uint8_t *version, uint64_t *session, char **reason);
+FerryChannel *ferry_peer_dial(void *opaque, const char *name, GError **errp);
+void ferry_peer_cancel(void);
 
 /* List this machine's RAM blocks that migrate. */
 void ferry_list_ram(FerryRegions *regions);

@@ -1,10 +1,9 @@
 /*
- * The source: finding the peer, and driving the engine from QEMU's migration thread.
+ * The source: driving the engine from QEMU's migration thread.
  *
  * Threads: the migration thread owns the session from ferry_negotiate() on; the main thread frees
  * it in ferry_save_cleanup(), after which the migration thread does not touch it.  What other
- * threads may look at (cancel, queries) is under `lock`; the return path thread only leaves the
- * words of PONGs behind.
+ * threads may look at (cancel, queries) is under `lock`.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -12,15 +11,11 @@
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
-#include "qemu/sockets.h"
 #include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "io/channel-socket.h"
-#include "io/channel-tls.h"
-#include "qapi/clone-visitor.h"
 #include "qapi/qapi-events-migration.h"
 #include "qapi/qapi-commands-migration.h"
-#include "qapi/qapi-visit-sockets.h"
 #include "system/cpu-throttle.h"
 #include "system/dirtylimit.h"
 #include "system/runstate.h"
@@ -30,17 +25,12 @@
 #include "migration/options.h"
 #include "migration/qemu-file.h"
 #include "migration/ram.h"
-#include "migration/tls.h"
-#include "migration/yank_functions.h"
 
 #include "ferry/glue/ferry.h"
 #include "ferry/migration/converge.h"
 #include "ferry/migration/error.h"
 #include "ferry/migration/source.h"
 #include "internal.h"
-
-/* How long to wait for an answer to the PING; a peer that does not answer has no Ferry. */
-#define PONG_TIMEOUT_MS 10000
 
 /* How long one call of the iterate handler copies. */
 #define ITERATE_MS 50
@@ -54,28 +44,15 @@
 /* Data channels when the user does not say: one for each CPU, up to this. */
 #define CHANNELS_AUTO_MAX 8
 
-/* What QEMU calls the main channel when it dials it, rather than being handed it. */
-#define SOCKET_CHANNEL_NAME "migration-socket-outgoing"
-
-typedef enum {
-    PONG_NONE,     /* nothing asked, or no answer yet */
-    PONG_ANSWERED, /* the two words of the token come next */
-    PONG_HALF,
-    PONG_PLACE, /* the number of the destination's own listener comes next */
-    PONG_COMPLETE,
-} PongState;
-
 static struct {
-    GMutex lock; /* for source, dialling, active, last, reason, version */
+    GMutex lock; /* for source, active, last, reason, version */
     FerrySource *source;
-    QIOChannel *dialling; /* connecting or shaking hands */
-    bool active;          /* the memory of this migration goes through Ferry */
+    bool active; /* the memory of this migration goes through Ferry */
     bool has_last;
     FerryStats last; /* of the session that has ended */
     char *reason;    /* why Ferry is not in use */
     uint8_t version;
 
-    SocketAddress *address; /* where the user said to go; main thread */
     FerryTracker tracker;
     FerryRegions regions; /* as handed to the source: for looking blocks up */
     VMChangeStateEntry *vm_change;
@@ -89,13 +66,6 @@ static struct {
     int64_t period_start_ms;
     uint64_t period_dirty_pages, period_start_bytes;
     FerryThrottle throttle;
-
-    GCond ponged;
-    PongState pong;
-    uint8_t pong_version;
-    uint64_t token;
-    bool listens;    /* the destination has a listener of its own ... */
-    uint32_t number; /* ... here */
 } outgoing;
 
 /* --- Whether to use Ferry at all ------------------------------------------------------------- */
@@ -114,22 +84,13 @@ static void set_reason(const char *format, ...)
     va_end(args);
 }
 
-/* The socket at the bottom of @ioc, or NULL. */
-static QIOChannelSocket *underlying_socket(QIOChannel *ioc)
-{
-    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
-        ioc = QIO_CHANNEL_TLS(ioc)->master;
-    }
-    return (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
-}
-
 /* Why a migration as it is set up cannot use Ferry; NULL if it can. */
 static const char *why_not(MigrationState *s)
 {
     if (!ferry_settings()->enabled) {
         return "switched off with -global ferry.enabled=off";
     }
-    if (!underlying_socket(qemu_file_get_ioc(s->to_dst_file))) {
+    if (!ferry_underlying_socket(qemu_file_get_ioc(s->to_dst_file))) {
         return "the transport is not a socket";
     }
     if (migrate_mode_is_cpr(s)) {
@@ -162,19 +123,12 @@ static const char *why_not(MigrationState *s)
     return NULL;
 }
 
-void ferry_outgoing_address(SocketAddress *address)
-{
-    qapi_free_SocketAddress(outgoing.address);
-    outgoing.address = QAPI_CLONE(SocketAddress, address);
-}
-
 bool ferry_wants_return_path(MigrationState *s)
 {
     const char *reason = why_not(s);
 
+    ferry_peer_reset();
     g_mutex_lock(&outgoing.lock);
-    outgoing.pong = PONG_NONE;
-    outgoing.listens = false;
     if (outgoing.has_last) {
         ferry_stats_clear(&outgoing.last);
         outgoing.has_last = false;
@@ -187,197 +141,6 @@ bool ferry_wants_return_path(MigrationState *s)
         set_reason(NULL);
     }
     return reason == NULL;
-}
-
-/* --- Finding the peer ------------------------------------------------------------------------ */
-
-bool ferry_outgoing_pong(uint32_t value)
-{
-    bool ours = true;
-
-    g_mutex_lock(&outgoing.lock);
-    switch (outgoing.pong) {
-    case PONG_NONE:
-        ours = value >> 16 == FERRY_PONG_MAGIC;
-        if (ours) {
-            outgoing.pong_version = value >> 8;
-            outgoing.listens = value & FERRY_PONG_LISTENS;
-            outgoing.pong = PONG_ANSWERED;
-        } else if (value >> 16 == FERRY_PING_MAGIC) {
-            /* An echo: QEMU without Ferry, or with Ferry switched off. */
-            outgoing.pong_version = 0;
-            outgoing.pong = PONG_COMPLETE;
-        }
-        break;
-    case PONG_ANSWERED:
-        outgoing.token = value;
-        outgoing.pong = PONG_HALF;
-        break;
-    case PONG_HALF:
-        outgoing.token |= (uint64_t)value << 32;
-        outgoing.pong = outgoing.listens ? PONG_PLACE : PONG_COMPLETE;
-        break;
-    case PONG_PLACE:
-        outgoing.number = value;
-        outgoing.pong = PONG_COMPLETE;
-        break;
-    case PONG_COMPLETE:
-        ours = false;
-        break;
-    }
-    g_cond_broadcast(&outgoing.ponged);
-    g_mutex_unlock(&outgoing.lock);
-    return ours;
-}
-
-/* Ask the peer.  True if it has Ferry and speaks a version of ours. */
-static bool find_peer(MigrationState *s)
-{
-    gint64 deadline = g_get_monotonic_time() + PONG_TIMEOUT_MS * 1000;
-    PongState pong;
-    uint8_t version;
-
-    qemu_savevm_send_ping(s->to_dst_file, FERRY_PING_MAGIC << 16 | FERRY_WIRE_VERSION_MIN << 8 |
-                                              FERRY_WIRE_VERSION_MAX);
-    qemu_fflush(s->to_dst_file);
-
-    g_mutex_lock(&outgoing.lock);
-    while (outgoing.pong != PONG_COMPLETE && g_get_monotonic_time() < deadline &&
-           !migrate_has_error(s) && s->state != MIGRATION_STATUS_CANCELLING) {
-        g_cond_wait_until(&outgoing.ponged, &outgoing.lock,
-                          MIN(deadline, g_get_monotonic_time() + 50000));
-    }
-    pong = outgoing.pong;
-    version = outgoing.pong_version;
-    /* Words that come too late mean nothing any more. */
-    outgoing.pong = PONG_COMPLETE;
-    g_mutex_unlock(&outgoing.lock);
-
-    if (pong != PONG_COMPLETE) {
-        set_reason("the destination did not answer");
-        return false;
-    }
-    if (version == 0) {
-        set_reason("the destination has no Ferry, or has it switched off");
-        return false;
-    }
-    if (version < FERRY_WIRE_VERSION_MIN || version > FERRY_WIRE_VERSION_MAX) {
-        set_reason("the destination's Ferry speaks version %u only", version);
-        return false;
-    }
-    outgoing.version = version;
-    return true;
-}
-
-static void note_dialling(QIOChannel *ioc)
-{
-    g_mutex_lock(&outgoing.lock);
-    outgoing.dialling = ioc;
-    g_mutex_unlock(&outgoing.lock);
-}
-
-typedef struct Handshake {
-    GMainLoop *loop;
-    bool done;
-    Error *err;
-} Handshake;
-
-static void handshake_done(QIOTask *task, gpointer opaque)
-{
-    Handshake *handshake = opaque;
-
-    qio_task_propagate_error(task, &handshake->err);
-    handshake->done = true;
-    g_main_loop_quit(handshake->loop);
-}
-
-/* Shake hands on this thread.  Takes over @ioc. */
-static QIOChannel *start_tls(MigrationState *s, QIOChannel *ioc, Error **errp)
-{
-    g_autoptr(GMainContext) context = g_main_context_new();
-    g_autoptr(GMainLoop) loop = g_main_loop_new(context, false);
-    QIOChannelTLS *tls = migration_tls_client_create(ioc, s->hostname, errp);
-    Handshake handshake = {.loop = loop};
-
-    object_unref(OBJECT(ioc));
-    if (!tls) {
-        return NULL;
-    }
-    qio_channel_set_name(QIO_CHANNEL(tls), "ferry-tls-outgoing");
-    note_dialling(QIO_CHANNEL(tls));
-    qio_channel_tls_handshake(tls, handshake_done, &handshake, NULL, context);
-    /* On a blocking socket it is done by now. */
-    if (!handshake.done) {
-        g_main_loop_run(loop);
-    }
-    if (handshake.err) {
-        error_propagate(errp, handshake.err);
-        object_unref(OBJECT(tls));
-        return NULL;
-    }
-    return QIO_CHANNEL(tls);
-}
-
-/*
- * The address to dial: what the main channel is connected to, or the destination's own listener
- * there.  A path is taken as the user gave it: the one that the socket knows may be relative to
- * the destination's directory.
- */
-static SocketAddress *dial_address(MigrationState *s, Error **errp)
-{
-    QIOChannelSocket *main_socket = underlying_socket(qemu_file_get_ioc(s->to_dst_file));
-    SocketAddress *address;
-
-    /* A channel with this name was opened by QEMU itself, so the address is this migration's. */
-    if (!outgoing.listens && g_str_equal(QIO_CHANNEL(main_socket)->name, SOCKET_CHANNEL_NAME) &&
-        outgoing.address->type == SOCKET_ADDRESS_TYPE_UNIX) {
-        return QAPI_CLONE(SocketAddress, outgoing.address);
-    }
-    address = qio_channel_socket_get_remote_address(main_socket, errp);
-    if (address && outgoing.listens && address->type == SOCKET_ADDRESS_TYPE_INET) {
-        g_free(address->u.inet.port);
-        address->u.inet.port = g_strdup_printf("%u", outgoing.number);
-    } else if (address && outgoing.listens && address->type == SOCKET_ADDRESS_TYPE_UNIX) {
-        g_free(address->u.q_unix.path);
-        address->u.q_unix.path = g_strdup_printf(FERRY_ABSTRACT_NAME, outgoing.number);
-        address->u.q_unix.has_abstract = address->u.q_unix.abstract = true;
-    }
-    return address;
-}
-
-static FerryChannel *dial(void *opaque, const char *name, GError **errp)
-{
-    MigrationState *s = opaque;
-    Error *err = NULL;
-    g_autoptr(SocketAddress) address = dial_address(s, &err);
-    QIOChannel *ioc = NULL;
-    FerryChannel *channel;
-
-    if (address && s->state != MIGRATION_STATUS_CANCELLING) {
-        ioc = QIO_CHANNEL(qio_channel_socket_new());
-        qio_channel_set_name(ioc, "ferry-socket-outgoing");
-        note_dialling(ioc);
-        if (qio_channel_socket_connect_sync(QIO_CHANNEL_SOCKET(ioc), address, &err) < 0) {
-            object_unref(OBJECT(ioc));
-            ioc = NULL;
-        } else {
-            qio_channel_set_delay(ioc, false);
-            if (migrate_channel_requires_tls_upgrade(ioc)) {
-                ioc = start_tls(s, ioc, &err);
-            }
-        }
-    }
-    note_dialling(NULL);
-    if (!ioc) {
-        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_IO, "cannot open channel '%s': %s", name,
-                    err ? error_get_pretty(err) : "cancelled");
-        error_free(err);
-        return NULL;
-    }
-    migration_ioc_register_yank(ioc);
-    channel = ferry_channel_new_ioc(ioc, name);
-    object_unref(OBJECT(ioc));
-    return channel;
 }
 
 /* --- Events from the guest and from other threads -------------------------------------------- */
@@ -425,14 +188,11 @@ void ferry_return_path_error(MigrationState *s, const Error *error)
 
 void ferry_outgoing_cancel(void)
 {
+    ferry_peer_cancel();
     g_mutex_lock(&outgoing.lock);
-    if (outgoing.dialling) {
-        qio_channel_shutdown(outgoing.dialling, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
-    }
     if (outgoing.source) {
         ferry_source_cancel(outgoing.source);
     }
-    g_cond_broadcast(&outgoing.ponged);
     g_mutex_unlock(&outgoing.lock);
 }
 
@@ -469,16 +229,24 @@ static void drop_session(void)
 
 void ferry_negotiate(MigrationState *s)
 {
-    FerrySourceConfig config = {.dial = dial, .failed = session_failed, .opaque = s};
+    FerrySourceConfig config = {.dial = ferry_peer_dial, .failed = session_failed, .opaque = s};
+    g_autofree char *reason = NULL;
     FerryRegions regions;
+    uint8_t version;
     GError *error = NULL;
     Error *err = NULL;
 
-    if (why_not(s) || !find_peer(s)) {
+    if (why_not(s)) {
         return;
     }
-    config.session = outgoing.token;
-    config.version = outgoing.version;
+    if (!ferry_peer_ask(s, &version, &config.session, &reason)) {
+        set_reason("%s", reason);
+        return;
+    }
+    g_mutex_lock(&outgoing.lock);
+    outgoing.version = version;
+    g_mutex_unlock(&outgoing.lock);
+    config.version = version;
     config.nr_channels = choose_channels();
     config.checksum = ferry_settings()->checksum;
 
