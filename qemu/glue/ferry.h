@@ -39,6 +39,9 @@ bool ferry_outgoing_pong(uint32_t value);
  */
 void ferry_return_path_error(MigrationState *s, const Error *error);
 
+/* The migration is about to be cancelled: what fails from now on fails for that.  Main thread. */
+void ferry_outgoing_cancelling(void);
+
 /* The migration is being cancelled.  Any thread. */
 void ferry_outgoing_cancel(void);
 

@@ -41,6 +41,9 @@
 /* How long the end of the return path waits for Ferry to say why. */
 #define LAST_WORDS_MS 500
 
+/* How long a failure waits for the cancelling that caused it to show. */
+#define CANCELLING_MS 1000
+
 /* Data channels when the user does not say: one for each CPU, up to this. */
 #define CHANNELS_AUTO_MAX 8
 
@@ -56,7 +59,8 @@ static struct {
     FerryTracker tracker;
     FerryRegions regions; /* as handed to the source: for looking blocks up */
     VMChangeStateEntry *vm_change;
-    bool logging; /* the dirty log is on */
+    bool logging;    /* the dirty log is on */
+    bool cancelling; /* the user has cancelled it; atomic */
 
     /* Accounting on the thread that drives the session. */
     uint64_t counted_bytes, counted_normal, counted_zero;
@@ -128,6 +132,7 @@ bool ferry_wants_return_path(MigrationState *s)
     const char *reason = why_not(s);
 
     ferry_peer_reset();
+    qatomic_set(&outgoing.cancelling, false);
     g_mutex_lock(&outgoing.lock);
     if (outgoing.has_last) {
         ferry_stats_clear(&outgoing.last);
@@ -184,6 +189,11 @@ void ferry_return_path_error(MigrationState *s, const Error *error)
         g_usleep(1000);
     }
     migrate_set_error(s, error);
+}
+
+void ferry_outgoing_cancelling(void)
+{
+    qatomic_set(&outgoing.cancelling, true);
 }
 
 void ferry_outgoing_cancel(void)
@@ -335,9 +345,26 @@ static void count(void)
     outgoing.counted_zero = now.zero_pages;
 }
 
+/*
+ * QEMU breaks the main channel before its state says that the migration is being cancelled.  The
+ * destination's complaint may be back here by then; it must not pass for a failure.
+ */
+static void wait_for_cancel(void)
+{
+    MigrationState *s = migrate_get_current();
+
+    for (int i = 0; i < CANCELLING_MS && qatomic_read(&outgoing.cancelling) &&
+                    qatomic_read(&s->state) != MIGRATION_STATUS_CANCELLING;
+         i++) {
+        g_usleep(1000);
+    }
+}
+
 static int session_error(QEMUFile *f, GError *error)
 {
     Error *err = NULL;
+
+    wait_for_cancel();
 
     ferry_propagate_error(&err, error);
     qemu_file_set_error_obj(f, -EIO, err);
