@@ -233,7 +233,8 @@ class VM:
     accel       'kvm' or 'tcg', or a full -accel value such as 'kvm,dirty-ring-size=4096'
     machine     -machine type (without accelerator or memory backend)
     memory_mib  guest memory; it is not reserved, so it may exceed the machine's
-    backend     'ram' (private), 'memfd' (shared), or a full -object value with id=ram
+    backend     'ram' (private), 'memfd' (shared), or a full -object value with id=ram;
+                or a list: as many NUMA nodes, each with its share of the memory
     cpus, cpu   number of vCPUs; -cpu model (None: KVM_CPU under KVM, QEMU's default under TCG)
     incoming    True: start with `-incoming defer`
     args        further arguments
@@ -271,14 +272,25 @@ class VM:
     def pid(self):
         return self.process.pid
 
+    def memory_arguments(self):
+        def describe(kind, mib, ident):
+            if kind in ('ram', 'memfd'):
+                return f'memory-backend-{kind},size={mib}M,reserve=off,id={ident}'
+            return kind
+
+        if not isinstance(self.backend, list):
+            return ['-machine', f'{self.machine},memory-backend=ram',
+                    '-object', describe(self.backend, self.memory_mib, 'ram')]
+        line = ['-machine', self.machine]
+        for node, kind in enumerate(self.backend):
+            line += ['-object', describe(kind, self.memory_mib // len(self.backend), f'ram{node}'),
+                     '-numa', f'node,memdev=ram{node}']
+        return line
+
     def command_line(self):
-        backend = self.backend
-        if backend in ('ram', 'memfd'):
-            backend = f'memory-backend-{backend},size={self.memory_mib}M,reserve=off,id=ram'
         line = [self.binary, '-name', f'{self.name},debug-threads=on', '-nodefaults',
                 '-display', 'none', '-no-reboot',
-                '-accel', self.accel, '-machine', f'{self.machine},memory-backend=ram',
-                '-object', backend, '-m', f'{self.memory_mib}M', '-smp', str(self.cpus),
+                '-accel', self.accel, *self.memory_arguments(), '-m', f'{self.memory_mib}M', '-smp', str(self.cpus),
                 '-chardev', f'socket,id=qmp,fd={self.monitor.theirs.fileno()}',
                 '-mon', 'chardev=qmp,mode=control',
                 '-chardev', f'socket,id=com1,fd={self.console.theirs.fileno()}',

@@ -546,6 +546,7 @@ static bool serve(void)
 static void fill(struct worker *w, unsigned int k)
 {
     for (uint64_t i = slice(config.fill_pages, k); i < slice(config.fill_pages, k + 1); i++) {
+        generations[i] = 0; /* a reset leaves memory as it was */
         make_page(i);
     }
     __atomic_store_n(&w->filled, true, __ATOMIC_RELEASE);

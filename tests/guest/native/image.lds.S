@@ -17,7 +17,9 @@ SECTIONS
         program_end = .;
     }
     .bss (NOLOAD) : {
+        bss_begin = .;
         *(.bss .bss.* COMMON)
+        bss_end = .;
     }
     .reset ROM_RESET : AT(ROM_RESET) {
         *(.reset)

@@ -43,6 +43,7 @@ const char guest_name[] = "native";
 
 extern uint64_t start_entry, start_stack, start_argument;
 extern const uint8_t ap_start[], ap_end[];
+extern uint8_t bss_begin[], bss_end[];
 
 struct range {
     uint64_t begin, end; /* whole chunks */
@@ -418,6 +419,7 @@ static void start_cpus(void)
 void guest_main(void);
 void guest_main(void)
 {
+    memset(bss_begin, 0, (size_t)(bss_end - bss_begin));
     tsc_hz = measure_hz();
     fw_cfg_select(FW_CFG_NR_CPUS);
     nr_cpus = (unsigned int)fw_cfg_little_endian(2);

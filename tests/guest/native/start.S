@@ -2,7 +2,8 @@
 /*
  * From reset to C at ring 3, in as few instructions as possible: where KVM emulates rings 0 to 2,
  * each costs half a microsecond, while ring 3 runs at full speed. So only the first 4 GiB are mapped
- * here; C maps the rest. Memory is expected to read as zero, as it does after power-on.
+ * here; C maps the rest. Memory that is never written is expected to read as zero, as it does after
+ * power-on; a reset leaves memory as it was.
  */
 #include "layout.h"
 
