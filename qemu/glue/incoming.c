@@ -14,8 +14,6 @@
 #include "qemu/rcu.h"
 #include "block/aio.h"
 #include "exec/cpu-common.h"
-#include "exec/memory.h"
-#include "exec/ramblock.h"
 #include "io/channel-socket.h"
 #include "io/net-listener.h"
 #include "qapi/qapi-types-sockets.h"
@@ -44,27 +42,6 @@ static struct {
 
 /* --- Called on the engine's threads ----------------------------------------------------------- */
 
-/* Make the blocks that may change their size fit the source's, as QEMU does. */
-static bool resize(const FerryRegions *remote, Error **errp)
-{
-    bool fine = true;
-
-    bql_lock();
-    WITH_RCU_READ_LOCK_GUARD()
-    {
-        for (size_t i = 0; i < remote->nr && fine; i++) {
-            RAMBlock *block = qemu_ram_block_by_name(remote->list[i].id);
-
-            if (block && (block->flags & RAM_RESIZEABLE) &&
-                block->used_length != remote->list[i].length_bytes) {
-                fine = qemu_ram_resize(block, remote->list[i].length_bytes, errp) == 0;
-            }
-        }
-    }
-    bql_unlock();
-    return fine;
-}
-
 static bool list_regions(void *opaque, const FerryRegions *remote, FerryRegions *local,
                          GError **errp)
 {
@@ -72,7 +49,7 @@ static bool list_regions(void *opaque, const FerryRegions *remote, FerryRegions 
     bool fine;
 
     rcu_register_thread();
-    fine = resize(remote, &err);
+    fine = ferry_resize_ram(remote, &err);
     if (fine) {
         ferry_list_ram(local);
     } else {

@@ -6,6 +6,9 @@
 #ifndef FERRY_GLUE_INTERNAL_H
 #define FERRY_GLUE_INTERNAL_H
 
+/* As from gcc 14 on, in every compiler. */
+#pragma GCC diagnostic error "-Wimplicit-function-declaration"
+
 #include "qapi/error.h"
 #include "qapi/qapi-types-ferry.h"
 #include "io/channel-socket.h"
@@ -64,6 +67,9 @@ void ferry_peer_cancel(void);
 
 /* List this machine's RAM blocks that migrate. */
 void ferry_list_ram(FerryRegions *regions);
+
+/* Make the RAM blocks that may change their size fit the source's, as QEMU does; any thread. */
+bool ferry_resize_ram(const FerryRegions *remote, Error **errp);
 
 /* A tracker over QEMU's dirty bitmap; @regions is as listed at the source. */
 FerryTracker ferry_bitmap_tracker_new(const FerryRegions *regions);

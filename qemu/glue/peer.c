@@ -14,6 +14,7 @@
 #include "qapi/qapi-visit-sockets.h"
 #include "migration/migration.h"
 #include "migration/qemu-file.h"
+#include "migration/savevm.h"
 #include "migration/tls.h"
 #include "migration/yank_functions.h"
 

@@ -4,6 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "qemu/cutils.h"
+#include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "exec/cpu-common.h"
 #include "exec/memory.h"
@@ -84,4 +86,24 @@ void ferry_list_ram(FerryRegions *regions)
     }
     regions->nr = list->len;
     regions->list = (FerryRegion *)g_array_free(g_steal_pointer(&list), false);
+}
+
+bool ferry_resize_ram(const FerryRegions *remote, Error **errp)
+{
+    bool fine = true;
+
+    bql_lock();
+    WITH_RCU_READ_LOCK_GUARD()
+    {
+        for (size_t i = 0; i < remote->nr && fine; i++) {
+            RAMBlock *block = qemu_ram_block_by_name(remote->list[i].id);
+
+            if (block && (block->flags & RAM_RESIZEABLE) &&
+                block->used_length != remote->list[i].length_bytes) {
+                fine = qemu_ram_resize(block, remote->list[i].length_bytes, errp) == 0;
+            }
+        }
+    }
+    bql_unlock();
+    return fine;
 }
