@@ -10,8 +10,11 @@
  */
 #include "pace.h"
 
-/* What an idle or late pace may catch up on: longer than any ordinary scheduling delay. */
-#define BURST_US (20 * 1000)
+/*
+ * What an idle or late pace may catch up on.  QEMU accounts for max-bandwidth in periods of this
+ * length; with much less, a busy host that runs a sender late makes the limit unreachable.
+ */
+#define BURST_US (100 * 1000)
 
 /* Shorter waits than this are skipped and made up for by a later, longer one. */
 #define SHORTEST_WAIT_US (2 * 1000)
