@@ -137,7 +137,9 @@ static const Case cases[] = {
         .then = THEN_KILL_SOURCE,
     },
     {
+        /* Little fits into a unix socket: the source dies with pages still to be sent. */
         .name = "kill-source/hand-off",
+        .uri = "unix:{dir}/migration",
         .hold = HOLD_HAND_OFF,
         .then = THEN_KILL_SOURCE,
     },
