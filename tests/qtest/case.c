@@ -277,8 +277,8 @@ static void hold(Run *run)
         if (run->c->hold == HOLD_HAND_OFF) {
             vm_freeze(run->destination);
             vm_do(run->source, "migrate-continue", "{ 'state': 'pre-switchover' }");
-            g_free(vm_wait_status(run->source, "device"));
-            g_usleep(50 * 1000);
+            /* No question would be answered: QEMU's main lock is held while the rest is sent. */
+            g_usleep(300 * 1000);
         }
         return;
     }
