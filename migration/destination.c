@@ -474,6 +474,13 @@ void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *
     }
 }
 
+void ferry_destination_shutdown(FerryDestination *destination)
+{
+    g_mutex_lock(&destination->lock);
+    shut_all_down_locked(destination);
+    g_mutex_unlock(&destination->lock);
+}
+
 bool ferry_destination_has_all_channels(FerryDestination *destination)
 {
     bool all;

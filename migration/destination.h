@@ -56,6 +56,9 @@ void ferry_destination_free(FerryDestination *destination, const char *reason);
 /* Takes over @channel, a connection that has not said anything yet.  Does not block. */
 void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *channel);
 
+/* Break all channels, as a broken network would.  Any thread. */
+void ferry_destination_shutdown(FerryDestination *destination);
+
 /* Whether the source's channels are all in: strangers need not be listened to any more. */
 bool ferry_destination_has_all_channels(FerryDestination *destination);
 

@@ -87,7 +87,7 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
 }
 
 /* Every channel that exists, from any thread: they are opened under the lock and freed last. */
-static void shut_all_down(FerrySource *source)
+void ferry_source_shutdown(FerrySource *source)
 {
     g_mutex_lock(&source->lock);
     if (source->control) {
@@ -106,7 +106,7 @@ void ferry_source_free(FerrySource *source)
     if (!source) {
         return;
     }
-    shut_all_down(source);
+    ferry_source_shutdown(source);
     if (source->control_thread) {
         g_thread_join(source->control_thread);
     }
@@ -212,7 +212,7 @@ static gpointer control_run(gpointer opaque)
             source->config.failed(source->config.opaque, error);
         }
         ferry_copy_fail(source->copy, g_error_copy(error));
-        shut_all_down(source);
+        ferry_source_shutdown(source);
     }
     return NULL;
 }
@@ -248,7 +248,7 @@ static bool fail(FerrySource *source, GError **errp)
         error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED, "cancelled");
     }
     set_phase(source, FERRY_SESSION_FAILED);
-    shut_all_down(source);
+    ferry_source_shutdown(source);
     g_propagate_error(errp, g_steal_pointer(&error));
     return false;
 }
@@ -258,7 +258,7 @@ void ferry_source_cancel(FerrySource *source)
     atomic_store(&source->cancelled, true);
     ferry_copy_fail(source->copy,
                     g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED, "cancelled"));
-    shut_all_down(source);
+    ferry_source_shutdown(source);
 }
 
 /* --- Connecting ----------------------------------------------------------------------------- */
@@ -502,7 +502,7 @@ bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
         while (!ferry_source_first_pass_done(source) && ferry_copy_count(copy) < QUEUE_PAGES) {
             if (!feed_chunk(source, errp)) {
                 set_phase(source, FERRY_SESSION_FAILED);
-                shut_all_down(source);
+                ferry_source_shutdown(source);
                 return false;
             }
         }
@@ -558,7 +558,7 @@ static bool harvest(FerrySource *source, bool last, uint64_t *dirty_pages, GErro
 
     if (!copy->tracker.ops->harvest(copy->tracker.opaque, last, ferry_copy_report, copy, errp)) {
         set_phase(source, FERRY_SESSION_FAILED);
-        shut_all_down(source);
+        ferry_source_shutdown(source);
         return false;
     }
     g_mutex_lock(&source->stats_lock);

@@ -114,6 +114,9 @@ bool ferry_source_finish(FerrySource *source, unsigned timeout_ms);
 /* Bytes a second over all channels, 0 for no limit. */
 void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second);
 
+/* Break all channels, as a broken network would.  Any thread. */
+void ferry_source_shutdown(FerrySource *source);
+
 /* Break all channels; every call under way and every later one fails with FERRY_ERROR_CANCELLED. */
 void ferry_source_cancel(FerrySource *source);
 

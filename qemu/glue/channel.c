@@ -5,7 +5,6 @@
  */
 #include "qemu/osdep.h"
 #include "io/channel.h"
-#include "migration/yank_functions.h"
 
 #include "ferry/migration/error.h"
 #include "internal.h"
@@ -53,7 +52,6 @@ static void ioc_shutdown(void *opaque)
 
 static void ioc_destroy(void *opaque)
 {
-    migration_ioc_unregister_yank(opaque);
     object_unref(OBJECT(opaque));
 }
 

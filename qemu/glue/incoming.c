@@ -12,6 +12,7 @@
 #include "qemu/guest-random.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
+#include "qemu/yank.h"
 #include "block/aio.h"
 #include "exec/cpu-common.h"
 #include "io/channel-socket.h"
@@ -152,6 +153,11 @@ static void close_listener(void)
     }
 }
 
+static void yank(void *opaque)
+{
+    ferry_destination_shutdown(opaque);
+}
+
 void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
 {
     static const FerryDestinationOps ops = {
@@ -186,6 +192,7 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
     incoming.version = MIN(newest, FERRY_WIRE_VERSION_MAX);
     qemu_guest_getrandom_nofail(&token, sizeof(token));
     incoming.destination = ferry_destination_new(token, &ops, NULL);
+    yank_register_function(MIGRATION_YANK_INSTANCE, yank, incoming.destination);
     set_reason(NULL);
     if (!mis->transport_data) {
         listens = open_listener(mis, &number);
@@ -204,11 +211,40 @@ int ferry_listen_backlog(int backlog)
     return ferry_settings()->enabled ? FERRY_DATA_CHANNELS_MAX + 2 : backlog;
 }
 
+static void free_later(void *opaque)
+{
+    bql_unlock();
+    ferry_destination_free(opaque, NULL);
+    bql_lock();
+}
+
+/*
+ * End the session, telling the source @reason (or NULL).  With @later it has ended well: joining its
+ * threads waits until the source has been told that the guest runs, and is no part of the blackout.
+ */
+static void end_session(const char *reason, bool later)
+{
+    FerryDestination *destination = incoming.destination;
+
+    incoming.destination = NULL;
+    yank_unregister_function(MIGRATION_YANK_INSTANCE, yank, destination);
+    if (later) {
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), free_later, destination);
+        return;
+    }
+    /* The engine's threads may be waiting for the BQL to resize a block. */
+    bql_unlock();
+    ferry_destination_free(destination, reason);
+    bql_lock();
+}
+
 bool ferry_incoming_channel(QIOChannel *ioc)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
 
     if (incoming.destination) {
+        /* From here on it is yanked with the session. */
+        migration_ioc_unregister_yank(ioc);
         qio_channel_set_blocking(ioc, true, NULL);
         ferry_destination_add_channel(incoming.destination, ferry_channel_new_ioc(ioc, "new"));
         return true;
@@ -244,10 +280,7 @@ static void stand_down(void)
 {
     close_listener();
     if (incoming.destination) {
-        bql_unlock();
-        ferry_destination_free(incoming.destination, NULL);
-        bql_lock();
-        incoming.destination = NULL;
+        end_session(NULL, false);
         set_reason("the source did not open Ferry's channels");
     } else if (!incoming.reason) {
         set_reason("the source has no Ferry, or has it switched off");
@@ -347,12 +380,7 @@ void ferry_load_cleanup(void)
     }
     ferry_destination_query(incoming.destination, &incoming.last);
     incoming.has_last = true;
-    /* The engine's threads may be waiting for the BQL to resize a block. */
-    bql_unlock();
-    ferry_destination_free(incoming.destination,
-                           failed ? "it could not load the state of the guest" : NULL);
-    bql_lock();
-    incoming.destination = NULL;
+    end_session("it could not load the state of the guest", !failed);
     incoming.active = false;
 }
 

@@ -48,7 +48,7 @@ FerrySettings *ferry_settings(void);
 /* Turn the engine's error into QEMU's; frees @error. */
 void ferry_propagate_error(Error **errp, GError *error);
 
-/* A channel over @ioc, which gets a reference and is yanked with the migration. */
+/* A channel over @ioc, which gets a reference. */
 FerryChannel *ferry_channel_new_ioc(QIOChannel *ioc, const char *name);
 
 /* The socket at the bottom of @ioc, plain or TLS; NULL if it is something else. */

@@ -11,6 +11,7 @@
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
+#include "qemu/yank.h"
 #include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "io/channel-socket.h"
@@ -206,6 +207,16 @@ void ferry_outgoing_cancel(void)
     g_mutex_unlock(&outgoing.lock);
 }
 
+static void yank(void *opaque)
+{
+    ferry_peer_cancel();
+    g_mutex_lock(&outgoing.lock);
+    if (outgoing.source) {
+        ferry_source_shutdown(outgoing.source);
+    }
+    g_mutex_unlock(&outgoing.lock);
+}
+
 /* --- Opening the session --------------------------------------------------------------------- */
 
 static unsigned choose_channels(void)
@@ -223,6 +234,7 @@ static void drop_session(void)
 {
     FerrySource *source;
 
+    yank_unregister_function(MIGRATION_YANK_INSTANCE, yank, NULL);
     g_mutex_lock(&outgoing.lock);
     source = outgoing.source;
     if (source) {
@@ -274,6 +286,7 @@ void ferry_negotiate(MigrationState *s)
     g_mutex_lock(&outgoing.lock);
     outgoing.source = ferry_source_new(&config, &regions, &outgoing.tracker);
     g_mutex_unlock(&outgoing.lock);
+    yank_register_function(MIGRATION_YANK_INSTANCE, yank, NULL);
 
     if (ferry_source_connect(outgoing.source, &error)) {
         g_mutex_lock(&outgoing.lock);

@@ -16,7 +16,6 @@
 #include "migration/qemu-file.h"
 #include "migration/savevm.h"
 #include "migration/tls.h"
-#include "migration/yank_functions.h"
 
 #include "ferry/glue/ferry.h"
 #include "ferry/migration/error.h"
@@ -253,7 +252,6 @@ FerryChannel *ferry_peer_dial(void *opaque, const char *name, GError **errp)
         error_free(err);
         return NULL;
     }
-    migration_ioc_register_yank(ioc);
     channel = ferry_channel_new_ioc(ioc, name);
     object_unref(OBJECT(ioc));
     return channel;
