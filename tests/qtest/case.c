@@ -276,18 +276,33 @@ static void hold(Run *run)
         memory_scribble(run->memory, run->source, SCRIBBLE_BYTES);
         if (run->c->hold == HOLD_HAND_OFF) {
             vm_freeze(run->destination);
-            vm_do(run->source, "migrate-continue", "{ 'state': 'pre-switchover' }");
-            /* No question would be answered: QEMU's main lock is held while the rest is sent. */
+            /* No answer yet: QEMU's main lock is held while the rest is sent. */
+            qtest_qmp_send(run->source->qts, "{ 'execute': 'migrate-continue',"
+                                             "  'arguments': { 'state': 'pre-switchover' } }");
+            run->answer_due = true;
             g_usleep(300 * 1000);
         }
         return;
     }
 }
 
+/* The destination answers again, or is gone: now the source does. */
+static void take_answer(Run *run)
+{
+    if (run->answer_due) {
+        QDict *response = qtest_qmp_receive(run->source->qts);
+
+        g_assert_true(qdict_haskey(response, "return"));
+        qobject_unref(response);
+        run->answer_due = false;
+    }
+}
+
 void run_release(Run *run)
 {
-    set_parameters(run->source, "{ 'avail-switchover-bandwidth': 0, 'max-bandwidth': 0 }");
     vm_thaw(run->destination);
+    take_answer(run);
+    set_parameters(run->source, "{ 'avail-switchover-bandwidth': 0, 'max-bandwidth': 0 }");
     if (run->proxy) {
         proxy_limit(run->proxy, UINT_MAX);
     }
@@ -462,6 +477,7 @@ static void finish(Run *run)
         proxy_cut(run->proxy);
         break;
     }
+    take_answer(run);
     if (c->outcome == FAILS || c->then == THEN_KILL_DESTINATION || c->then == THEN_CUT) {
         expect_failure(run);
         run_second(run);

@@ -113,6 +113,14 @@ static const Case cases[] = {
         .error = "lost the connection to the destination",
     },
     {
+        /* The source is in the middle of sending when it happens. */
+        .name = "kill-destination/hand-off-full",
+        .uri = "unix:{dir}/migration",
+        .hold = HOLD_HAND_OFF,
+        .then = THEN_KILL_DESTINATION,
+        .error = "lost the connection to the destination",
+    },
+    {
         .name = "kill-source/connect",
         .hold = HOLD_CONNECT,
         .then = THEN_KILL_SOURCE,
@@ -161,6 +169,13 @@ static const Case cases[] = {
         .hold = HOLD_ROUNDS,
         .then = THEN_CUT,
         .error = "the ",
+    },
+    {
+        .name = "cut/hand-off",
+        .proxy = true,
+        .hold = HOLD_HAND_OFF,
+        .then = THEN_CUT,
+        .error = "",
     },
     {
         .name = "paused/from-the-start",
