@@ -28,10 +28,11 @@ typedef struct Run {
     Vm *source;
     Vm *destination;
     Memory *memory;
-    Proxy *proxy; /* between them, where the case wants one; not in the second migration */
-    char *uri;    /* where the destination can be reached */
-    void *opaque; /* the case's own */
-    bool second;  /* it is the second migration, after one that failed */
+    Proxy *proxy;    /* between them, where the case wants one; not in the second migration */
+    char *uri;       /* where the destination can be reached */
+    void *opaque;    /* the case's own */
+    bool answer_due; /* the source has been told something and has not answered yet */
+    bool second;     /* it is the second migration, after one that failed */
 } Run;
 
 /* Where a migration is held, in the order in which it gets there. */
