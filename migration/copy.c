@@ -165,6 +165,14 @@ uint64_t ferry_copy_count(const FerryCopy *copy)
     return count;
 }
 
+uint64_t ferry_copy_unsent(const FerryCopy *copy)
+{
+    /* In this order: a page that moves on meanwhile is counted twice, not left out. */
+    uint64_t count = ferry_copy_count(copy);
+
+    return count + atomic_load(&copy->in_flight_pages);
+}
+
 void ferry_copy_report(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
 {
     FerryCopy *copy = opaque;

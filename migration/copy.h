@@ -48,7 +48,8 @@ typedef struct FerryCopy {
     unsigned nr_senders;
     FerrySender **senders;
 
-    _Atomic bool stopped; /* vCPUs do not run: nothing is written, no need to reset */
+    _Atomic bool stopped;             /* vCPUs do not run: nothing is written, no need to reset */
+    _Atomic uint64_t in_flight_pages; /* taken out of a set, not handed to the network yet */
     _Atomic uint64_t normal_pages;
     _Atomic uint64_t zero_pages;
 
@@ -91,6 +92,9 @@ bool ferry_copy_check(FerryCopy *copy, GError **errp);
 
 /* Pages in all sets. */
 uint64_t ferry_copy_count(const FerryCopy *copy);
+
+/* The same and those in flight: what is still to be sent.  Never too few. */
+uint64_t ferry_copy_unsent(const FerryCopy *copy);
 
 /* Add pages that the tracker reported; a FerryDirtyFn whose opaque is the FerryCopy. */
 void ferry_copy_report(void *opaque, uint32_t region, uint64_t word, uint64_t mask);

@@ -25,6 +25,7 @@ typedef struct Link {
     FerryChannel *channel;
     GThread *thread;
     bool proved;     /* its hello was good */
+    bool dropped;    /* closed to make room, before it had proved itself */
     bool over;       /* its thread has ended, or is about to */
     uint64_t fenced; /* number of the last fence that came on it */
 } Link;
@@ -377,7 +378,7 @@ static bool admit(Link *link, FerryRole *role, GError **errp)
         hello.role == FERRY_ROLE_CONTROL ? &destination->control : &destination->data[hello.index];
 
     g_mutex_lock(&destination->lock);
-    fine = *place == NULL && !destination->closing &&
+    fine = *place == NULL && !destination->closing && !link->dropped &&
            (hello.role == FERRY_ROLE_CONTROL || destination->nr_channels == 0 ||
             hello.index < destination->nr_channels);
     if (fine) {
@@ -439,7 +440,7 @@ static void reap_strangers(FerryDestination *destination)
         Link *link = g_ptr_array_index(destination->links, i);
 
         if (link->over && !link->proved) {
-            g_ptr_array_remove_index_fast(destination->links, i);
+            g_ptr_array_remove_index(destination->links, i);
             g_thread_join(link->thread);
             ferry_channel_free(link->channel);
             g_free(link);
@@ -447,17 +448,37 @@ static void reap_strangers(FerryDestination *destination)
     }
 }
 
-void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *channel)
+/*
+ * Close the oldest stranger if there are too many.  The source says hello as soon as it is
+ * connected, so whoever has been silent for longest is not the source.  With the lock held.
+ */
+static void make_room(FerryDestination *destination)
 {
     unsigned nr_strangers = 0;
+    Link *oldest = NULL;
+
+    for (guint i = 0; i < destination->links->len; i++) {
+        Link *link = g_ptr_array_index(destination->links, i);
+
+        if (!link->proved && !link->dropped) {
+            oldest = oldest ? oldest : link;
+            nr_strangers++;
+        }
+    }
+    if (nr_strangers >= FERRY_STRANGERS_MAX) {
+        oldest->dropped = true;
+        ferry_channel_shutdown(oldest->channel);
+    }
+}
+
+void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *channel)
+{
     bool refused;
 
     g_mutex_lock(&destination->lock);
     reap_strangers(destination);
-    for (guint i = 0; i < destination->links->len; i++) {
-        nr_strangers += !((Link *)g_ptr_array_index(destination->links, i))->proved;
-    }
-    refused = nr_strangers >= FERRY_STRANGERS_MAX || destination->closing;
+    make_room(destination);
+    refused = destination->closing;
     if (!refused) {
         Link *link = g_new0(Link, 1);
 
@@ -468,7 +489,6 @@ void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *
     }
     g_mutex_unlock(&destination->lock);
     if (refused) {
-        destination->ops.warn(destination->opaque, "too many unknown connections, one was refused");
         ferry_channel_shutdown(channel);
         ferry_channel_free(channel);
     }

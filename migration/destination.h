@@ -25,7 +25,7 @@
 #include "stats.h"
 #include "wire.h"
 
-/* Connections that may be open and not have proved themselves yet; more are refused. */
+/* Connections that may be open and not have proved themselves yet; then the oldest makes room. */
 #define FERRY_STRANGERS_MAX 64
 
 typedef struct FerryDestination FerryDestination;

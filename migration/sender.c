@@ -137,10 +137,17 @@ static bool drain(FerrySender *sender, GError **errp)
 
         while ((granule = ferry_pageset_next(set, (uint64_t)(granule + 1), sender->lane,
                                              copy->nr_senders)) >= 0) {
-            unsigned nr_pages = ferry_pageset_take(set, (uint64_t)granule, pages);
+            unsigned nr_pages;
+            bool sent;
 
-            if (nr_pages &&
-                !send_granule(sender, region, (uint64_t)granule, pages, nr_pages, errp)) {
+            /* Before they leave the set: pages must be counted somewhere at any moment. */
+            atomic_fetch_add(&copy->in_flight_pages, FERRY_GRANULE_PAGES);
+            nr_pages = ferry_pageset_take(set, (uint64_t)granule, pages);
+            atomic_fetch_sub(&copy->in_flight_pages, FERRY_GRANULE_PAGES - nr_pages);
+            sent = nr_pages == 0 ||
+                   send_granule(sender, region, (uint64_t)granule, pages, nr_pages, errp);
+            atomic_fetch_sub(&copy->in_flight_pages, nr_pages);
+            if (!sent) {
                 return false;
             }
         }

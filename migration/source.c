@@ -522,7 +522,7 @@ bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
 
 uint64_t ferry_source_remaining_bytes(const FerrySource *source)
 {
-    return atomic_load(&source->unseen_bytes) + ferry_copy_count(source->copy) * FERRY_PAGE_BYTES;
+    return atomic_load(&source->unseen_bytes) + ferry_copy_unsent(source->copy) * FERRY_PAGE_BYTES;
 }
 
 /* --- Rounds --------------------------------------------------------------------------------- */

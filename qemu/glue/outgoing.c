@@ -182,10 +182,25 @@ static void session_failed(void *opaque, const GError *error)
     error_free(err);
 }
 
+/* Break what there is of the session, or of the way to one. */
+static void break_channels(void)
+{
+    ferry_peer_cancel();
+    g_mutex_lock(&outgoing.lock);
+    if (outgoing.source) {
+        ferry_source_shutdown(outgoing.source);
+    }
+    g_mutex_unlock(&outgoing.lock);
+}
+
 void ferry_return_path_error(MigrationState *s, const Error *error)
 {
     gint64 deadline = g_get_monotonic_time() + LAST_WORDS_MS * 1000;
 
+    if (!ferry_outgoing_active()) {
+        /* While channels are being opened, this is how it shows that nobody will answer. */
+        break_channels();
+    }
     while (ferry_outgoing_active() && !migrate_has_error(s) && g_get_monotonic_time() < deadline) {
         g_usleep(1000);
     }
@@ -209,12 +224,7 @@ void ferry_outgoing_cancel(void)
 
 static void yank(void *opaque)
 {
-    ferry_peer_cancel();
-    g_mutex_lock(&outgoing.lock);
-    if (outgoing.source) {
-        ferry_source_shutdown(outgoing.source);
-    }
-    g_mutex_unlock(&outgoing.lock);
+    break_channels();
 }
 
 /* --- Opening the session --------------------------------------------------------------------- */
