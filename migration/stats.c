@@ -7,17 +7,6 @@
 
 #include <time.h>
 
-const char *ferry_session_phase_name(FerrySessionPhase phase)
-{
-    static const char *const names[] = {
-        [FERRY_SESSION_CONNECT] = "connect", [FERRY_SESSION_COPY] = "copy",
-        [FERRY_SESSION_ROUNDS] = "rounds",   [FERRY_SESSION_HAND_OFF] = "hand-off",
-        [FERRY_SESSION_DONE] = "done",       [FERRY_SESSION_FAILED] = "failed",
-    };
-
-    return names[phase];
-}
-
 void ferry_stats_clear(FerryStats *stats)
 {
     g_clear_pointer(&stats->channels, g_array_unref);

@@ -21,8 +21,6 @@ typedef enum {
     FERRY_SESSION_FAILED,
 } FerrySessionPhase;
 
-const char *ferry_session_phase_name(FerrySessionPhase phase);
-
 typedef struct FerryChannelStats {
     char name[32];
     uint64_t bytes;            /* sent by the source, received by the destination */

@@ -83,7 +83,6 @@ int ferry_save_complete(QEMUFile *f);
 void ferry_save_pending(bool exact, uint64_t *must_precopy);
 void ferry_save_cleanup(void);
 
-bool ferry_incoming_active(void);
 /* Whether the section that comes next is Ferry's; takes it in if so, with *@ret its result. */
 bool ferry_load_state(QEMUFile *f, int *ret);
 void ferry_load_cleanup(void);
