@@ -4,15 +4,22 @@
  * A tracker tells which pages the guest, or a device, wrote.  The contract that makes a migration
  * exact, whatever stands behind it:
  *
- *   - A write after arm() of a page's chunk, and a write after reset() of it, is reported by some
- *     later harvest.
+ *   - A write after arm() of a page's chunk, and a write after the page was last reset, is reported
+ *     some time later.
  *   - A harvest may miss a write that is in flight, except the last one, which is called with
  *     vCPUs and devices stopped and misses nothing.
  *   - A page may be reported although nobody wrote it.
  *
  * So the source reads a page only after it was armed or reset since its last report, and sends
  * everything that is reported later once more.  Resetting just before the page is read, not when
- * it is reported, leaves it writable meanwhile and costs the guest nothing while it waits.
+ * it is found, leaves it writable meanwhile and costs the guest nothing while it waits.  There are
+ * two ways to do that, and a tracker has one of them:
+ *
+ *   - reset(): harvest() tells all it finds at once, and the source has a chunk reset before it
+ *     reads pages in it that were found since (bitmap, pagemap: any range can be reset);
+ *   - feed(): harvest() only looks, and feed() resets and then reports a few pages at a time, as
+ *     fast as they can be sent (dirty rings: they can only be reset in the order they filled).
+ *     What is reported may be read at once.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -23,30 +30,61 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Takes the written pages of @region, 64 at a time: bit 0 of @mask is page @word * 64. */
-typedef void (*FerryDirtyFn)(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
+/*
+ * Who uses the tracker.  All functions may be called from any thread between start and stop, and
+ * take written pages of @region, 64 at a time: bit 0 of @mask is page @word * 64.
+ */
+typedef struct FerryTrackerClient {
+    /* Pages were written, and may be read: they were reset, or nothing runs that writes. */
+    void (*report)(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
+    /* Pages were written; reset() must be called before they are read.  Only with reset(). */
+    void (*found)(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
+    /*
+     * Pages were written, and will be reported when they have been reset: there is no point in
+     * sending them before.  Only with feed().  Returns those that had been reported before, in this
+     * round or in the last one.
+     */
+    uint64_t (*noticed)(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
+    void *opaque;
+} FerryTrackerClient;
 
 typedef struct FerryTrackerOps {
-    const char *name; /* for reports: "qemu-bitmap" */
+    const char *name; /* for reports: "bitmap" */
+
+    /* Begin: nothing is armed.  @client must stay valid until stop(). */
+    bool (*start)(void *opaque, const FerryTrackerClient *client, GError **errp);
 
     /*
-     * Before the first copy of a chunk (FERRY_CHUNK_PAGES long, or the region's rest).  Called
-     * once per chunk, from the thread that drives the source.
+     * Before the first copy of a chunk (FERRY_CHUNK_PAGES long, or the region's rest): what was
+     * written so far does not matter.  Called from the thread that drives the source, or from one
+     * that hints at free pages; never twice at once.
      */
-    void (*arm)(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages);
+    bool (*arm)(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
+                GError **errp);
 
     /*
-     * Before pages of a chunk that were reported since are read again.  Called from sending
-     * threads, at most one at a time per chunk.
+     * Before pages of a chunk that were found since are read.  Called from sending threads, at most
+     * one at a time per chunk.  Reports pages of that chunk that it resets and that no harvest has
+     * found yet, if it cannot keep them for the next one.  NULL with feed().
      */
-    void (*reset)(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages);
+    bool (*reset)(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
+                  GError **errp);
 
     /*
-     * Report all pages written since they were last reported.  @last: vCPUs and devices have
-     * stopped.  Called from the thread that drives the source.
+     * Look for all pages written since they were last reset, and tell with `found`, or keep them
+     * for feed().  @last: vCPUs and devices have stopped; `report` everything.  Called from the thread that drives the source.
      */
-    bool (*harvest)(void *opaque, bool last, FerryDirtyFn report, void *report_opaque,
-                    GError **errp);
+    bool (*harvest)(void *opaque, bool last, GError **errp);
+
+    /*
+     * Reset and report at least one and about @max_pages of the pages that the last harvest kept;
+     * *@left_pages is how many of them are kept still (pages written several times may count as
+     * often).  Same thread as harvest.  NULL with reset().
+     */
+    bool (*feed)(void *opaque, uint64_t max_pages, uint64_t *left_pages, GError **errp);
+
+    /* The end: nothing is reported after it returns. */
+    void (*stop)(void *opaque);
 } FerryTrackerOps;
 
 typedef struct FerryTracker {

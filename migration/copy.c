@@ -8,6 +8,69 @@
 #include "error.h"
 #include "sender.h"
 
+/* --- Written pages --------------------------------------------------------------------------- */
+
+static FerryCopyChunk *chunk_of(const FerryCopy *copy, uint32_t region, uint64_t page)
+{
+    return &copy->state[region].chunks[page / FERRY_CHUNK_PAGES];
+}
+
+static void add_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_t mask,
+                        bool may_defer)
+{
+    FerryCopyRegion *state = &copy->state[region];
+    unsigned now = atomic_load(&copy->round) & 1;
+    uint64_t hot = 0;
+
+    /* What is not armed yet is copied in full after it is: older writes do not matter. */
+    if (!atomic_load(&chunk_of(copy, region, word * 64)->armed)) {
+        return;
+    }
+    if (may_defer && !atomic_load(&copy->stopped)) {
+        hot = mask & ferry_pageset_get(state->written[!now], word);
+    }
+    ferry_pageset_add_mask(state->written[now], word, mask);
+    if (hot) {
+        ferry_pageset_add_mask(state->deferred[now], word, hot);
+        ferry_pageset_remove_mask(state->deferred[!now], word, hot);
+        atomic_fetch_add_explicit(&copy->deferred_pages, (unsigned)__builtin_popcountll(hot),
+                                  memory_order_relaxed);
+    }
+    ferry_pageset_add_mask(state->pages, word, mask & ~hot);
+}
+
+static void report(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
+{
+    add_written(opaque, region, word, mask, true);
+}
+
+/*
+ * A page that is not reset is found again in each round, written or not: that it was is no sign of
+ * its being hot.
+ */
+static void found(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
+{
+    FerryCopy *copy = opaque;
+
+    /* In this order: whoever takes the page out of the set sees that it needs a reset. */
+    atomic_fetch_add(&chunk_of(copy, region, word * 64)->found_seq, 1);
+    add_written(copy, region, word, mask, false);
+}
+
+static uint64_t noticed(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
+{
+    FerryCopy *copy = opaque;
+    FerryCopyRegion *state = &copy->state[region];
+
+    if (atomic_load(&chunk_of(copy, region, word * 64)->armed)) {
+        ferry_pageset_remove_mask(state->pages, word, mask);
+    }
+    return mask & (ferry_pageset_get(state->written[0], word) |
+                   ferry_pageset_get(state->written[1], word));
+}
+
+/* --- The beginning and the end --------------------------------------------------------------- */
+
 FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bool checksum)
 {
     FerryCopy *copy = g_new0(FerryCopy, 1);
@@ -16,6 +79,12 @@ FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bo
     *regions = (FerryRegions){0};
     copy->tracker = *tracker;
     copy->checksum = checksum;
+    copy->client = (FerryTrackerClient){
+        .report = report,
+        .found = found,
+        .noticed = noticed,
+        .opaque = copy,
+    };
     copy->pace = ferry_pace_new();
     g_mutex_init(&copy->lock);
     g_cond_init(&copy->work);
@@ -28,6 +97,10 @@ FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bo
 
         state->pages = ferry_pageset_new(nr_pages);
         state->skip = ferry_pageset_new(nr_pages);
+        for (unsigned j = 0; j < 2; j++) {
+            state->written[j] = ferry_pageset_new(nr_pages);
+            state->deferred[j] = ferry_pageset_new(nr_pages);
+        }
         state->nr_chunks = (nr_pages + FERRY_CHUNK_PAGES - 1) / FERRY_CHUNK_PAGES;
         state->chunks = g_new0(FerryCopyChunk, state->nr_chunks);
         for (uint64_t j = 0; j < state->nr_chunks; j++) {
@@ -35,6 +108,20 @@ FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bo
         }
     }
     return copy;
+}
+
+bool ferry_copy_start_tracker(FerryCopy *copy, GError **errp)
+{
+    copy->tracking = copy->tracker.ops->start(copy->tracker.opaque, &copy->client, errp);
+    return copy->tracking;
+}
+
+static void stop_tracker(FerryCopy *copy)
+{
+    if (copy->tracking) {
+        copy->tracker.ops->stop(copy->tracker.opaque);
+        copy->tracking = false;
+    }
 }
 
 void ferry_copy_free(FerryCopy *copy)
@@ -48,12 +135,17 @@ void ferry_copy_free(FerryCopy *copy)
         ferry_sender_join(copy->senders[i]);
     }
     g_free(copy->senders);
+    stop_tracker(copy);
 
     for (size_t i = 0; i < copy->regions.nr; i++) {
         FerryCopyRegion *state = &copy->state[i];
 
         ferry_pageset_free(state->pages);
         ferry_pageset_free(state->skip);
+        for (unsigned j = 0; j < 2; j++) {
+            ferry_pageset_free(state->written[j]);
+            ferry_pageset_free(state->deferred[j]);
+        }
         for (uint64_t j = 0; j < state->nr_chunks; j++) {
             g_mutex_clear(&state->chunks[j].lock);
         }
@@ -69,6 +161,13 @@ void ferry_copy_free(FerryCopy *copy)
     g_free(copy);
 }
 
+bool ferry_copy_replace_tracker(FerryCopy *copy, const FerryTracker *next, GError **errp)
+{
+    stop_tracker(copy);
+    copy->tracker = *next;
+    return ferry_copy_start_tracker(copy, errp);
+}
+
 void ferry_copy_start(FerryCopy *copy, FerryChannel **channels, unsigned nr_channels)
 {
     copy->senders = g_new0(FerrySender *, nr_channels);
@@ -79,6 +178,8 @@ void ferry_copy_start(FerryCopy *copy, FerryChannel **channels, unsigned nr_chan
         copy->senders[i] = ferry_sender_start(copy, channels[i], i);
     }
 }
+
+/* --- Driver and senders ----------------------------------------------------------------------- */
 
 void ferry_copy_kick(FerryCopy *copy)
 {
@@ -155,7 +256,7 @@ bool ferry_copy_check(FerryCopy *copy, GError **errp)
     return fine;
 }
 
-uint64_t ferry_copy_count(const FerryCopy *copy)
+uint64_t ferry_copy_queued(const FerryCopy *copy)
 {
     uint64_t count = 0;
 
@@ -163,6 +264,17 @@ uint64_t ferry_copy_count(const FerryCopy *copy)
         count += ferry_pageset_count(copy->state[i].pages);
     }
     return count;
+}
+
+uint64_t ferry_copy_count(const FerryCopy *copy)
+{
+    uint64_t count = 0;
+
+    for (size_t i = 0; i < copy->regions.nr; i++) {
+        count += ferry_pageset_count(copy->state[i].deferred[0]) +
+                 ferry_pageset_count(copy->state[i].deferred[1]);
+    }
+    return count + ferry_copy_queued(copy);
 }
 
 uint64_t ferry_copy_unsent(const FerryCopy *copy)
@@ -173,35 +285,59 @@ uint64_t ferry_copy_unsent(const FerryCopy *copy)
     return count + atomic_load(&copy->in_flight_pages);
 }
 
-void ferry_copy_report(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
-{
-    FerryCopy *copy = opaque;
-    FerryCopyRegion *state = &copy->state[region];
-    FerryCopyChunk *chunk = &state->chunks[word * 64 / FERRY_CHUNK_PAGES];
+/* --- Rounds ----------------------------------------------------------------------------------- */
 
-    /* What is not armed yet is copied in full after it is: older writes do not matter. */
-    if (atomic_load(&chunk->armed)) {
-        /* In this order: whoever takes the page out of the set sees that it needs a reset. */
-        atomic_fetch_add(&chunk->report_seq, 1);
-        ferry_pageset_add_mask(state->pages, word, mask);
+void ferry_copy_begin_round(FerryCopy *copy)
+{
+    unsigned next = (atomic_load(&copy->round) + 1) & 1;
+
+    for (size_t i = 0; i < copy->regions.nr; i++) {
+        ferry_pageset_move(copy->state[i].written[next], NULL);
+    }
+    atomic_fetch_add(&copy->round, 1);
+}
+
+void ferry_copy_release_cooled(FerryCopy *copy)
+{
+    unsigned last = (atomic_load(&copy->round) + 1) & 1;
+
+    for (size_t i = 0; i < copy->regions.nr; i++) {
+        ferry_pageset_move(copy->state[i].deferred[last], copy->state[i].pages);
     }
 }
 
-void ferry_copy_make_readable(FerryCopy *copy, uint32_t region, uint64_t page)
+void ferry_copy_release_all(FerryCopy *copy)
 {
-    uint64_t number = page / FERRY_CHUNK_PAGES;
-    FerryCopyChunk *chunk = &copy->state[region].chunks[number];
+    for (size_t i = 0; i < copy->regions.nr; i++) {
+        ferry_pageset_move(copy->state[i].deferred[0], copy->state[i].pages);
+        ferry_pageset_move(copy->state[i].deferred[1], copy->state[i].pages);
+    }
+}
 
-    if (atomic_load(&chunk->reset_seq) == atomic_load(&chunk->report_seq) ||
+bool ferry_copy_make_readable(FerryCopy *copy, uint32_t region, uint64_t page)
+{
+    uint64_t first = page - page % FERRY_CHUNK_PAGES;
+    FerryCopyChunk *chunk = chunk_of(copy, region, page);
+    GError *error = NULL;
+
+    if (atomic_load(&chunk->reset_seq) == atomic_load(&chunk->found_seq) ||
         atomic_load(&copy->stopped)) {
-        return;
+        return true;
     }
     g_mutex_lock(&chunk->lock);
-    uint32_t seen = atomic_load(&chunk->report_seq);
+    uint32_t seen = atomic_load(&chunk->found_seq);
     if (atomic_load(&chunk->reset_seq) != seen) {
-        copy->tracker.ops->reset(copy->tracker.opaque, region, number * FERRY_CHUNK_PAGES,
-                                 ferry_chunk_nr_pages(&copy->regions.list[region], number));
-        atomic_store(&chunk->reset_seq, seen);
+        uint64_t nr_pages =
+            ferry_chunk_nr_pages(&copy->regions.list[region], page / FERRY_CHUNK_PAGES);
+
+        if (copy->tracker.ops->reset(copy->tracker.opaque, region, first, nr_pages, &error)) {
+            atomic_store(&chunk->reset_seq, seen);
+        }
     }
     g_mutex_unlock(&chunk->lock);
+    if (error) {
+        ferry_copy_fail(copy, error);
+        return false;
+    }
+    return true;
 }

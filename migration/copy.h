@@ -21,18 +21,25 @@
 #include "pageset.h"
 #include "region.h"
 
-/* A chunk's tracing state.  A page may be read while reset_seq has caught up with report_seq. */
+/* A chunk's tracing state.  A page may be read while reset_seq has caught up with found_seq. */
 typedef struct FerryCopyChunk {
     _Atomic bool armed;
-    _Atomic bool queued;         /* its first copy is in the page set, or was */
-    _Atomic uint32_t report_seq; /* grows whenever the tracker reports pages in it */
-    _Atomic uint32_t reset_seq;  /* report_seq at the last reset */
-    GMutex lock;                 /* held while it is reset */
+    _Atomic bool queued;        /* its first copy is in the page set, or was */
+    _Atomic uint32_t found_seq; /* grows whenever the tracker finds pages in it */
+    _Atomic uint32_t reset_seq; /* found_seq at the last reset */
+    GMutex lock;                /* held while it is reset */
 } FerryCopyChunk;
 
+/*
+ * A page that was written both in the last round and in the one before is hot: to send it now would
+ * be for nothing.  It is put off until a round comes in which it was not written, or the vCPUs stop.
+ * Of each pair of sets, one is the round's under way and the other the last one's.
+ */
 typedef struct FerryCopyRegion {
     FerryPageset *pages; /* to send */
     FerryPageset *skip;  /* not to queue when its chunk is */
+    FerryPageset *written[2];
+    FerryPageset *deferred[2];
     FerryCopyChunk *chunks;
     uint64_t nr_chunks;
 } FerryCopyRegion;
@@ -43,6 +50,8 @@ typedef struct FerryCopy {
     FerryRegions regions;
     FerryCopyRegion *state; /* one for each region */
     FerryTracker tracker;
+    FerryTrackerClient client; /* what the tracker calls */
+    bool tracking;             /* the tracker is started */
     FerryPace *pace;
     bool checksum;
     unsigned nr_senders;
@@ -52,6 +61,8 @@ typedef struct FerryCopy {
     _Atomic uint64_t in_flight_pages; /* taken out of a set, not handed to the network yet */
     _Atomic uint64_t normal_pages;
     _Atomic uint64_t zero_pages;
+    _Atomic uint64_t deferred_pages; /* how often a page was put off */
+    _Atomic unsigned round;          /* its lowest bit tells which set of a pair is the round's */
 
     GMutex lock;
     GCond work;          /* to senders: generation, fence or quit changed */
@@ -66,11 +77,20 @@ typedef struct FerryCopy {
 
 /* Takes over @regions. */
 FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bool checksum);
-/* Stops the senders and frees all. */
+/* Stops the senders and the tracker, and frees all. */
 void ferry_copy_free(FerryCopy *copy);
+
+bool ferry_copy_start_tracker(FerryCopy *copy, GError **errp);
 
 /* Start a sender for each of the channels, which stay the caller's. */
 void ferry_copy_start(FerryCopy *copy, FerryChannel **channels, unsigned nr_channels);
+
+/*
+ * Stop the tracker, which has feed(), and start @next.  Everything has to be armed and copied once
+ * more.  From the driver, while the senders may be at work: such a tracker is none of their
+ * business, and they hear of @next only when it has found something.
+ */
+bool ferry_copy_replace_tracker(FerryCopy *copy, const FerryTracker *next, GError **errp);
 
 /* Tell the senders that pages were added. */
 void ferry_copy_kick(FerryCopy *copy);
@@ -90,17 +110,29 @@ void ferry_copy_fail(FerryCopy *copy, GError *error);
 /* False, with a copy of the error, once something has failed. */
 bool ferry_copy_check(FerryCopy *copy, GError **errp);
 
-/* Pages in all sets. */
+/* Pages that the senders may take. */
+uint64_t ferry_copy_queued(const FerryCopy *copy);
+
+/* Pages in all sets: the same and those put off. */
 uint64_t ferry_copy_count(const FerryCopy *copy);
 
 /* The same and those in flight: what is still to be sent.  Never too few. */
 uint64_t ferry_copy_unsent(const FerryCopy *copy);
 
-/* Add pages that the tracker reported; a FerryDirtyFn whose opaque is the FerryCopy. */
-void ferry_copy_report(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
+/* A round begins: to be called before its harvest. */
+void ferry_copy_begin_round(FerryCopy *copy);
 
-/* Make sure that pages of the chunk that holds @page may be read: resets it if need be. */
-void ferry_copy_make_readable(FerryCopy *copy, uint32_t region, uint64_t page);
+/* All written pages of the round are known: pages that have cooled down go with it. */
+void ferry_copy_release_cooled(FerryCopy *copy);
+
+/* The vCPUs have stopped and the last harvest is in: nothing is put off any more. */
+void ferry_copy_release_all(FerryCopy *copy);
+
+/*
+ * Make sure that pages of the chunk that holds @page may be read: resets it if need be.  False if
+ * that failed, and with it the session.
+ */
+bool ferry_copy_make_readable(FerryCopy *copy, uint32_t region, uint64_t page);
 
 static inline uint64_t ferry_chunk_nr_pages(const FerryRegion *region, uint64_t chunk)
 {

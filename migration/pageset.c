@@ -160,21 +160,31 @@ uint64_t ferry_pageset_add(FerryPageset *set, uint64_t first, uint64_t nr_pages)
     return nr_new;
 }
 
+uint64_t ferry_pageset_get(const FerryPageset *set, uint64_t word)
+{
+    return word < set->nr_words ? atomic_load(&set->words[word]) : 0;
+}
+
+uint64_t ferry_pageset_remove_mask(FerryPageset *set, uint64_t word, uint64_t mask)
+{
+    if (!(ferry_pageset_get(set, word) & mask)) {
+        return 0;
+    }
+    mask &= atomic_fetch_and(&set->words[word], ~mask);
+    atomic_fetch_sub_explicit(&set->count, __builtin_popcountll(mask), memory_order_relaxed);
+    return mask;
+}
+
 uint64_t ferry_pageset_remove(FerryPageset *set, uint64_t first, uint64_t nr_pages)
 {
     uint64_t end = MIN(first + nr_pages, set->nr_pages);
     uint64_t nr_removed = 0;
 
     for (uint64_t word = first / 64; word * 64 < end; word++) {
-        uint64_t mask = mask_between(word, first, end);
+        uint64_t removed = ferry_pageset_remove_mask(set, word, mask_between(word, first, end));
 
-        if (atomic_load(&set->words[word]) & mask) {
-            uint64_t old = atomic_fetch_and(&set->words[word], ~mask);
-
-            nr_removed += (unsigned)__builtin_popcountll(old & mask);
-        }
+        nr_removed += (unsigned)__builtin_popcountll(removed);
     }
-    atomic_fetch_sub_explicit(&set->count, (int64_t)nr_removed, memory_order_relaxed);
     return nr_removed;
 }
 
@@ -246,6 +256,21 @@ unsigned ferry_pageset_take(FerryPageset *set, uint64_t granule,
     }
     atomic_fetch_sub_explicit(&set->count, nr, memory_order_relaxed);
     return nr;
+}
+
+void ferry_pageset_move(FerryPageset *from, FerryPageset *to)
+{
+    uint64_t pages[FERRY_GRANULE_WORDS];
+
+    for (int64_t granule = ferry_pageset_next(from, 0, 0, 1); granule >= 0;
+         granule = ferry_pageset_next(from, (uint64_t)granule + 1, 0, 1)) {
+        ferry_pageset_take(from, (uint64_t)granule, pages);
+        for (uint64_t i = 0; to && i < FERRY_GRANULE_WORDS; i++) {
+            if (pages[i]) {
+                ferry_pageset_add_mask(to, (uint64_t)granule * FERRY_GRANULE_WORDS + i, pages[i]);
+            }
+        }
+    }
 }
 
 static uint64_t resident_bytes(_Atomic uint64_t *words, uint64_t nr_words)

@@ -37,6 +37,12 @@ uint64_t ferry_pageset_count(const FerryPageset *set);
  */
 unsigned ferry_pageset_add_mask(FerryPageset *set, uint64_t word, uint64_t mask);
 
+/* Which of the 64 pages from @word * 64 on are in the set, as bits. */
+uint64_t ferry_pageset_get(const FerryPageset *set, uint64_t word);
+
+/* Take out the pages whose bits are set in @mask; returns those that were in the set. */
+uint64_t ferry_pageset_remove_mask(FerryPageset *set, uint64_t word, uint64_t mask);
+
 /* Add or remove @nr_pages from @first on; returns how many pages changed. */
 uint64_t ferry_pageset_add(FerryPageset *set, uint64_t first, uint64_t nr_pages);
 uint64_t ferry_pageset_remove(FerryPageset *set, uint64_t first, uint64_t nr_pages);
@@ -50,6 +56,9 @@ int64_t ferry_pageset_next(FerryPageset *set, uint64_t from, unsigned lane, unsi
 /* Take all pages of @granule out of the set; returns how many, and their bits in @pages. */
 unsigned ferry_pageset_take(FerryPageset *set, uint64_t granule,
                             uint64_t pages[FERRY_GRANULE_WORDS]);
+
+/* Take all pages out of @from and add them to @to, a set of the same length (NULL: nowhere). */
+void ferry_pageset_move(FerryPageset *from, FerryPageset *to);
 
 /* Bytes of memory that the set has touched so far, for reports; an upper estimate. */
 uint64_t ferry_pageset_memory_bytes(const FerryPageset *set);

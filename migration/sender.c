@@ -87,6 +87,13 @@ static int build_payload(FerrySender *sender, uint8_t *granule_host, FerryFrame 
     return (int)(iov - sender->iov);
 }
 
+/* The session is over; if it failed, that is known already, and more telling. */
+static bool refuse(GError **errp)
+{
+    g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_CANCELLED, "cancelled");
+    return false;
+}
+
 static bool send_granule(FerrySender *sender, uint32_t region, uint64_t granule,
                          const uint64_t pages[FERRY_GRANULE_WORDS], unsigned nr_pages,
                          GError **errp)
@@ -102,7 +109,10 @@ static bool send_granule(FerrySender *sender, uint32_t region, uint64_t granule,
     unsigned nr_normal;
     int nr_iov;
 
-    ferry_copy_make_readable(copy, region, first_page);
+    /* Again: pages may have been found between the last time and their being taken. */
+    if (!ferry_copy_make_readable(copy, region, first_page)) {
+        return refuse(errp);
+    }
     frame.nr_extents = build_extents(sender, host, pages);
     nr_iov = build_payload(sender, host, &frame);
 
@@ -113,8 +123,7 @@ static bool send_granule(FerrySender *sender, uint32_t region, uint64_t granule,
         .iov_len = FERRY_FRAME_BYTES + ferry_extents_encoded_bytes(frame.nr_extents),
     };
     if (!ferry_pace_take(copy->pace, sender->iov[0].iov_len + frame.payload_bytes)) {
-        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_CANCELLED, "cancelled");
-        return false;
+        return refuse(errp);
     }
     if (!ferry_channel_writev_all(sender->channel, sender->iov, nr_iov, errp)) {
         return false;
@@ -140,6 +149,10 @@ static bool drain(FerrySender *sender, GError **errp)
             unsigned nr_pages;
             bool sent;
 
+            /* First, as a reset may add pages: these can go along. */
+            if (!ferry_copy_make_readable(copy, region, (uint64_t)granule * FERRY_GRANULE_PAGES)) {
+                return refuse(errp);
+            }
             /* Before they leave the set: pages must be counted somewhere at any moment. */
             atomic_fetch_add(&copy->in_flight_pages, FERRY_GRANULE_PAGES);
             nr_pages = ferry_pageset_take(set, (uint64_t)granule, pages);

@@ -16,6 +16,7 @@
 #include "converge.h"
 #include "copy.h"
 #include "error.h"
+#include "first-pass.h"
 
 /* Finished rounds that are remembered: the first ones and the last ones tell the story. */
 #define ROUNDS_KEPT 256
@@ -23,25 +24,30 @@
 /* Pages that may wait in the sets before the driver arms another chunk. */
 #define QUEUE_PAGES (2 * FERRY_CHUNK_PAGES)
 
+/*
+ * A tracker with feed() is asked for so many pages as soon as fewer than half of them wait to be
+ * sent: few, as they are write-protected while they wait, but enough to keep the senders busy.
+ */
+#define FEED_PAGES 4096
+
+/* How often the driver looks whether it is time for that; FEED_PAGES take longer to send. */
+#define FEED_POLL_MS 2
+
 /* How long an I/O error on one channel waits for the peer's own words on the control channel. */
 #define LAST_WORDS_US (G_USEC_PER_SEC / 2)
 
 struct FerrySource {
     FerrySourceConfig config;
     FerryCopy *copy;
-    FerryScanner *scanner;
+    FerryFirstPass *first_pass;
     uint64_t total_bytes;
 
     FerryChannel *control;
     FerryChannel **data; /* config.nr_channels of them */
     GThread *control_thread;
 
-    /* The first pass: the chunk to arm next. */
-    size_t next_region;
-    uint64_t next_chunk;
-    GMutex feed_lock; /* against ferry_source_skip */
-    _Atomic uint64_t unseen_bytes;
-    _Atomic uint64_t skipped_pages;
+    /* Pages of the round that the tracker still keeps. */
+    _Atomic uint64_t left_pages;
 
     /* Rounds. */
     GMutex stats_lock; /* for rounds, round_*, phase, converge */
@@ -52,7 +58,6 @@ struct FerrySource {
     FerryConverge converge;
     FerrySessionPhase phase;
     uint64_t start_ns, end_ns;
-    uint64_t longest_arm_ns;
     uint64_t last_fence; /* number of the newest fence; the driver's */
 
     GMutex lock; /* for what follows */
@@ -74,12 +79,10 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
 
     source->config = *config;
     source->total_bytes = ferry_regions_total_bytes(regions);
-    source->unseen_bytes = source->total_bytes;
     source->copy = ferry_copy_new(regions, tracker, config->checksum);
-    source->scanner = ferry_scanner_new();
+    source->first_pass = ferry_first_pass_new(source->copy);
     source->data = g_new0(FerryChannel *, config->nr_channels);
     source->rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats));
-    g_mutex_init(&source->feed_lock);
     g_mutex_init(&source->stats_lock);
     g_mutex_init(&source->lock);
     g_cond_init(&source->changed);
@@ -110,16 +113,15 @@ void ferry_source_free(FerrySource *source)
     if (source->control_thread) {
         g_thread_join(source->control_thread);
     }
+    ferry_first_pass_free(source->first_pass);
     ferry_copy_free(source->copy);
     ferry_channel_free(source->control);
     for (unsigned i = 0; i < source->config.nr_channels; i++) {
         ferry_channel_free(source->data[i]);
     }
     g_free(source->data);
-    ferry_scanner_free(source->scanner);
     g_array_unref(source->rounds);
     g_clear_error(&source->last_words);
-    g_mutex_clear(&source->feed_lock);
     g_mutex_clear(&source->stats_lock);
     g_mutex_clear(&source->lock);
     g_cond_clear(&source->changed);
@@ -253,6 +255,14 @@ static bool fail(FerrySource *source, GError **errp)
     return false;
 }
 
+/* A failure on this side: of the kernel, of a tracker. */
+static bool fail_here(FerrySource *source)
+{
+    set_phase(source, FERRY_SESSION_FAILED);
+    ferry_source_shutdown(source);
+    return false;
+}
+
 void ferry_source_cancel(FerrySource *source)
 {
     atomic_store(&source->cancelled, true);
@@ -314,6 +324,10 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
         ferry_regions_encode(&source->copy->regions, source->config.nr_channels);
     bool ready;
 
+    if (!ferry_copy_start_tracker(source->copy, errp)) {
+        set_phase(source, FERRY_SESSION_FAILED);
+        return false;
+    }
     if (!open_channels(source, errp)) {
         if (atomic_load(&source->cancelled)) {
             g_clear_error(errp);
@@ -342,124 +356,83 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     return true;
 }
 
-/* --- First pass ----------------------------------------------------------------------------- */
-
-/* With feed_lock held. */
-static void arm_chunk(FerrySource *source, size_t region, uint64_t number)
-{
-    FerryCopy *copy = source->copy;
-    FerryCopyChunk *chunk = &copy->state[region].chunks[number];
-    uint64_t start_ns = ferry_now_ns();
-
-    if (!atomic_load(&chunk->armed)) {
-        copy->tracker.ops->arm(copy->tracker.opaque, (uint32_t)region, number * FERRY_CHUNK_PAGES,
-                               ferry_chunk_nr_pages(&copy->regions.list[region], number));
-        atomic_store(&chunk->armed, true);
-        source->longest_arm_ns = MAX(source->longest_arm_ns, ferry_now_ns() - start_ns);
-    }
-}
-
-typedef struct Queueing {
-    FerrySource *source;
-    FerryCopyRegion *state;
-    uint64_t touched_pages;
-} Queueing;
-
-static void queue_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes,
-                          FerryScanKind kind)
-{
-    Queueing *queueing = opaque;
-    uint64_t nr_pages = nr_bytes >> FERRY_PAGE_SHIFT;
-
-    queueing->touched_pages += nr_pages;
-    if (kind == FERRY_SCAN_ZERO) {
-        /* The destination's memory starts out empty: nothing to send. */
-        atomic_fetch_add(&queueing->source->copy->zero_pages, nr_pages);
-    } else {
-        ferry_pageset_add(queueing->state->pages, offset_bytes >> FERRY_PAGE_SHIFT, nr_pages);
-    }
-}
-
-/* Take out of the page set what is not to be sent in the first pass. */
-static void apply_skips(FerryCopyRegion *state, uint64_t number)
-{
-    uint64_t first_granule = number * (FERRY_CHUNK_PAGES / FERRY_GRANULE_PAGES);
-    uint64_t end_granule = first_granule + FERRY_CHUNK_PAGES / FERRY_GRANULE_PAGES;
-    uint64_t pages[FERRY_GRANULE_WORDS];
-
-    for (int64_t granule = ferry_pageset_next(state->skip, first_granule, 0, 1);
-         granule >= 0 && (uint64_t)granule < end_granule;
-         granule = ferry_pageset_next(state->skip, (uint64_t)granule + 1, 0, 1)) {
-        ferry_pageset_take(state->skip, (uint64_t)granule, pages);
-        for (uint64_t word = 0; word < FERRY_GRANULE_WORDS; word++) {
-            uint64_t first = (uint64_t)granule * FERRY_GRANULE_PAGES + word * 64;
-
-            for (uint64_t mask = pages[word]; mask; mask &= mask - 1) {
-                ferry_pageset_remove(state->pages, first + (uint64_t)__builtin_ctzll(mask), 1);
-            }
-        }
-    }
-}
-
-/*
- * Arm one chunk, then queue what was ever touched in it.  The senders get to work at once: a long
- * run of chunks with nothing in them may come next.
- */
-static bool feed_chunk(FerrySource *source, GError **errp)
-{
-    size_t region = source->next_region;
-    uint64_t number = source->next_chunk;
-    const FerryRegion *memory = &source->copy->regions.list[region];
-    FerryCopyRegion *state = &source->copy->state[region];
-    FerryScanTarget target = ferry_region_scan_target(memory);
-    uint64_t nr_pages = ferry_chunk_nr_pages(memory, number);
-    Queueing queueing = {.source = source, .state = state};
-    bool scanned;
-
-    g_mutex_lock(&source->feed_lock);
-    arm_chunk(source, region, number);
-    scanned = ferry_scan(source->scanner, &target, number * FERRY_CHUNK_PAGES * FERRY_PAGE_BYTES,
-                         nr_pages * FERRY_PAGE_BYTES, queue_touched, &queueing, errp);
-    apply_skips(state, number);
-    atomic_store(&state->chunks[number].queued, true);
-    g_mutex_unlock(&source->feed_lock);
-
-    atomic_fetch_sub(&source->unseen_bytes, nr_pages * FERRY_PAGE_BYTES);
-    atomic_fetch_add(&source->skipped_pages, nr_pages - queueing.touched_pages);
-    if (queueing.touched_pages) {
-        ferry_copy_kick(source->copy);
-    }
-    if (++source->next_chunk == state->nr_chunks) {
-        source->next_chunk = 0;
-        source->next_region++;
-    }
-    return scanned;
-}
+/* --- Copying -------------------------------------------------------------------------------- */
 
 bool ferry_source_first_pass_done(const FerrySource *source)
 {
-    return atomic_load(&source->unseen_bytes) == 0;
+    return ferry_first_pass_done(source->first_pass);
 }
 
 void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page, uint64_t nr_pages)
 {
-    FerryCopy *copy = source->copy;
-    FerryCopyRegion *state = &copy->state[region];
-    uint64_t end = MIN(first_page + nr_pages, ferry_region_nr_pages(&copy->regions.list[region]));
+    ferry_first_pass_skip(source->first_pass, region, first_page, nr_pages);
+}
 
-    g_mutex_lock(&source->feed_lock);
-    for (uint64_t page = first_page, next; page < end; page = next) {
-        uint64_t number = page / FERRY_CHUNK_PAGES;
+/*
+ * The tracker failed.  While the vCPUs run, another one can begin anew: it costs a second pass over
+ * memory, nothing else.  False with @errp set when there is none.
+ */
+static bool replace_tracker(FerrySource *source, GError *error, GError **errp)
+{
+    FerryTracker next;
 
-        next = MIN(end, (number + 1) * FERRY_CHUNK_PAGES);
-        /* The pages may be put to use again right away: from here on that must be seen. */
-        arm_chunk(source, region, number);
-        ferry_pageset_remove(state->pages, page, next - page);
-        if (!atomic_load(&state->chunks[number].queued)) {
-            ferry_pageset_add(state->skip, page, next - page);
-        }
+    if (!g_error_matches(error, FERRY_ERROR, FERRY_ERROR_TRACKER) ||
+        atomic_load(&source->copy->stopped) || !source->config.next_tracker ||
+        !source->config.next_tracker(source->config.opaque, error, &next)) {
+        g_propagate_error(errp, error);
+        return fail_here(source);
     }
-    g_mutex_unlock(&source->feed_lock);
+    g_error_free(error);
+    if (!ferry_copy_replace_tracker(source->copy, &next, errp)) {
+        return fail_here(source);
+    }
+    ferry_first_pass_restart(source->first_pass);
+    atomic_store(&source->left_pages, 0);
+    g_mutex_lock(&source->lock);
+    source->round_fence = 0;
+    g_mutex_unlock(&source->lock);
+    set_phase(source, FERRY_SESSION_COPY);
+    return true;
+}
+
+/* Have the tracker report some pages of the round. */
+static bool feed(FerrySource *source, GError **errp)
+{
+    FerryCopy *copy = source->copy;
+    uint64_t left_pages;
+
+    if (!copy->tracker.ops->feed(copy->tracker.opaque, FEED_PAGES, &left_pages, errp)) {
+        return false;
+    }
+    atomic_store(&source->left_pages, left_pages);
+    if (left_pages == 0) {
+        ferry_copy_release_cooled(copy);
+    }
+    ferry_copy_kick(copy);
+    return true;
+}
+
+/* Whether all that is known of is in the page sets. */
+static bool is_all_fed(const FerrySource *source)
+{
+    return ferry_source_first_pass_done(source) && atomic_load(&source->left_pages) == 0;
+}
+
+/* Put in what the senders are about to run out of. */
+static bool feed_senders(FerrySource *source, GError **errp)
+{
+    FerryCopy *copy = source->copy;
+    GError *error = NULL;
+
+    while (!error && !ferry_source_first_pass_done(source) &&
+           ferry_copy_queued(copy) < QUEUE_PAGES) {
+        ferry_first_pass_feed(source->first_pass, &error);
+    }
+    while (!error && atomic_load(&source->left_pages) > 0 &&
+           ferry_copy_queued(copy) < FEED_PAGES / 2) {
+        feed(source, &error);
+    }
+    return !error || replace_tracker(source, error, errp);
 }
 
 static bool is_round_over(FerrySource *source)
@@ -499,15 +472,11 @@ bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
     gint64 deadline = g_get_monotonic_time() + (gint64)timeout_ms * 1000;
 
     do {
-        while (!ferry_source_first_pass_done(source) && ferry_copy_count(copy) < QUEUE_PAGES) {
-            if (!feed_chunk(source, errp)) {
-                set_phase(source, FERRY_SESSION_FAILED);
-                ferry_source_shutdown(source);
-                return false;
-            }
+        if (!feed_senders(source, errp)) {
+            return false;
         }
-        if (ferry_copy_wait_dry(copy, ferry_source_first_pass_done(source) ? timeout_ms : 5) &&
-            ferry_source_first_pass_done(source)) {
+        if (ferry_copy_wait_dry(copy, is_all_fed(source) ? timeout_ms : FEED_POLL_MS) &&
+            is_all_fed(source)) {
             end_round(source, deadline);
         }
         if (!ferry_copy_check(copy, NULL)) {
@@ -522,7 +491,9 @@ bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
 
 uint64_t ferry_source_remaining_bytes(const FerrySource *source)
 {
-    return atomic_load(&source->unseen_bytes) + ferry_copy_unsent(source->copy) * FERRY_PAGE_BYTES;
+    uint64_t nr_pages = ferry_copy_unsent(source->copy) + atomic_load(&source->left_pages);
+
+    return ferry_first_pass_unseen_bytes(source->first_pass) + nr_pages * FERRY_PAGE_BYTES;
 }
 
 /* --- Rounds --------------------------------------------------------------------------------- */
@@ -549,18 +520,33 @@ static FerryRoundStats round_so_far(FerrySource *source)
     return round;
 }
 
-static bool harvest(FerrySource *source, bool last, uint64_t *dirty_pages, GError **errp)
+/* Ask the tracker what was written; the first of it can be sent at once. */
+static bool ask_tracker(FerrySource *source, bool last, GError **errp)
 {
     FerryCopy *copy = source->copy;
-    FerryRoundStats finished;
-    uint64_t before = ferry_copy_count(copy);
-    uint64_t start_ns = ferry_now_ns();
+    const FerryTracker *tracker = &copy->tracker;
 
-    if (!copy->tracker.ops->harvest(copy->tracker.opaque, last, ferry_copy_report, copy, errp)) {
-        set_phase(source, FERRY_SESSION_FAILED);
-        ferry_source_shutdown(source);
+    ferry_copy_begin_round(copy);
+    if (!tracker->ops->harvest(tracker->opaque, last, errp)) {
         return false;
     }
+    if (last) {
+        atomic_store(&source->left_pages, 0);
+        ferry_copy_release_all(copy);
+    } else if (tracker->ops->feed) {
+        return feed(source, errp);
+    } else {
+        ferry_copy_release_cooled(copy);
+    }
+    ferry_copy_kick(copy);
+    return true;
+}
+
+/* A round ends, and another one begins with what was found. */
+static void turn_round(FerrySource *source, uint64_t dirty_pages, uint64_t harvest_ns, bool last)
+{
+    FerryRoundStats finished;
+
     g_mutex_lock(&source->stats_lock);
     finished = round_so_far(source);
     if (source->rounds->len == ROUNDS_KEPT) {
@@ -568,23 +554,39 @@ static bool harvest(FerrySource *source, bool last, uint64_t *dirty_pages, GErro
     }
     g_array_append_val(source->rounds, finished);
     source->round_start_ns = ferry_now_ns();
-    source->round_start_pages = atomic_load(&copy->normal_pages);
-    source->round_start_zero = atomic_load(&copy->zero_pages);
+    source->round_start_pages = atomic_load(&source->copy->normal_pages);
+    source->round_start_zero = atomic_load(&source->copy->zero_pages);
     source->round_start_bytes = sent_bytes(source);
-    uint64_t after = ferry_copy_count(copy);
-    source->round = (FerryRoundStats){
-        .dirty_pages = after > before ? after - before : 0,
-        .harvest_ns = source->round_start_ns - start_ns,
-    };
-    if (dirty_pages) {
-        *dirty_pages = source->round.dirty_pages;
-    }
+    source->round = (FerryRoundStats){.dirty_pages = dirty_pages, .harvest_ns = harvest_ns};
     source->phase = last ? FERRY_SESSION_HAND_OFF : FERRY_SESSION_ROUNDS;
     g_mutex_unlock(&source->stats_lock);
     g_mutex_lock(&source->lock);
     source->round_fence = 0;
     g_mutex_unlock(&source->lock);
-    ferry_copy_kick(copy);
+}
+
+/* Pages known to be written and not taken by a sender yet. */
+static uint64_t nr_waiting(const FerrySource *source)
+{
+    return ferry_copy_count(source->copy) + atomic_load(&source->left_pages);
+}
+
+static bool harvest(FerrySource *source, bool last, uint64_t *dirty_pages, GError **errp)
+{
+    uint64_t before = nr_waiting(source);
+    uint64_t start_ns = ferry_now_ns();
+    uint64_t after, nr_dirty;
+    GError *error = NULL;
+
+    if (!ask_tracker(source, last, &error)) {
+        return replace_tracker(source, error, errp);
+    }
+    after = nr_waiting(source);
+    nr_dirty = after > before ? after - before : 0;
+    if (dirty_pages) {
+        *dirty_pages = nr_dirty;
+    }
+    turn_round(source, nr_dirty, ferry_now_ns() - start_ns, last);
     return true;
 }
 
@@ -714,17 +716,17 @@ void ferry_source_query(FerrySource *source, FerryStats *stats)
         .remaining_bytes = ferry_source_remaining_bytes(source),
         .normal_pages = atomic_load(&copy->normal_pages),
         .zero_pages = atomic_load(&copy->zero_pages),
-        .skipped_pages = atomic_load(&source->skipped_pages),
+        .deferred_pages = atomic_load(&copy->deferred_pages),
         .channels = g_array_new(FALSE, FALSE, sizeof(FerryChannelStats)),
         .rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats)),
     };
+    ferry_first_pass_query(source->first_pass, &stats->skipped_pages, &stats->arm);
     g_mutex_lock(&source->lock);
     stats->has_report = source->has_report;
     stats->report = source->report;
     stats->sent_bytes = sent_bytes(source);
     g_mutex_lock(&source->stats_lock);
     stats->phase = source->phase;
-    stats->longest_arm_ns = source->longest_arm_ns;
     if (source->start_ns) {
         FerryRoundStats current = round_so_far(source);
 

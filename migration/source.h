@@ -48,6 +48,12 @@ typedef struct FerrySourceConfig {
      * as soon as it is known; the driving thread learns it from its next call.
      */
     void (*failed)(void *opaque, const GError *error);
+    /*
+     * The tracker may have missed writes; optional.  Called from the driving thread.  Give *@next,
+     * which begins from scratch, or return false: then the migration fails with @why.  The old one
+     * has not been stopped yet.
+     */
+    bool (*next_tracker)(void *opaque, const GError *why, FerryTracker *next);
     void *opaque;
 } FerrySourceConfig;
 

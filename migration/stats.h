@@ -37,6 +37,14 @@ typedef struct FerryRoundStats {
     uint64_t elapsed_ns;
 } FerryRoundStats;
 
+/* How long something took: bucket i counts what took less than 2^i us, and not less than half. */
+#define FERRY_HISTOGRAM_BUCKETS 24
+
+typedef struct FerryHistogram {
+    uint64_t counts[FERRY_HISTOGRAM_BUCKETS]; /* the last one also takes what is longer */
+    uint64_t max_ns;
+} FerryHistogram;
+
 typedef struct FerryStats {
     FerrySessionPhase phase;
     uint64_t total_bytes;
@@ -45,15 +53,18 @@ typedef struct FerryStats {
     uint64_t zero_pages;
     uint64_t skipped_pages; /* never touched: not even read */
     uint64_t sent_bytes;
-    uint64_t elapsed_ns; /* from opening the channels to the hand-off, or until now */
-    uint64_t longest_arm_ns;
-    GArray *channels; /* of FerryChannelStats, the control channel first */
-    GArray *rounds;   /* of FerryRoundStats */
+    uint64_t elapsed_ns;     /* from opening the channels to the hand-off, or until now */
+    uint64_t deferred_pages; /* how often a page was put off because it stays hot */
+    FerryHistogram arm;      /* switching on write tracking, chunk by chunk */
+    GArray *channels;        /* of FerryChannelStats, the control channel first */
+    GArray *rounds;          /* of FerryRoundStats */
     bool has_report;
     FerryReport report;
 } FerryStats;
 
 void ferry_stats_clear(FerryStats *stats);
+
+void ferry_histogram_add(FerryHistogram *histogram, uint64_t ns);
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t ferry_now_ns(void);

@@ -49,7 +49,16 @@ static void set_bit(_Atomic uint64_t *words, uint64_t bit)
     atomic_fetch_or(&words[bit / 64], UINT64_C(1) << (bit % 64));
 }
 
-static void fake_arm(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages)
+static bool fake_start(void *opaque, const FerryTrackerClient *client, GError **errp)
+{
+    FakeMachine *machine = opaque;
+
+    machine->client = *client;
+    return true;
+}
+
+static bool fake_arm(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
+                     GError **errp)
 {
     FakeMachine *machine = opaque;
 
@@ -58,28 +67,127 @@ static void fake_arm(void *opaque, uint32_t region, uint64_t first_page, uint64_
             set_bit(machine->armed[region], page);
         }
     }
+    return true;
 }
 
-static bool fake_harvest(void *opaque, bool last, FerryDirtyFn report, void *report_opaque,
-                         GError **errp)
+/* Take what was written in @nr_words words from @word on, and hand it to @take. */
+static uint64_t take_written(FakeMachine *machine, uint32_t region, uint64_t word,
+                             void (*take)(void *, uint32_t, uint64_t, uint64_t))
+{
+    uint64_t mask = atomic_exchange(&machine->dirty[region][word], 0);
+
+    if (machine->lossy) {
+        mask &= UINT64_C(0x7777777777777777);
+    }
+    if (mask) {
+        take(machine->client.opaque, region, word, mask);
+    }
+    return (uint64_t)__builtin_popcountll(mask);
+}
+
+static uint64_t nr_words(const FakeMachine *machine, uint32_t region)
+{
+    return (ferry_region_nr_pages(&machine->regions.list[region]) + 63) / 64;
+}
+
+static bool fake_harvest(void *opaque, bool last, GError **errp)
 {
     FakeMachine *machine = opaque;
 
     for (uint32_t region = 0; region < machine->regions.nr; region++) {
-        uint64_t nr_words = (ferry_region_nr_pages(&machine->regions.list[region]) + 63) / 64;
+        for (uint64_t word = 0; word < nr_words(machine, region); word++) {
+            take_written(machine, region, word,
+                         last ? machine->client.report : machine->client.found);
+        }
+    }
+    return true;
+}
 
-        for (uint64_t word = 0; word < nr_words; word++) {
-            uint64_t mask = atomic_exchange(&machine->dirty[region][word], 0);
+/* The other kind of tracker: a harvest only counts, and feeding resets and reports word by word. */
+static bool ordered_harvest(void *opaque, bool last, GError **errp)
+{
+    FakeMachine *machine = opaque;
 
-            if (machine->lossy) {
-                mask &= UINT64_C(0x7777777777777777);
-            }
+    if (machine->fails_at && ++machine->nr_harvests == machine->fails_at) {
+        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_TRACKER, "it was told to fail");
+        return false;
+    }
+    if (last) {
+        return fake_harvest(opaque, last, errp);
+    }
+    machine->feed_region = 0;
+    machine->feed_word = 0;
+    for (uint32_t region = 0; region < machine->regions.nr; region++) {
+        for (uint64_t word = 0; word < nr_words(machine, region); word++) {
+            uint64_t mask = atomic_load(&machine->dirty[region][word]);
+
             if (mask) {
-                report(report_opaque, region, word, mask);
+                machine->client.noticed(machine->client.opaque, region, word, mask);
             }
         }
     }
     return true;
+}
+
+static bool ordered_feed(void *opaque, uint64_t max_pages, uint64_t *left_pages, GError **errp)
+{
+    FakeMachine *machine = opaque;
+    uint64_t nr_fed = 0;
+
+    for (; machine->feed_region < machine->regions.nr;
+         machine->feed_region++, machine->feed_word = 0) {
+        uint32_t region = machine->feed_region;
+
+        for (; machine->feed_word < nr_words(machine, region); machine->feed_word++) {
+            uint64_t word = machine->feed_word, mask;
+
+            if (nr_fed >= MIN(max_pages, 100)) {
+                *left_pages = 1;
+                return true;
+            }
+            mask = atomic_load(&machine->dirty[region][word]);
+            if (!mask) {
+                continue;
+            }
+            /* Forget, then reset, then report: a write in between is logged, or read. */
+            atomic_fetch_and(&machine->dirty[region][word], ~mask);
+            atomic_fetch_or(&machine->armed[region][word], mask);
+            machine->client.report(machine->client.opaque, region, word,
+                                   machine->lossy ? mask & UINT64_C(0x7777777777777777) : mask);
+            nr_fed += (uint64_t)__builtin_popcountll(mask);
+        }
+    }
+    *left_pages = 0;
+    return true;
+}
+
+static void fake_stop(void *opaque)
+{
+    FakeMachine *machine = opaque;
+
+    machine->client = (FerryTrackerClient){0};
+}
+
+FerryTracker fake_machine_tracker(FakeMachine *machine, bool ordered)
+{
+    static const FerryTrackerOps any_order = {
+        .name = "fake",
+        .start = fake_start,
+        .arm = fake_arm,
+        .reset = fake_arm,
+        .harvest = fake_harvest,
+        .stop = fake_stop,
+    };
+    static const FerryTrackerOps in_order = {
+        .name = "fake ring",
+        .start = fake_start,
+        .arm = fake_arm,
+        .harvest = ordered_harvest,
+        .feed = ordered_feed,
+        .stop = fake_stop,
+    };
+
+    return (FerryTracker){.ops = ordered ? &in_order : &any_order, .opaque = machine};
 }
 
 void fake_machine_write(FakeMachine *machine, uint32_t region, uint64_t page, uint64_t value)
@@ -100,7 +208,7 @@ static void add_region(FakeMachine *machine, const FakeRegion *fake)
 {
     uint32_t index = (uint32_t)machine->regions.nr++;
     FerryRegion *region = &machine->regions.list[index];
-    uint64_t nr_words = (fake->nr_pages + 63) / 64;
+    uint64_t nr_bytes = (fake->nr_pages + 63) / 64 * sizeof(uint64_t);
 
     g_strlcpy(region->id, fake->id, sizeof(region->id));
     region->length_bytes = fake->nr_pages * FERRY_PAGE_BYTES;
@@ -115,22 +223,15 @@ static void add_region(FakeMachine *machine, const FakeRegion *fake)
                         (fake->shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_NORESERVE,
                         region->fd, 0);
     g_assert_true(region->host != MAP_FAILED);
-    machine->dirty[index] = g_malloc0(nr_words * sizeof(uint64_t));
-    machine->armed[index] = g_malloc0(nr_words * sizeof(uint64_t));
+    machine->dirty[index] = g_malloc0(nr_bytes);
+    machine->armed[index] = g_malloc0(nr_bytes);
 }
 
 FakeMachine *fake_machine_new(const FakeRegion *regions, bool fill)
 {
-    static const FerryTrackerOps ops = {
-        .name = "fake",
-        .arm = fake_arm,
-        .reset = fake_arm,
-        .harvest = fake_harvest,
-    };
     FakeMachine *machine = g_new0(FakeMachine, 1);
 
     machine->regions.list = g_new0(FerryRegion, FAKE_REGIONS_MAX);
-    machine->tracker = (FerryTracker){.ops = &ops, .opaque = machine};
     for (uint32_t index = 0; regions[index].id; index++) {
         const FakeRegion *fake = &regions[index];
 
@@ -263,8 +364,17 @@ static FerryChannel *pair_dial(void *opaque, const char *name, GError **errp)
     return ferry_channel_new_socket(fake_pair_dial(pair), name);
 }
 
-FakePair *fake_pair_new(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
-                        bool checksum)
+static bool pair_next_tracker(void *opaque, const GError *why, FerryTracker *next)
+{
+    FakePair *pair = opaque;
+
+    pair->failed_tracker = g_strdup(why->message);
+    *next = fake_machine_tracker(pair->from, false);
+    return true;
+}
+
+static FakePair *pair_new(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
+                          bool checksum, bool ordered)
 {
     static const FerryDestinationOps ops = {
         .list_regions = pair_list_regions,
@@ -279,6 +389,7 @@ FakePair *fake_pair_new(const FakeRegion *from, const FakeRegion *to, unsigned n
         .nr_channels = nr_channels,
         .checksum = checksum,
         .dial = pair_dial,
+        .next_tracker = pair_next_tracker,
         .opaque = pair,
     };
 
@@ -289,8 +400,20 @@ FakePair *fake_pair_new(const FakeRegion *from, const FakeRegion *to, unsigned n
     pair->to = fake_machine_new(to, true);
     pair->destination = ferry_destination_new(config.session, &ops, pair);
     regions = fake_machine_list(pair->from);
-    pair->source = ferry_source_new(&config, &regions, &pair->from->tracker);
+    pair->tracker = fake_machine_tracker(pair->from, ordered);
+    pair->source = ferry_source_new(&config, &regions, &pair->tracker);
     return pair;
+}
+
+FakePair *fake_pair_new(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
+                        bool checksum)
+{
+    return pair_new(from, to, nr_channels, checksum, false);
+}
+
+FakePair *fake_pair_new_ordered(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels)
+{
+    return pair_new(from, to, nr_channels, false, true);
 }
 
 void fake_pair_free(FakePair *pair)
@@ -300,6 +423,7 @@ void fake_pair_free(FakePair *pair)
     fake_machine_free(pair->from);
     fake_machine_free(pair->to);
     g_ptr_array_unref(pair->warnings);
+    g_free(pair->failed_tracker);
     g_mutex_clear(&pair->lock);
     g_free(pair);
 }

@@ -24,8 +24,12 @@ typedef struct FakeMachine {
     FerryRegions regions;
     _Atomic uint64_t *dirty[FAKE_REGIONS_MAX]; /* the "hardware" dirty log, a bit per page */
     _Atomic uint64_t *armed[FAKE_REGIONS_MAX]; /* a bit per page: is a write to it logged? */
-    FerryTracker tracker;
-    bool lossy; /* the positive control: the tracker forgets some writes */
+    FerryTrackerClient client;
+    bool lossy;        /* the positive control: the tracker forgets some writes */
+    unsigned fails_at; /* the ordered tracker's harvest with this number fails; 0: none does */
+    unsigned nr_harvests;
+    uint32_t feed_region;
+    uint64_t feed_word;
     GThread *workload;
     _Atomic bool stop;
     _Atomic uint64_t nr_writes;
@@ -34,6 +38,9 @@ typedef struct FakeMachine {
 /* A machine with the given regions (ended by one without id), filled as they say. */
 FakeMachine *fake_machine_new(const FakeRegion *regions, bool fill);
 void fake_machine_free(FakeMachine *machine);
+
+/* Its write log as a tracker: with reset(), or one that feeds pages in its own order. */
+FerryTracker fake_machine_tracker(FakeMachine *machine, bool ordered);
 
 /* Start and stop a thread that writes pages all over the machine's touched part. */
 void fake_machine_run(FakeMachine *machine);
@@ -59,10 +66,14 @@ typedef struct FakePair {
     GMutex lock;
     GPtrArray *warnings; /* of char * */
     _Atomic unsigned nr_complete;
+    FerryTracker tracker; /* the source's */
+    char *failed_tracker; /* why it was replaced */
 } FakePair;
 
 FakePair *fake_pair_new(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
                         bool checksum);
+/* The same, with a tracker that feeds pages in its own order. */
+FakePair *fake_pair_new_ordered(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels);
 void fake_pair_free(FakePair *pair);
 
 /* A new connection to the destination; returns the other end's descriptor. */

@@ -60,12 +60,15 @@ typedef struct Case {
     unsigned nr_rounds;
     bool checksum;
     bool busy;
+    bool ordered; /* the tracker is of the kind that feeds */
 } Case;
 
 static void test_migrate(gconstpointer data)
 {
     const Case *c = data;
-    FakePair *pair = fake_pair_new(c->regions, c->regions, c->nr_channels, c->checksum);
+    FakePair *pair = c->ordered
+                         ? fake_pair_new_ordered(c->regions, c->regions, c->nr_channels)
+                         : fake_pair_new(c->regions, c->regions, c->nr_channels, c->checksum);
     FerryStats stats;
 
     if (c->busy) {
@@ -97,12 +100,105 @@ static void test_migrate(gconstpointer data)
 /* The oracle must notice a tracker that forgets writes. */
 static void test_lossy(void)
 {
-    FakePair *pair = fake_pair_new(small, small, 2, false);
+    for (int ordered = 0; ordered < 2; ordered++) {
+        FakePair *pair = ordered ? fake_pair_new_ordered(small, small, 2)
+                                 : fake_pair_new(small, small, 2, false);
 
-    pair->from->lossy = true;
-    fake_machine_run(pair->from);
-    migrate(pair, 3);
-    g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), >, 0);
+        pair->from->lossy = true;
+        fake_machine_run(pair->from);
+        migrate(pair, 3);
+        g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), >, 0);
+        fake_pair_free(pair);
+    }
+}
+
+/* A tracker that fails is replaced, whenever that is, and nothing is lost. */
+static void test_tracker_fails(void)
+{
+    for (unsigned at = 1; at <= 6; at++) {
+        FakePair *pair = fake_pair_new_ordered(wide, wide, 3);
+
+        pair->from->fails_at = at;
+        fake_machine_run(pair->from);
+        migrate(pair, 6);
+        g_assert_cmpstr(pair->failed_tracker, ==, "it was told to fail");
+        g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 0);
+        fake_pair_free(pair);
+    }
+}
+
+/* With the vCPUs stopped it is too late for another tracker: the migration fails. */
+static void test_tracker_fails_last(void)
+{
+    FakePair *pair = fake_pair_new_ordered(small, small, 1);
+    g_autoptr(GError) error = NULL;
+
+    pair->from->fails_at = 1;
+    g_assert_true(ferry_source_connect(pair->source, &error));
+    g_assert_true(ferry_source_stopped(pair->source, &error));
+    g_assert_false(ferry_source_hand_over(pair->source, &error));
+    g_assert_error(error, FERRY_ERROR, FERRY_ERROR_TRACKER);
+    fake_pair_free(pair);
+}
+
+/* One round to its end, with the pages of @hot written right after it began. */
+static uint64_t run_round(FakePair *pair, uint64_t nr_hot, uint64_t value)
+{
+    g_autoptr(GError) error = NULL;
+    FerryStats stats;
+    uint64_t nr_sent;
+
+    g_assert_true(ferry_source_harvest(pair->source, NULL, &error));
+    for (uint64_t page = 0; page < nr_hot; page++) {
+        fake_machine_write(pair->from, 0, page * 3, value);
+    }
+    while (!ferry_source_may_harvest(pair->source)) {
+        g_assert_true(ferry_source_step(pair->source, 20, &error));
+    }
+    ferry_source_query(pair->source, &stats);
+    nr_sent = stats.normal_pages;
+    ferry_stats_clear(&stats);
+    return nr_sent;
+}
+
+/*
+ * Pages that are written in every round are put off after the second time; once they are left alone
+ * for a round they are sent.
+ */
+static void test_hot_pages(void)
+{
+    FakePair *pair = fake_pair_new_ordered(small, small, 2);
+    g_autoptr(GError) error = NULL;
+    FerryStats stats;
+    uint64_t sent[9];
+
+    g_assert_true(ferry_source_connect(pair->source, &error));
+    while (!ferry_source_may_harvest(pair->source)) {
+        g_assert_true(ferry_source_step(pair->source, 20, &error));
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(sent); i++) {
+        sent[i] = run_round(pair, i < 6 ? 50 : 0, i + 1);
+    }
+    /* Written in round 0, found and sent in round 1, found again and again and put off. */
+    g_assert_cmpuint(sent[1] - sent[0], ==, 50);
+    g_assert_cmpuint(sent[5] - sent[1], ==, 0);
+    /* Written for the last time in round 5, found in round 6; left alone and sent in round 7. */
+    g_assert_cmpuint(sent[6] - sent[5], ==, 0);
+    g_assert_cmpuint(sent[7] - sent[6], ==, 50);
+    g_assert_cmpuint(sent[8] - sent[7], ==, 0);
+
+    /* Still put off when the vCPUs stop: sent then. */
+    for (unsigned i = 0; i < 3; i++) {
+        run_round(pair, 50, 100 + i);
+    }
+    ferry_source_query(pair->source, &stats);
+    g_assert_cmpuint(stats.deferred_pages, >=, 5 * 50);
+    g_assert_cmpuint(stats.remaining_bytes, ==, 50 * FERRY_PAGE_BYTES);
+    ferry_stats_clear(&stats);
+    g_assert_true(ferry_source_stopped(pair->source, &error));
+    g_assert_true(ferry_source_hand_over(pair->source, &error));
+    g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
+    g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 0);
     fake_pair_free(pair);
 }
 
@@ -309,6 +405,19 @@ int main(int argc, char **argv)
         {.name = "busy/1", .regions = wide, .nr_channels = 1, .nr_rounds = 4, .busy = true},
         {.name = "busy/2", .regions = wide, .nr_channels = 2, .nr_rounds = 12, .busy = true},
         {.name = "busy/7", .regions = small, .nr_channels = 7, .nr_rounds = 30, .busy = true},
+        {.name = "fed/idle", .regions = wide, .nr_channels = 2, .nr_rounds = 2, .ordered = true},
+        {.name = "fed/busy/1",
+         .regions = wide,
+         .nr_channels = 1,
+         .nr_rounds = 8,
+         .busy = true,
+         .ordered = true},
+        {.name = "fed/busy/7",
+         .regions = small,
+         .nr_channels = 7,
+         .nr_rounds = 40,
+         .busy = true,
+         .ordered = true},
         {.name = "busy/checksum",
          .regions = small,
          .nr_channels = 2,
@@ -324,6 +433,9 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &cases[i], test_migrate);
     }
     g_test_add_func("/migrate/lossy-tracker-is-caught", test_lossy);
+    g_test_add_func("/migrate/tracker-fails", test_tracker_fails);
+    g_test_add_func("/migrate/tracker-fails-last", test_tracker_fails_last);
+    g_test_add_func("/migrate/hot-pages", test_hot_pages);
     g_test_add_func("/migrate/skip", test_skip);
     g_test_add_func("/migrate/regions", test_regions);
     g_test_add_func("/migrate/dial-fails", test_dial_fails);

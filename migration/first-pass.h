@@ -1,0 +1,44 @@
+/*
+ * The first pass over guest memory: chunk by chunk, arms the write trace of a chunk just ahead of
+ * its first copy and queues what was ever touched in it.
+ *
+ * Threads: one drives it; ferry_first_pass_skip() and the queries may be called from any.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_FIRST_PASS_H
+#define FERRY_FIRST_PASS_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "copy.h"
+#include "stats.h"
+
+typedef struct FerryFirstPass FerryFirstPass;
+
+/* Over all regions of @copy, which must outlive it. */
+FerryFirstPass *ferry_first_pass_new(FerryCopy *copy);
+void ferry_first_pass_free(FerryFirstPass *pass);
+
+/* Whether every chunk was queued. */
+bool ferry_first_pass_done(const FerryFirstPass *pass);
+
+/* Arm and queue the next chunk; the senders get to work at once. */
+bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp);
+
+/* Begin again, with another tracker: the senders may be at work, the pass must not. */
+void ferry_first_pass_restart(FerryFirstPass *pass);
+
+/* Leave pages out: see ferry_source_skip(). */
+void ferry_first_pass_skip(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
+                           uint64_t nr_pages);
+
+/* Bytes of memory not looked at yet. */
+uint64_t ferry_first_pass_unseen_bytes(const FerryFirstPass *pass);
+
+/* Pages that were never touched, and how long arming took. */
+void ferry_first_pass_query(FerryFirstPass *pass, uint64_t *skipped_pages, FerryHistogram *arm);
+
+#endif
