@@ -577,35 +577,39 @@ static uint64_t drain(FerryKvmRing *ring)
     return nr_new;
 }
 
-static bool is_known(const FerryKvmRing *ring, uint32_t number)
-{
-    const Slot *slot = find_slot(ring, number);
-
-    return slot && slot->nr_pages > 0;
-}
-
-void ferry_kvm_ring_slot_begin(FerryKvmRing *ring)
+void ferry_kvm_ring_slots_begin(FerryKvmRing *ring)
 {
     g_mutex_lock(&ring->lock);
 }
 
-void ferry_kvm_ring_slot_end(FerryKvmRing *ring, uint32_t number, uint32_t region,
+void ferry_kvm_ring_slots_end(FerryKvmRing *ring)
+{
+    g_mutex_unlock(&ring->lock);
+}
+
+void ferry_kvm_ring_set_slot(FerryKvmRing *ring, uint32_t number, uint32_t region,
                              uint64_t first_page, uint64_t nr_pages)
 {
+    Slot slot = {.region = region, .first_page = first_page, .nr_pages = nr_pages};
     uint32_t space = number >> 16, id = number & 0xffff;
+    Slot *known;
 
+    if (space >= NR_SPACES || id > SLOT_MAX) {
+        return;
+    }
+    if (id >= ring->slots[space]->len) {
+        g_array_set_size(ring->slots[space], id + 1);
+    }
+    known = find_slot(ring, number);
+    if (known->region == slot.region && known->first_page == slot.first_page &&
+        known->nr_pages == slot.nr_pages) {
+        return;
+    }
     /* Entries hold numbers of slots: none may be left when one changes its meaning. */
-    if (ring->started && is_known(ring, number)) {
+    if (ring->started && known->nr_pages > 0) {
         drain(ring);
     }
-    if (space < NR_SPACES && id <= SLOT_MAX) {
-        if (id >= ring->slots[space]->len) {
-            g_array_set_size(ring->slots[space], id + 1);
-        }
-        *find_slot(ring, number) =
-            (Slot){.region = region, .first_page = first_page, .nr_pages = nr_pages};
-    }
-    g_mutex_unlock(&ring->lock);
+    *known = slot;
 }
 
 uint64_t ferry_kvm_ring_drain(FerryKvmRing *ring)

@@ -95,17 +95,24 @@ void ferry_kvm_ring_add_vcpu(FerryKvmRing *ring, unsigned vcpu, struct kvm_dirty
 uint32_t ferry_kvm_ring_remove_vcpu(FerryKvmRing *ring, unsigned vcpu);
 
 /**
- * ferry_kvm_ring_slot_begin, ferry_kvm_ring_slot_end: around a change of memory slot @slot
+ * ferry_kvm_ring_slots_begin, ferry_kvm_ring_slots_end: around changes of memory slots
  *
- * @slot is KVM's number, with the address space in bits 16 to 31. Between the two calls nothing is
- * collected; the change itself (KVM_SET_USER_MEMORY_REGION) is the caller's. What was logged before
- * or during the change is reported by the meaning that the slot had before. After it the slot's
- * page 0 is @first_page of @region, and @nr_pages is its length: 0 when the slot is gone, or holds
- * no memory that migrates. Switching a slot's logging on or off is no change in this sense. Both
- * calls come from the same thread.
+ * Between the two nothing is collected; the changes (KVM_SET_USER_MEMORY_REGION) are the caller's,
+ * who then tells the outcome with ferry_kvm_ring_set_slot(). Switching logging on or off is no
+ * change in this sense. All calls come from one thread.
  */
-void ferry_kvm_ring_slot_begin(FerryKvmRing *ring);
-void ferry_kvm_ring_slot_end(FerryKvmRing *ring, uint32_t slot, uint32_t region,
+void ferry_kvm_ring_slots_begin(FerryKvmRing *ring);
+void ferry_kvm_ring_slots_end(FerryKvmRing *ring);
+
+/**
+ * ferry_kvm_ring_set_slot: what slot @slot is now, between begin and end
+ * @slot: KVM's number, with the address space in bits 16 to 31
+ * @region, @first_page: what the slot's page 0 is
+ * @nr_pages: its length; 0 when the slot is gone, or holds no memory that migrates
+ *
+ * What was logged before, or while it changed, is reported by the meaning that it had before.
+ */
+void ferry_kvm_ring_set_slot(FerryKvmRing *ring, uint32_t slot, uint32_t region,
                              uint64_t first_page, uint64_t nr_pages);
 
 /**
