@@ -2,7 +2,8 @@
  * Kernel interfaces newer than the oldest kernel headers Ferry builds with (Linux 6.1)
  *
  * Names are the kernel's with FERRY_ in front, so that they stay apart from those of newer
- * headers. Reference: Documentation/admin-guide/mm/pagemap.rst.
+ * headers. Reference: Documentation/admin-guide/mm/pagemap.rst,
+ * userfaultfd.rst.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -11,6 +12,9 @@
 
 #include <linux/ioctl.h>
 #include <stdint.h>
+
+/* UFFDIO_API, Linux 6.7: the kernel takes write protection off by itself */
+#define FERRY_UFFD_FEATURE_WP_ASYNC (UINT64_C(1) << 15)
 
 /* PAGEMAP_SCAN on /proc/PID/pagemap, Linux 6.7: what kind of pages is a range made of? */
 
