@@ -41,6 +41,7 @@ typedef struct FerrySettings {
     bool enabled;
     bool checksum;
     uint8_t channels; /* 0: choose from the CPUs */
+    FerryTraceMode trace;
 } FerrySettings;
 
 FerrySettings *ferry_settings(void);
@@ -71,9 +72,40 @@ void ferry_list_ram(FerryRegions *regions);
 /* Make the RAM blocks that may change their size fit the source's, as QEMU does; any thread. */
 bool ferry_resize_ram(const FerryRegions *remote, Error **errp);
 
-/* A tracker over QEMU's dirty bitmap; @regions is as listed at the source. */
-FerryTracker ferry_bitmap_tracker_new(const FerryRegions *regions);
-void ferry_bitmap_tracker_free(FerryTracker *tracker);
+/*
+ * QEMU's dirty bitmap.  open, close: keep a summary meanwhile, so that a harvest is quick.  forget:
+ * what was written so far, of at most a chunk.  protect: have KVM protect pages whose writes it has
+ * put into the bitmap.  harvest: take out what is in it, word by word, with `fn` as in
+ * FerryTrackerClient; with the BQL.  mark_vga: pages that a display has to redraw.
+ */
+typedef void (*FerryBitmapFn)(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
+void ferry_bitmap_open(RAMBlock *const *blocks, size_t nr_blocks);
+void ferry_bitmap_close(void);
+void ferry_bitmap_forget(RAMBlock *block, uint64_t first_page, uint64_t nr_pages);
+void ferry_bitmap_protect(RAMBlock *block, uint64_t first_page, uint64_t nr_pages);
+void ferry_bitmap_harvest(RAMBlock *const *blocks, size_t nr_blocks, FerryBitmapFn fn,
+                          void *opaque);
+void ferry_bitmap_mark_vga(RAMBlock *block, uint64_t first_page, uint64_t nr_pages);
+
+/*
+ * How a migration watches the guest.  open: a tracker for @regions, listed at the source, as the
+ * user wants it or as it is best here; @regions must stay until it is closed, and so will the RAM
+ * blocks.  begin, end: around the time when QEMU's dirty log for migration is on.
+ */
+bool ferry_trace_open(FerryTraceMode mode, const FerryRegions *regions, FerryTracker *tracker,
+                      GError **errp);
+void ferry_trace_close(void);
+void ferry_trace_begin(void);
+void ferry_trace_end(void);
+
+/* The tracker failed because of @why: if it is the rings, `auto` will not pick them again. */
+void ferry_trace_failed(const GError *why);
+
+/* The same while the guest runs: go on with another tracker.  False if there is none. */
+bool ferry_trace_replace(const GError *why, FerryTracker *tracker);
+
+/* What is in use, or was in the last migration; NULL if there was none. */
+FerryTraceInfo *ferry_trace_query(void);
 
 /* Source and destination, for the wrapped handlers and for reports. */
 bool ferry_outgoing_active(void);

@@ -55,6 +55,22 @@ static void fill_rounds(FerryInfo *info, const FerryStats *stats)
     }
 }
 
+static void fill_arm_times(FerryInfo *info, const FerryHistogram *arm)
+{
+    FerryTimeBucketList **tail = &info->arm_times;
+
+    info->has_arm_times = true;
+    for (unsigned i = 0; i < FERRY_HISTOGRAM_BUCKETS; i++) {
+        if (arm->counts[i]) {
+            FerryTimeBucket *bucket = g_new0(FerryTimeBucket, 1);
+
+            bucket->below = UINT64_C(1) << i;
+            bucket->count = arm->counts[i];
+            QAPI_LIST_APPEND(tail, bucket);
+        }
+    }
+}
+
 static void fill_stats(FerryInfo *info, const FerryStats *stats)
 {
     info->has_phase = true;
@@ -73,8 +89,11 @@ static void fill_stats(FerryInfo *info, const FerryStats *stats)
     info->skipped_pages = stats->skipped_pages;
     info->has_elapsed_time = true;
     info->elapsed_time = stats->elapsed_ns / 1000000;
+    info->has_deferred_pages = true;
+    info->deferred_pages = stats->deferred_pages;
     info->has_longest_arm_time = true;
-    info->longest_arm_time = stats->longest_arm_ns / 1000;
+    info->longest_arm_time = stats->arm.max_ns / 1000;
+    fill_arm_times(info, &stats->arm);
     fill_channels(info, stats);
     fill_rounds(info, stats);
     if (stats->has_report) {
@@ -95,6 +114,9 @@ FerryInfo *qmp_query_ferry(Error **errp)
     char *reason = NULL;
     bool known = ferry_outgoing_query(&stats, &active, &version, &reason);
 
+    if (known) {
+        info->trace = ferry_trace_query();
+    }
     /* A QEMU that a guest migrated into, and that has not sent it on since, tells of that. */
     if (!known && !reason) {
         known = ferry_incoming_query(&stats, &active, &version, &reason);
@@ -129,6 +151,9 @@ void qmp_ferry_set_parameters(FerryParameters *params, Error **errp)
     if (params->has_checksum) {
         current->checksum = params->checksum;
     }
+    if (params->has_trace) {
+        current->trace = params->trace;
+    }
 }
 
 FerryParameters *qmp_query_ferry_parameters(Error **errp)
@@ -137,10 +162,32 @@ FerryParameters *qmp_query_ferry_parameters(Error **errp)
     FerryParameters *params = g_new0(FerryParameters, 1);
 
     params->has_enabled = params->has_channels = params->has_checksum = true;
+    params->has_trace = true;
+    params->trace = current->trace;
     params->enabled = current->enabled;
     params->channels = current->channels;
     params->checksum = current->checksum;
     return params;
+}
+
+static void print_trace(Monitor *mon, const FerryInfo *info)
+{
+    if (!info->trace) {
+        return;
+    }
+    monitor_printf(mon, "trace: %s (%s)\n", FerryTraceMode_str(info->trace->mode),
+                   info->trace->reason);
+    for (FerryVcpuTraceInfoList *e = info->trace->vcpus; e; e = e->next) {
+        monitor_printf(mon,
+                       "vcpu %u: %" PRIu64 " entries collected, %" PRIu64 " reset (%" PRIu64
+                       " forced), %" PRIu64 " full exits, %.3f redirtied\n",
+                       e->value->vcpu, e->value->collected, e->value->resets,
+                       e->value->forced_resets, e->value->full_exits, e->value->redirty_ratio);
+    }
+    for (FerryTimeBucketList *e = info->arm_times; e; e = e->next) {
+        monitor_printf(mon, "armed in less than %" PRIu64 " us: %" PRIu64 " chunks\n",
+                       e->value->below, e->value->count);
+    }
 }
 
 void hmp_info_ferry(Monitor *mon, const QDict *qdict)
@@ -163,6 +210,8 @@ void hmp_info_ferry(Monitor *mon, const QDict *qdict)
     monitor_printf(mon, "zero: %" PRIu64 " pages\n", info->zero_pages);
     monitor_printf(mon, "skipped: %" PRIu64 " pages\n", info->skipped_pages);
     monitor_printf(mon, "elapsed time: %" PRIu64 " ms\n", info->elapsed_time);
+    monitor_printf(mon, "deferred: %" PRIu64 " pages\n", info->deferred_pages);
+    print_trace(mon, info);
     for (FerryChannelInfoList *e = info->channels; e; e = e->next) {
         monitor_printf(mon, "channel %s: %" PRIu64 " kbytes, %" PRIu64 " kbytes/s\n",
                        e->value->name, e->value->bytes >> 10, e->value->rate >> 10);

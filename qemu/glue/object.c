@@ -9,6 +9,8 @@
 #include "qemu/osdep.h"
 #include "hw/qdev-core.h"
 #include "hw/qdev-properties.h"
+#include "hw/core/qdev-prop-internal.h"
+#include "qapi/qapi-types-ferry.h"
 #include "qom/object.h"
 
 #include "ferry/glue/ferry.h"
@@ -22,22 +24,37 @@ struct FerryObject {
     FerrySettings parameters;
 };
 
-static FerryObject *ferry_object;
-
+/* Made when it is first asked for: KVM does so before QEMU makes its migration object. */
 FerrySettings *ferry_settings(void)
 {
+    static FerryObject *ferry_object;
+
+    if (!ferry_object) {
+        ferry_object = FERRY(object_new(TYPE_FERRY));
+    }
     return &ferry_object->parameters;
 }
 
 void ferry_object_init(void)
 {
-    ferry_object = FERRY(object_new(TYPE_FERRY));
+    ferry_settings();
 }
+
+static const PropertyInfo trace_property = {
+    .type = "FerryTraceMode",
+    .description = "how to learn what the guest writes: auto, kvm-ring, pagemap or bitmap",
+    .enum_table = &FerryTraceMode_lookup,
+    .get = qdev_propinfo_get_enum,
+    .set = qdev_propinfo_set_enum,
+    .set_default_value = qdev_propinfo_set_default_value_enum,
+};
 
 static const Property ferry_properties[] = {
     DEFINE_PROP_BOOL("enabled", FerryObject, parameters.enabled, true),
     DEFINE_PROP_BOOL("checksum", FerryObject, parameters.checksum, false),
     DEFINE_PROP_UINT8("channels", FerryObject, parameters.channels, 0),
+    DEFINE_PROP_SIGNED("trace", FerryObject, parameters.trace, FERRY_TRACE_MODE_AUTO,
+                       trace_property, FerryTraceMode),
 };
 
 static void ferry_class_init(ObjectClass *class, void *data)

@@ -28,6 +28,7 @@
 #include "migration/ram.h"
 
 #include "ferry/glue/ferry.h"
+#include "ferry/glue/kvm.h"
 #include "ferry/migration/converge.h"
 #include "ferry/migration/error.h"
 #include "ferry/migration/source.h"
@@ -182,6 +183,16 @@ static void session_failed(void *opaque, const GError *error)
     error_free(err);
 }
 
+static bool next_tracker(void *opaque, const GError *why, FerryTracker *next)
+{
+    bool replaced = ferry_trace_replace(why, next);
+
+    if (replaced) {
+        warn_report("%s; the guest is watched through its page tables instead", why->message);
+    }
+    return replaced;
+}
+
 /* Break what there is of the session, or of the way to one. */
 static void break_channels(void)
 {
@@ -255,13 +266,18 @@ static void drop_session(void)
     outgoing.active = false;
     g_mutex_unlock(&outgoing.lock);
     ferry_source_free(source);
-    ferry_bitmap_tracker_free(&outgoing.tracker);
+    ferry_trace_close();
     ferry_regions_clear(&outgoing.regions);
 }
 
 void ferry_negotiate(MigrationState *s)
 {
-    FerrySourceConfig config = {.dial = ferry_peer_dial, .failed = session_failed, .opaque = s};
+    FerrySourceConfig config = {
+        .dial = ferry_peer_dial,
+        .failed = session_failed,
+        .next_tracker = next_tracker,
+        .opaque = s,
+    };
     g_autofree char *reason = NULL;
     FerryRegions regions;
     uint8_t version;
@@ -287,7 +303,13 @@ void ferry_negotiate(MigrationState *s)
         .list = g_memdup2(regions.list, regions.nr * sizeof(*regions.list)),
         .nr = regions.nr,
     };
-    outgoing.tracker = ferry_bitmap_tracker_new(&regions);
+    if (!ferry_trace_open(ferry_settings()->trace, &outgoing.regions, &outgoing.tracker, &error)) {
+        set_reason("%s", error->message);
+        g_error_free(error);
+        ferry_regions_clear(&regions);
+        ferry_regions_clear(&outgoing.regions);
+        return;
+    }
     outgoing.counted_bytes = outgoing.counted_normal = outgoing.counted_zero = 0;
     outgoing.stopped = false;
     outgoing.period_dirty_pages = 0;
@@ -388,7 +410,9 @@ static int session_error(QEMUFile *f, GError *error)
     Error *err = NULL;
 
     wait_for_cancel();
-
+    if (g_error_matches(error, FERRY_ERROR, FERRY_ERROR_TRACKER)) {
+        ferry_trace_failed(error);
+    }
     ferry_propagate_error(&err, error);
     qemu_file_set_error_obj(f, -EIO, err);
     return -EIO;
@@ -398,13 +422,14 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
 {
     bool started;
 
+    ferry_trace_begin();
     qemu_mutex_lock_ramlist();
     WITH_RCU_READ_LOCK_GUARD()
     {
         started = memory_global_dirty_log_start(GLOBAL_DIRTY_MIGRATION, errp);
         if (started) {
             /* Arming a chunk clears what this reports; without it there is nothing to clear. */
-            memory_global_dirty_log_sync(false);
+            ferry_kvm_sync_others(false);
         }
     }
     qemu_mutex_unlock_ramlist();
@@ -659,6 +684,7 @@ void ferry_save_cleanup(void)
         memory_global_dirty_log_stop(GLOBAL_DIRTY_MIGRATION);
         outgoing.logging = false;
     }
+    ferry_trace_end();
 }
 
 bool ferry_outgoing_query(FerryStats *stats, bool *active, uint8_t *version, char **reason)
