@@ -155,6 +155,14 @@ class Guest:
     def stats(self):
         return self.ask('S', 'STATS')
 
+    def history(self, slots):
+        """Pages written in each of the last `slots` slots of the guest's time that are over, oldest
+        first: each slot_ns long, the first of them from first_ns on."""
+        answer = self.ask(f'H {slots}', 'HISTORY')
+        if not isinstance(answer.writes, list):
+            answer.writes = [answer.writes]
+        return answer
+
     def pause(self):
         self.ask('P', 'PAUSED')
 

@@ -238,12 +238,14 @@ class VM:
     cpus, cpu   number of vCPUs; -cpu model (None: KVM_CPU under KVM, QEMU's default under TCG)
     incoming    True: start with `-incoming defer`
     args        further arguments
+    wrapper     words before the command line, such as a debugger's; what they name must become the
+                QEMU by exec; a function is called with the VM's directory and returns them
     A binary that is not this tree's (which must find its firmware by itself) is told where Debian
     keeps firmware.
     """
 
     def __init__(self, name, *, binary=None, accel='tcg', machine='pc', memory_mib=1024,
-                 backend='ram', cpus=1, cpu=None, incoming=False, args=()):
+                 backend='ram', cpus=1, cpu=None, incoming=False, args=(), wrapper=()):
         self.name = name
         self.binary = binary or default_binary()
         self.accel = accel
@@ -254,6 +256,7 @@ class VM:
         self.cpu = cpu or (KVM_CPU if accel.startswith('kvm') else None)
         self.incoming = incoming
         self.args = list(args)
+        self.wrapper = wrapper
         self.dir = None
         self.process = None
         self.monitor = None
@@ -311,9 +314,10 @@ class VM:
         self.monitor = Monitor(f'{self.name} monitor')
         self.console = Console(f'{self.name} console')
         _running.add(self)
+        wrapper = self.wrapper(self.dir) if callable(self.wrapper) else self.wrapper
         with open(os.path.join(self.dir, 'log'), 'wb') as log:
             self.process = subprocess.Popen(
-                ['setpriv', '--pdeathsig', 'KILL', '--'] + self.command_line(),
+                ['setpriv', '--pdeathsig', 'KILL', '--', *wrapper, *self.command_line()],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 pass_fds=[self.monitor.theirs.fileno(), self.console.theirs.fileno()],
                 start_new_session=True)
@@ -386,6 +390,20 @@ class VM:
             return None
 
         return self.monitor.wait(find, timeout, f'event {name}')
+
+    def trace(self, *events, on=True):
+        """Have QEMU log its trace events of these names, or no longer; see log()."""
+        for event in events:
+            self.qmp('trace-event-set-state', name=event, enable=on)
+
+    def kvm_statistics(self):
+        """KVM's own counters, the vCPUs' added up: {'pf_taken': 133, ...}. Disturbs no vCPU."""
+        total = {}
+        for vcpu in self.qmp('query-stats', target='vcpu'):
+            for entry in vcpu['stats']:
+                if isinstance(entry['value'], int):
+                    total[entry['name']] = total.get(entry['name'], 0) + entry['value']
+        return total
 
     def set_capabilities(self, caps):
         """caps: {'multifd': True, ...}"""
@@ -460,7 +478,8 @@ class Result:
 
     status        'completed'
     total_ms, downtime_ms, setup_ms, bytes   as the source's query-migrate says
-    wall_s        from the command to the destination running, by our clock
+    begin, end    time.monotonic() at the command, and when the destination ran
+    wall_s        from the one to the other
     src_cpu_s, dst_cpu_s   CPU seconds of everything but vCPUs, over the migration
     src_memory, dst_memory   VM.memory() just after
     info          the source's whole query-migrate
@@ -548,7 +567,7 @@ def migrate(src, dst, uri='tcp', *, caps=None, params=None, timeout=120, poll_s=
     return Result(
         status=status, total_ms=info['total-time'], downtime_ms=info['downtime'],
         setup_ms=info['setup-time'], bytes=info['ram']['transferred'],
-        wall_s=resumed['monotonic'] - begin,
+        begin=begin, end=resumed['monotonic'], wall_s=resumed['monotonic'] - begin,
         src_cpu_s=src.cpu_seconds() - src_cpu, dst_cpu_s=dst.cpu_seconds() - dst_cpu,
         src_memory=src.memory(), dst_memory=dst.memory(), info=info,
         ferry=ferry, ferry_dst=dst.qmp_try('query-ferry'),

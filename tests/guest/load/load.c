@@ -22,6 +22,8 @@
 #define ATTENTIVE_MS    20    /* after a command, so long the next is answered at once */
 #define LINE_BYTES      64
 #define FIRST_BUCKET_US 64
+#define SLOT_MS         50   /* of the history of writes */
+#define HISTORY_SLOTS   2048 /* remembered: the last 102 seconds */
 
 struct worker {
     uint64_t seen; /* the newest orders obeyed */
@@ -29,6 +31,8 @@ struct worker {
     uint64_t gap;                      /* longest time between two loop iterations, in ticks */
     uint64_t buckets[LOAD_NR_BUCKETS]; /* gaps of FIRST_BUCKET_US << i and more, up to twice that */
     uint64_t last, due, random, cursor, first, nr_pages;
+    uint64_t slot, slot_end; /* of the history: time / SLOT_MS, and when it ends, in ticks */
+    uint16_t history[HISTORY_SLOTS]; /* pages written in slot n: [n % HISTORY_SLOTS] */
     bool filled;
 } __attribute__((aligned(128)));
 
@@ -217,6 +221,36 @@ static void forget_gaps(struct worker *w)
     w->last = guest_now();
 }
 
+/* History: how many pages were written in each SLOT_MS of the guest's time */
+
+static void history_start(struct worker *w, uint64_t now)
+{
+    w->slot = now / ticks_of_ms(SLOT_MS);
+    w->slot_end = (w->slot + 1) * ticks_of_ms(SLOT_MS);
+}
+
+static void history_advance(struct worker *w, uint64_t now)
+{
+    while (now >= w->slot_end) {
+        w->history[(w->slot + 1) % HISTORY_SLOTS] = 0;
+        w->slot++;
+        w->slot_end += ticks_of_ms(SLOT_MS);
+    }
+}
+
+/* A worker that stands still has not come to the newest slots: what it has there is old. */
+static uint64_t history_sum(uint64_t slot)
+{
+    uint64_t nr = 0;
+
+    for (unsigned int k = 0; k < nr_workers; k++) {
+        if (slot <= workers[k].slot && slot + HISTORY_SLOTS > workers[k].slot) {
+            nr += workers[k].history[slot % HISTORY_SLOTS];
+        }
+    }
+    return nr;
+}
+
 /* Pages */
 
 static void make_page(uint64_t index)
@@ -247,6 +281,7 @@ static void write_one(struct worker *w)
     generations[index]++;
     make_page(index);
     w->nr_writes++;
+    w->history[w->slot % HISTORY_SLOTS]++;
 }
 
 /* The part of `nr` pages that is worker k's: [slice(k), slice(k + 1)) */
@@ -388,6 +423,25 @@ static void stats(void)
     say_end();
 }
 
+/* The last `nr` slots that are over, oldest first. */
+static void history(uint64_t nr)
+{
+    uint64_t slot_ticks = ticks_of_ms(SLOT_MS), end = guest_now() / slot_ticks;
+
+    if (nr > HISTORY_SLOTS - 1) {
+        nr = HISTORY_SLOTS - 1;
+    }
+    if (nr > end) {
+        nr = end;
+    }
+    say_number("HISTORY slot_ns=", ns_of_ticks(slot_ticks));
+    say_number(" first_ns=", ns_of_ticks((end - nr) * slot_ticks));
+    for (uint64_t slot = end - nr; slot < end; slot++) {
+        say_number(slot == end - nr ? " writes=" : ",", history_sum(slot));
+    }
+    say_end();
+}
+
 /* Damage a page in a way that verify() must find; the writers are left stopped. */
 static void damage(const char *how)
 {
@@ -500,6 +554,13 @@ static bool run_with_argument(char command, const char *argument)
             load_say("RATE", &n);
         }
         return true;
+    case 'H':
+        rest = parse_number(argument, &n);
+        if (!rest || *rest || !n) {
+            return false;
+        }
+        history(n);
+        return true;
     case 'X':
         damage(argument);
         return true;
@@ -512,7 +573,7 @@ static void run_command(const char *line)
 {
     if (!(line[1] == '\0' ? run_simple(line[0])
                           : line[1] == ' ' && run_with_argument(line[0], line + 2))) {
-        load_say("ERROR commands: I T S V Z P G R W X", NULL);
+        load_say("ERROR commands: I T S H V Z P G R W X", NULL);
     }
 }
 
@@ -611,11 +672,13 @@ void load_run(const struct load_config *c, uint32_t *table, unsigned int k, unsi
     }
     forget_gaps(w);
     w->due = guest_now();
+    history_start(w, w->due);
 
     for (;;) {
         now = guest_now();
         note_gap(w, now - w->last);
         w->last = now;
+        history_advance(w, now);
         if (k == 0) {
             if (now >= next_poll) {
                 if (serve()) {

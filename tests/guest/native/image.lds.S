@@ -26,6 +26,7 @@ SECTIONS
     }
     program_longs = (program_end - program_begin) / 4;
     ASSERT(program_end - program_begin <= ROM_RESET - ROM_BASE, "the program is too large for the image")
+    ASSERT(bss_end <= TABLES_BASE, "the variables reach into the page tables")
     ASSERT(. == ROM_RESET + 0x1000, "the reset page is not one page")
     /DISCARD/ : { *(.comment) *(.note*) *(.eh_frame*) }
 }

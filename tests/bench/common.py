@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the benchmarks share: warm memory, checks, tables, and the frame of a program."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'lib'))
+from guest import GuestError, problem  # noqa: E402
+from vm import (ROOT, MigrationFailed, QMPError, VMDied, default_binary,  # noqa: E402
+                exit_on_signals)
+
+FLOOR_SOURCE = os.path.join(ROOT, 'tests', 'bench', 'floor.c')
+FLOOR = os.path.join(ROOT, 'build', 'bench', 'floor')
+MIB = 1 << 20
+# What a QEMU needs of memory besides its guest's, and a bit more.
+SPARE_MIB = 512
+
+
+class Wrong(Exception):
+    """The run cannot go on, or its figures would mean nothing."""
+
+
+# Before and after a migration
+
+class Warm:
+    """Memory that a helper has touched and holds, until free() hands it to whoever needs it next."""
+
+    def __init__(self, mib):
+        self.helper = subprocess.Popen([FLOOR, '--warm', str(mib * MIB)], stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE, text=True)
+        line = self.helper.stdout.readline()
+        if not line:
+            raise Wrong(f'cannot warm up {mib} MiB of memory')
+        self.touch_s_per_gib = json.loads(line)['touch_s_per_gib']
+
+    def free(self):
+        if self.helper:
+            self.helper.communicate(timeout=60)
+            self.helper = None
+
+
+def build_floor():
+    if os.path.exists(FLOOR) and os.path.getmtime(FLOOR) >= os.path.getmtime(FLOOR_SOURCE):
+        return
+    os.makedirs(os.path.dirname(FLOOR), exist_ok=True)
+    subprocess.run([os.environ.get('CC', 'cc'), '-std=gnu11', '-D_GNU_SOURCE', '-O2', '-Wall',
+                    '-Werror', '-o', f'{FLOOR}.new', FLOOR_SOURCE], check=True, timeout=120)
+    os.replace(f'{FLOOR}.new', FLOOR)
+
+
+def check(guest, native=True):
+    """Every page that was filled is right, and in the native guest every other one is zero."""
+    wrong = problem(guest.verify(600))
+    if wrong:
+        raise Wrong(f'the guest is damaged: {wrong}')
+    if native:
+        zero = guest.check_untouched(600)
+        if zero.bad:
+            raise Wrong(f'{zero.bad} of {zero.pages} pages never written are not zero')
+
+
+def check_ferry(result, wanted, title):
+    """The migration was made by Ferry, or not by it, as wanted."""
+    used = bool(result.ferry_used)
+    if used != wanted:
+        raise Wrong(f'{title}: Ferry was {"" if used else "not "}used: {result.ferry}')
+
+
+# What comes out
+
+def note(text):
+    print(f'# {text}', file=sys.stderr, flush=True)
+
+
+def cell(samples, key, form):
+    values = [s[key] for s in samples if key in s]
+    if not values:
+        return '-'
+    low, mid, high = min(values), statistics.median(values), max(values)
+    text = format(mid, form)
+    return text if low == high else f'{text} ({format(low, form)}-{format(high, form)})'
+
+
+def print_table(head, rows):
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for row in [head, *rows]:
+        print('  '.join(text.ljust(width) if i == 0 else text.rjust(width)
+                        for i, (text, width) in enumerate(zip(row, widths))).rstrip())
+
+
+def print_goals(title, goals):
+    """goals: (what, our figure, the most it may be, whether that is so)"""
+    if goals:
+        print()
+        print_table([title, 'ratio', 'at most', ''],
+                    [[what, f'{ours:.3f}', f'{goal:.3f}', 'reached' if fine else 'MISSED']
+                     for what, ours, goal, fine in goals])
+
+
+def medians(samples):
+    """Of each figure that all samples have."""
+    return {key: statistics.median(s[key] for s in samples) for key in samples[0]
+            if all(isinstance(s.get(key), (int, float)) for s in samples)}
+
+
+def machine():
+    with open('/proc/cpuinfo', encoding='utf-8') as f:
+        models = {line.split(':', 1)[1].strip() for line in f if line.startswith('model name')}
+    return {'cpus': os.cpu_count(), 'model': ', '.join(sorted(models)), 'kernel': platform.release(),
+            'load_average': os.getloadavg()[0]}
+
+
+def write_json(path, options, **content):
+    document = {'command': sys.argv, 'machine': machine(), 'qemu': default_binary(),
+                'options': vars(options), **content}
+    with open(path, 'w', encoding='utf-8') as f:
+        json.dump(document, f, indent=1)
+        f.write('\n')
+
+
+# The program
+
+def words(allowed):
+    def parse(text):
+        chosen = text.split(',')
+        for word in chosen:
+            if word not in allowed:
+                raise argparse.ArgumentTypeError(f"'{word}': choose from {', '.join(allowed)}")
+        return chosen
+    return parse
+
+
+def run_program(bench, options):
+    """bench(options) as a whole program, which ends with a status and no traceback."""
+    exit_on_signals()
+    try:
+        bench(options)
+    except KeyboardInterrupt:
+        print('\nInterrupted.', file=sys.stderr)
+        return 130
+    except (Wrong, GuestError, MigrationFailed, QMPError, VMDied, TimeoutError, OSError,
+            subprocess.SubprocessError) as e:
+        print(f'{os.path.relpath(sys.argv[0], ROOT)}: {e}', file=sys.stderr)
+        return 1
+    return 0
