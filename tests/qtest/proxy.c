@@ -70,8 +70,11 @@ static gpointer pump(gpointer opaque)
             break;
         }
     }
-    /* The descriptors stay: another thread may be about to use them. */
-    shutdown(p->from, SHUT_RD);
+    /*
+     * The descriptors stay: another thread may be about to use them.  Where what is sent can go
+     * nowhere any more, the sender must hear of it: with one direction shut, it would wait.
+     */
+    shutdown(p->from, nr < 0 ? SHUT_RDWR : SHUT_RD);
     shutdown(p->to, SHUT_WR);
     g_free(p);
     return NULL;
