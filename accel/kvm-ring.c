@@ -24,6 +24,7 @@
 #include "kvm-ring.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -55,6 +56,8 @@ typedef struct Vcpu {
     uint32_t seen;      /* the first entry not looked at; from reset to here they are held back */
     uint32_t round_end; /* entries before this one are the round's */
     uint32_t most_held;
+    uint32_t
+        suspect; /* after an overrun: there may be a gap among so many entries from `seen` on */
     FerryKvmRingStats stats;
 } Vcpu;
 
@@ -171,8 +174,9 @@ static bool resolve(const FerryKvmRing *ring, const struct kvm_dirty_gfn *entry,
     return true;
 }
 
-static void note_overrun(FerryKvmRing *ring, const Vcpu *vcpu)
+static void note_overrun(FerryKvmRing *ring, Vcpu *vcpu)
 {
+    vcpu->suspect = 2 * ring->nr_entries;
     if (!ring->overrun) {
         ring->overrun = true;
         ring->overrun_vcpu = vcpu->stats.vcpu;
@@ -186,6 +190,39 @@ static bool notice(const FerryKvmRing *ring, Page page)
                                 UINT64_C(1) << (page.page % 64)) != 0;
 }
 
+/*
+ * After an overrun KVM's position in the ring is ahead of ours: what it fills now comes after a gap
+ * that is never filled.  Returns how far ahead, if it has filled anything; else 0.
+ */
+static uint32_t find_gap(const FerryKvmRing *ring, const Vcpu *vcpu)
+{
+    for (uint32_t i = 0; i < ring->nr_entries - nr_held(vcpu); i++) {
+        if (is_dirty(entry_at(ring, vcpu, vcpu->seen + i))) {
+            /* The vCPU may run, and have filled those before it since they were looked at. */
+            while (i > 0 && is_dirty(entry_at(ring, vcpu, vcpu->seen + i - 1))) {
+                i--;
+            }
+            return i;
+        }
+    }
+    return 0;
+}
+
+/* Fill a gap with entries that mean nothing, to be taken like others; returns whether there is one. */
+static bool fill_gap(const FerryKvmRing *ring, const Vcpu *vcpu)
+{
+    uint32_t nr = find_gap(ring, vcpu);
+
+    for (uint32_t i = 0; i < nr; i++) {
+        struct kvm_dirty_gfn *entry = entry_at(ring, vcpu, vcpu->seen + i);
+
+        entry->slot = SLOT_NONE;
+        entry->offset = 0;
+        __atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_DIRTY, __ATOMIC_RELEASE);
+    }
+    return nr > 0;
+}
+
 /* Take notice of what is new in a ring; returns how many entries. */
 static uint32_t look(FerryKvmRing *ring, Vcpu *vcpu)
 {
@@ -195,13 +232,14 @@ static uint32_t look(FerryKvmRing *ring, Vcpu *vcpu)
         const struct kvm_dirty_gfn *entry = entry_at(ring, vcpu, vcpu->seen);
         Page page;
 
-        if (!is_dirty(entry)) {
+        if (!is_dirty(entry) && !(vcpu->suspect && fill_gap(ring, vcpu))) {
             break;
         }
         if (resolve(ring, entry, &page) && notice(ring, page)) {
             vcpu->stats.redirtied++;
         }
         vcpu->seen++;
+        vcpu->suspect -= vcpu->suspect > 0;
     }
     vcpu->most_held = MAX(vcpu->most_held, nr_held(vcpu));
     vcpu->stats.collected += vcpu->seen - first;
@@ -225,6 +263,8 @@ static uint32_t look_all(FerryKvmRing *ring)
 /* Flag @nr entries, the oldest ones, for reset. */
 static void flag_oldest(FerryKvmRing *ring, Vcpu *vcpu, uint32_t nr)
 {
+    const struct kvm_dirty_gfn *last_free = entry_at(ring, vcpu, vcpu->reset - 1);
+
     for (uint32_t i = 0; i < nr; i++) {
         struct kvm_dirty_gfn *entry = entry_at(ring, vcpu, vcpu->reset++);
         Page page;
@@ -236,29 +276,67 @@ static void flag_oldest(FerryKvmRing *ring, Vcpu *vcpu, uint32_t nr)
     }
     vcpu->stats.resets += nr;
     ring->nr_flagged += nr;
-}
-
-/* Have KVM protect the pages of all entries that are flagged. */
-static void reset_flagged(FerryKvmRing *ring)
-{
-    unsigned nr_idle = 0;
-
-    while (ring->nr_flagged > 0) {
-        int nr = ioctl(ring->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
-
-        /* A signal may end it early. */
-        if ((nr < 0 && errno != EINTR) || (nr <= 0 && ++nr_idle > 1000) ||
-            (nr > 0 && (uint32_t)nr > ring->nr_flagged)) {
-            ring->reset_errno = nr < 0 ? errno : EIO;
-            ring->nr_flagged = 0;
-            return;
-        }
-        ring->nr_flagged -= nr > 0 ? (uint32_t)nr : 0;
+    /* With no entry free, KVM may have written over one before it was copied or flagged. */
+    if (is_dirty(last_free)) {
+        note_overrun(ring, vcpu);
     }
 }
 
+/* Hold back again what is flagged and KVM will not reset: it wrote over it after it was flagged. */
+static void take_back_flagged(FerryKvmRing *ring)
+{
+    for (guint i = 0; i < ring->vcpus->len; i++) {
+        Vcpu *vcpu = g_ptr_array_index(ring->vcpus, i);
+
+        while (ring->nr_flagged > 0 &&
+               __atomic_load_n(&entry_at(ring, vcpu, vcpu->reset - 1)->flags, __ATOMIC_RELAXED)) {
+            vcpu->reset--;
+            ring->nr_flagged--;
+            note_overrun(ring, vcpu);
+        }
+    }
+}
+
+/*
+ * Have KVM protect the pages of all entries that are flagged.
+ *
+ * Since Linux 6.16 a pending signal ends the ioctl early, and up to 64 pages whose entries it has
+ * freed by then stay writable: what the guest writes there would never be told.  So signals wait;
+ * what cannot be made to wait (a debugger, the freezer) shows in a count that is too small, unless
+ * nothing but those pages was left to be reset.
+ */
+static void reset_flagged(FerryKvmRing *ring)
+{
+    unsigned nr_idle = 0;
+    sigset_t all, before;
+
+    if (ring->nr_flagged == 0) {
+        return;
+    }
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (ring->nr_flagged > 0) {
+        int nr = ioctl(ring->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
+
+        if (nr < 0 || (uint32_t)nr > ring->nr_flagged) {
+            ring->reset_errno = nr < 0 ? errno : EIO;
+            ring->nr_flagged = 0;
+        } else if (nr > 0) {
+            ring->nr_flagged -= (uint32_t)nr;
+            ring->reset_errno = ring->nr_flagged ? EINTR : ring->reset_errno;
+        } else if (++nr_idle > 10) {
+            take_back_flagged(ring);
+            ring->nr_flagged = 0;
+            ring->reset_errno = EIO;
+        }
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+typedef void (*ReportFn)(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
+
 /* Report the pages of a batch; neighbours in one word go together. */
-static void report_batch(FerryKvmRing *ring)
+static void report_batch(FerryKvmRing *ring, ReportFn report)
 {
     const Page *pages = (const Page *)(void *)ring->batch->data;
     guint nr = ring->batch->len;
@@ -270,15 +348,15 @@ static void report_batch(FerryKvmRing *ring)
         for (; i < nr && pages[i].region == region && pages[i].page / 64 == word; i++) {
             mask |= UINT64_C(1) << (pages[i].page % 64);
         }
-        ring->client.report(ring->client.opaque, region, word, mask);
+        report(ring->client.opaque, region, word, mask);
     }
     g_array_set_size(ring->batch, 0);
 }
 
-static void reset_and_report(FerryKvmRing *ring)
+static void reset_and_report(FerryKvmRing *ring, ReportFn report)
 {
     reset_flagged(ring);
-    report_batch(ring);
+    report_batch(ring, report);
 }
 
 /* Reset what is held back beyond a quarter of the ring. */
@@ -289,39 +367,6 @@ static void flag_excess(FerryKvmRing *ring, Vcpu *vcpu)
 
         vcpu->stats.forced_resets += nr;
         flag_oldest(ring, vcpu, nr);
-    }
-}
-
-/*
- * After an overrun KVM's position in the ring is ahead of ours: what it fills now comes after a gap
- * that is never filled.  Returns how far ahead, if it has filled anything; else 0.
- */
-static uint32_t find_gap(const FerryKvmRing *ring, const Vcpu *vcpu)
-{
-    for (uint32_t i = 0; i < ring->nr_entries - nr_held(vcpu); i++) {
-        if (is_dirty(entry_at(ring, vcpu, vcpu->seen + i))) {
-            return i;
-        }
-    }
-    return 0;
-}
-
-/* Step over the gap, so that the vCPU can go on.  With nothing held back. */
-static void close_gap(FerryKvmRing *ring, Vcpu *vcpu)
-{
-    uint32_t nr = find_gap(ring, vcpu);
-
-    for (uint32_t i = 0; i < nr; i++) {
-        struct kvm_dirty_gfn *entry = entry_at(ring, vcpu, vcpu->reset++);
-
-        entry->slot = SLOT_NONE;
-        entry->offset = 0;
-        __atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
-    }
-    vcpu->seen += nr;
-    ring->nr_flagged += nr;
-    if (nr > 0) {
-        note_overrun(ring, vcpu);
     }
 }
 
@@ -374,7 +419,7 @@ static gpointer collect_run(gpointer opaque)
                 flag_excess(ring, vcpu);
             }
         }
-        reset_and_report(ring);
+        reset_and_report(ring, ring->client.early);
         period_us = next_period_us(ring, nr_new, MAX(now_us - last_us, 1));
         last_us = now_us;
         g_cond_wait_until(&ring->stopping, &ring->lock, now_us + period_us);
@@ -447,7 +492,7 @@ static bool report_last(FerryKvmRing *ring, GError **errp)
             }
         }
     }
-    report_batch(ring);
+    report_batch(ring, ring->client.report);
     return check(ring, errp);
 }
 
@@ -463,6 +508,16 @@ bool ferry_kvm_ring_harvest(FerryKvmRing *ring, bool last, GError **errp)
         vcpu->round_end = vcpu->seen;
     }
     fine = last ? report_last(ring, errp) : check(ring, errp);
+    g_mutex_unlock(&ring->lock);
+    return fine;
+}
+
+bool ferry_kvm_ring_check(FerryKvmRing *ring, GError **errp)
+{
+    bool fine;
+
+    g_mutex_lock(&ring->lock);
+    fine = check(ring, errp);
     g_mutex_unlock(&ring->lock);
     return fine;
 }
@@ -484,7 +539,7 @@ bool ferry_kvm_ring_feed(FerryKvmRing *ring, uint64_t max_pages, uint64_t *left_
             *left_pages += nr_left(vcpu);
         }
     }
-    reset_and_report(ring);
+    reset_and_report(ring, ring->client.report);
     fine = check(ring, errp);
     g_mutex_unlock(&ring->lock);
     return fine;
@@ -530,7 +585,7 @@ uint32_t ferry_kvm_ring_remove_vcpu(FerryKvmRing *ring, unsigned index)
         if (ring->started) {
             look(ring, vcpu);
             flag_all(ring, vcpu);
-            reset_and_report(ring);
+            reset_and_report(ring, ring->client.early);
         }
         fetch = vcpu->reset;
         g_ptr_array_remove_index(ring->vcpus, position);
@@ -554,9 +609,13 @@ void ferry_kvm_ring_full(FerryKvmRing *ring, unsigned index)
         } else {
             /* Drained by somebody else meanwhile, or what KVM filled is beyond a gap. */
             flag_all(ring, vcpu);
-            close_gap(ring, vcpu);
+            if (fill_gap(ring, vcpu)) {
+                note_overrun(ring, vcpu);
+                look(ring, vcpu);
+                flag_all(ring, vcpu);
+            }
         }
-        reset_and_report(ring);
+        reset_and_report(ring, ring->client.early);
     }
     g_mutex_unlock(&ring->lock);
 }
@@ -573,7 +632,7 @@ static uint64_t drain(FerryKvmRing *ring)
         nr_new += look(ring, vcpu);
         flag_all(ring, vcpu);
     }
-    reset_and_report(ring);
+    reset_and_report(ring, ring->client.early);
     return nr_new;
 }
 

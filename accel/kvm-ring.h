@@ -15,7 +15,7 @@
  *
  * Entries are reset in the order they were made, ring by ring: that is how KVM does it.  A thread
  * of its own looks at the rings every few milliseconds.  Entries held back must not fill a ring:
- * from half full on the oldest ones are reset and reported without being asked for.  If a ring
+ * from half full on the oldest ones are reset and reported `early`, without being asked for.  If a ring
  * fills all the same, its vCPU leaves KVM_RUN and has that one ring drained by
  * ferry_kvm_ring_full(); no other vCPU is disturbed, and no lock of QEMU's is taken.
  *
@@ -129,6 +129,7 @@ void ferry_kvm_ring_stop(FerryKvmRing *ring);
 bool ferry_kvm_ring_harvest(FerryKvmRing *ring, bool last, GError **errp);
 bool ferry_kvm_ring_feed(FerryKvmRing *ring, uint64_t max_pages, uint64_t *left_pages,
                          GError **errp);
+bool ferry_kvm_ring_check(FerryKvmRing *ring, GError **errp);
 
 /**
  * ferry_kvm_ring_full: KVM_RUN of @vcpu ended with KVM_EXIT_DIRTY_RING_FULL

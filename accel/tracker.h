@@ -37,6 +37,11 @@
 typedef struct FerryTrackerClient {
     /* Pages were written, and may be read: they were reset, or nothing runs that writes. */
     void (*report)(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
+    /*
+     * The same, but nobody asked for it: they had to be reset early.  They are sent in the next
+     * round, lest a round never ends in which pages are written faster than sent.  Only with feed().
+     */
+    void (*early)(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
     /* Pages were written; reset() must be called before they are read.  Only with reset(). */
     void (*found)(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
     /*
@@ -82,6 +87,12 @@ typedef struct FerryTrackerOps {
      * often).  Same thread as harvest.  NULL with reset().
      */
     bool (*feed)(void *opaque, uint64_t max_pages, uint64_t *left_pages, GError **errp);
+
+    /*
+     * Whether it still works: false with FERRY_ERROR_TRACKER if writes may have been missed.  Same
+     * thread as harvest; quick.  NULL if that cannot happen.
+     */
+    bool (*check)(void *opaque, GError **errp);
 
     /* The end: nothing is reported after it returns. */
     void (*stop)(void *opaque);

@@ -15,6 +15,31 @@ static FerryCopyChunk *chunk_of(const FerryCopy *copy, uint32_t region, uint64_t
     return &copy->state[region].chunks[page / FERRY_CHUNK_PAGES];
 }
 
+/*
+ * Note pages as written in this round.  False if that does not matter: what is not armed yet is
+ * copied in full after it is.
+ */
+static bool note_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_t mask,
+                         unsigned now)
+{
+    unsigned nr_new;
+
+    if (!atomic_load(&chunk_of(copy, region, word * 64)->armed)) {
+        return false;
+    }
+    nr_new = ferry_pageset_add_mask(copy->state[region].written[now], word, mask);
+    atomic_fetch_add_explicit(&copy->written_pages, nr_new, memory_order_relaxed);
+    return true;
+}
+
+static void defer(FerryCopy *copy, uint32_t region, uint64_t word, uint64_t mask, unsigned now)
+{
+    FerryCopyRegion *state = &copy->state[region];
+
+    ferry_pageset_add_mask(state->deferred[now], word, mask);
+    ferry_pageset_remove_mask(state->deferred[!now], word, mask);
+}
+
 static void add_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_t mask,
                         bool may_defer)
 {
@@ -22,26 +47,38 @@ static void add_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_
     unsigned now = atomic_load(&copy->round) & 1;
     uint64_t hot = 0;
 
-    /* What is not armed yet is copied in full after it is: older writes do not matter. */
-    if (!atomic_load(&chunk_of(copy, region, word * 64)->armed)) {
+    if (!note_written(copy, region, word, mask, now)) {
         return;
     }
     if (may_defer && !atomic_load(&copy->stopped)) {
         hot = mask & ferry_pageset_get(state->written[!now], word);
     }
-    ferry_pageset_add_mask(state->written[now], word, mask);
     if (hot) {
-        ferry_pageset_add_mask(state->deferred[now], word, hot);
-        ferry_pageset_remove_mask(state->deferred[!now], word, hot);
+        defer(copy, region, word, hot, now);
         atomic_fetch_add_explicit(&copy->deferred_pages, (unsigned)__builtin_popcountll(hot),
                                   memory_order_relaxed);
     }
+    /*
+     * What is sent from here on covers what was put off.  In this order: pages that are put off
+     * again by another thread, after they have been sent, stay put off.
+     */
+    ferry_pageset_remove_mask(state->deferred[now], word, mask & ~hot);
     ferry_pageset_add_mask(state->pages, word, mask & ~hot);
 }
 
 static void report(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
 {
     add_written(opaque, region, word, mask, true);
+}
+
+static void early(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
+{
+    FerryCopy *copy = opaque;
+    unsigned now = atomic_load(&copy->round) & 1;
+
+    if (note_written(copy, region, word, mask, now)) {
+        defer(copy, region, word, mask, now);
+    }
 }
 
 /*
@@ -81,6 +118,7 @@ FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bo
     copy->checksum = checksum;
     copy->client = (FerryTrackerClient){
         .report = report,
+        .early = early,
         .found = found,
         .noticed = noticed,
         .opaque = copy,

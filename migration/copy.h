@@ -33,6 +33,7 @@ typedef struct FerryCopyChunk {
 /*
  * A page that was written both in the last round and in the one before is hot: to send it now would
  * be for nothing.  It is put off until a round comes in which it was not written, or the vCPUs stop.
+ * What the tracker reports early is put off until the next round.
  * Of each pair of sets, one is the round's under way and the other the last one's.
  */
 typedef struct FerryCopyRegion {
@@ -62,6 +63,7 @@ typedef struct FerryCopy {
     _Atomic uint64_t normal_pages;
     _Atomic uint64_t zero_pages;
     _Atomic uint64_t deferred_pages; /* how often a page was put off */
+    _Atomic uint64_t written_pages;  /* reported by the tracker; each page once a round */
     _Atomic unsigned round;          /* its lowest bit tells which set of a pair is the round's */
 
     GMutex lock;

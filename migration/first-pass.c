@@ -7,16 +7,33 @@
 
 #include <stdatomic.h>
 
+#include "heat.h"
+
+/*
+ * How many chunks ahead of its copy a chunk is looked at, to see by then whether the guest writes
+ * it: 4 GiB, 10 ms of looking before the first page is sent.
+ */
+#define LOOK_AHEAD_CHUNKS 32
+
+typedef struct ChunkRef {
+    size_t region;
+    uint64_t number;
+    unsigned heat;
+} ChunkRef;
+
 struct FerryFirstPass {
     FerryCopy *copy;
+    FerryHeat *heat;
+    ChunkRef look;    /* the next chunk to look at */
+    ChunkRef next;    /* the next chunk in order of address */
+    uint64_t nr_seen; /* how many chunks `look` is ahead of `next` */
+    GArray *hot;      /* of ChunkRef: put off until the others are done; then the coolest last */
     FerryScanner *scanner;
     uint64_t total_bytes;
     _Atomic uint64_t unseen_bytes;
     _Atomic uint64_t skipped_pages;
 
     GMutex lock; /* for what follows, and for arming */
-    size_t next_region;
-    uint64_t next_chunk;
     bool restarted;
     FerryHistogram arm;
 };
@@ -27,6 +44,8 @@ FerryFirstPass *ferry_first_pass_new(FerryCopy *copy)
 
     pass->copy = copy;
     pass->scanner = ferry_scanner_new();
+    pass->heat = ferry_heat_new(&copy->regions);
+    pass->hot = g_array_new(FALSE, FALSE, sizeof(ChunkRef));
     pass->total_bytes = ferry_regions_total_bytes(&copy->regions);
     pass->unseen_bytes = pass->total_bytes;
     g_mutex_init(&pass->lock);
@@ -36,6 +55,8 @@ FerryFirstPass *ferry_first_pass_new(FerryCopy *copy)
 void ferry_first_pass_free(FerryFirstPass *pass)
 {
     ferry_scanner_free(pass->scanner);
+    ferry_heat_free(pass->heat);
+    g_array_unref(pass->hot);
     g_mutex_clear(&pass->lock);
     g_free(pass);
 }
@@ -116,36 +137,103 @@ static void apply_skips(FerryCopyRegion *state, uint64_t number)
     }
 }
 
+/* --- In which order -------------------------------------------------------------------------- */
+
+static bool is_end(const FerryFirstPass *pass, const ChunkRef *ref)
+{
+    return ref->region == pass->copy->regions.nr;
+}
+
+static void step(const FerryFirstPass *pass, ChunkRef *ref)
+{
+    if (++ref->number == pass->copy->state[ref->region].nr_chunks) {
+        ref->number = 0;
+        ref->region++;
+    }
+}
+
+static bool look_ahead(FerryFirstPass *pass, GError **errp)
+{
+    while (!is_end(pass, &pass->look) && pass->nr_seen < LOOK_AHEAD_CHUNKS) {
+        if (!ferry_heat_look(pass->heat, (uint32_t)pass->look.region, pass->look.number, errp)) {
+            return false;
+        }
+        step(pass, &pass->look);
+        pass->nr_seen++;
+    }
+    return true;
+}
+
+bool ferry_first_pass_prepare(FerryFirstPass *pass, GError **errp)
+{
+    return look_ahead(pass, errp);
+}
+
+static int hottest_first(gconstpointer a, gconstpointer b)
+{
+    const ChunkRef *x = a, *y = b;
+
+    return x->heat > y->heat ? -1 : x->heat < y->heat;
+}
+
+/* The next chunk to copy: those that the guest does not write first. */
+static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
+{
+    while (!is_end(pass, &pass->next)) {
+        if (!look_ahead(pass, errp)) {
+            return false;
+        }
+        *chosen = pass->next;
+        chosen->heat = ferry_heat_changed(pass->heat, (uint32_t)chosen->region, chosen->number);
+        step(pass, &pass->next);
+        pass->nr_seen--;
+        if (chosen->heat) {
+            g_array_append_val(pass->hot, *chosen);
+        }
+        if (is_end(pass, &pass->next)) {
+            g_array_sort(pass->hot, hottest_first);
+        }
+        if (!chosen->heat) {
+            return true;
+        }
+    }
+    *chosen = g_array_index(pass->hot, ChunkRef, pass->hot->len - 1);
+    g_array_set_size(pass->hot, pass->hot->len - 1);
+    return true;
+}
+
 /*
  * The senders get to work at once: a long run of chunks with nothing in them may come next.
  */
 bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp)
 {
-    size_t region = pass->next_region;
-    uint64_t number = pass->next_chunk;
-    const FerryRegion *memory = &pass->copy->regions.list[region];
-    FerryCopyRegion *state = &pass->copy->state[region];
-    FerryScanTarget target = ferry_region_scan_target(memory);
-    uint64_t nr_pages = ferry_chunk_nr_pages(memory, number);
-    Queueing queueing = {.pass = pass, .state = state};
+    FerryCopy *copy = pass->copy;
+    Queueing queueing = {.pass = pass};
+    FerryScanTarget target;
+    FerryCopyRegion *state;
+    uint64_t nr_pages;
+    ChunkRef chunk;
     bool fine;
 
+    if (!choose(pass, &chunk, errp)) {
+        return false;
+    }
+    state = queueing.state = &copy->state[chunk.region];
+    target = ferry_region_scan_target(&copy->regions.list[chunk.region]);
+    nr_pages = ferry_chunk_nr_pages(&copy->regions.list[chunk.region], chunk.number);
+
     g_mutex_lock(&pass->lock);
-    fine = arm_chunk(pass, region, number, errp) &&
-           ferry_scan(pass->scanner, &target, number * FERRY_CHUNK_PAGES * FERRY_PAGE_BYTES,
+    fine = arm_chunk(pass, chunk.region, chunk.number, errp) &&
+           ferry_scan(pass->scanner, &target, chunk.number * FERRY_CHUNK_PAGES * FERRY_PAGE_BYTES,
                       nr_pages * FERRY_PAGE_BYTES, queue_touched, &queueing, errp);
-    apply_skips(state, number);
-    atomic_store(&state->chunks[number].queued, true);
+    apply_skips(state, chunk.number);
+    atomic_store(&state->chunks[chunk.number].queued, true);
     g_mutex_unlock(&pass->lock);
 
     atomic_fetch_sub(&pass->unseen_bytes, nr_pages * FERRY_PAGE_BYTES);
     atomic_fetch_add(&pass->skipped_pages, nr_pages - queueing.touched_pages);
     if (queueing.touched_pages) {
-        ferry_copy_kick(pass->copy);
-    }
-    if (++pass->next_chunk == state->nr_chunks) {
-        pass->next_chunk = 0;
-        pass->next_region++;
+        ferry_copy_kick(copy);
     }
     return fine;
 }
@@ -163,8 +251,9 @@ void ferry_first_pass_restart(FerryFirstPass *pass)
     }
     /* What has become zero since its first copy must be sent now. */
     pass->restarted = true;
-    pass->next_region = 0;
-    pass->next_chunk = 0;
+    pass->look = pass->next = (ChunkRef){0};
+    pass->nr_seen = 0;
+    g_array_set_size(pass->hot, 0);
     atomic_store(&pass->unseen_bytes, pass->total_bytes);
     atomic_store(&pass->skipped_pages, 0);
     g_mutex_unlock(&pass->lock);

@@ -1,6 +1,8 @@
 /*
  * The first pass over guest memory: chunk by chunk, arms the write trace of a chunk just ahead of
- * its first copy and queues what was ever touched in it.
+ * its first copy and queues what was ever touched in it.  Chunks that the guest seems to write
+ * (heat.h) come last: the shorter is the time for which their writes are traced, and the fewer of
+ * their pages have to be sent again.
  *
  * Threads: one drives it; ferry_first_pass_skip() and the queries may be called from any.
  *
@@ -22,10 +24,13 @@ typedef struct FerryFirstPass FerryFirstPass;
 FerryFirstPass *ferry_first_pass_new(FerryCopy *copy);
 void ferry_first_pass_free(FerryFirstPass *pass);
 
+/* Look at the memory that comes first: the earlier, the better is known what the guest writes. */
+bool ferry_first_pass_prepare(FerryFirstPass *pass, GError **errp);
+
 /* Whether every chunk was queued. */
 bool ferry_first_pass_done(const FerryFirstPass *pass);
 
-/* Arm and queue the next chunk; the senders get to work at once. */
+/* Choose a chunk, arm and queue it; the senders get to work at once. */
 bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp);
 
 /* Begin again, with another tracker: the senders may be at work, the pass must not. */

@@ -21,8 +21,11 @@
 /* Finished rounds that are remembered: the first ones and the last ones tell the story. */
 #define ROUNDS_KEPT 256
 
-/* Pages that may wait in the sets before the driver arms another chunk. */
-#define QUEUE_PAGES (2 * FERRY_CHUNK_PAGES)
+/*
+ * The driver arms another chunk when fewer pages than these wait to be sent: 64 MiB, at least 10 ms
+ * of work for the senders.
+ */
+#define QUEUE_PAGES (FERRY_CHUNK_PAGES / 2)
 
 /*
  * A tracker with feed() is asked for so many pages as soon as fewer than half of them wait to be
@@ -58,7 +61,8 @@ struct FerrySource {
     FerryConverge converge;
     FerrySessionPhase phase;
     uint64_t start_ns, end_ns;
-    uint64_t last_fence; /* number of the newest fence; the driver's */
+    uint64_t last_fence;   /* number of the newest fence; the driver's */
+    uint64_t seen_written; /* nr_written() at the last harvest; the driver's */
 
     GMutex lock; /* for what follows */
     GCond changed;
@@ -342,6 +346,9 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     if (!ferry_control_send(source->control, FERRY_FRAME_REGIONS, 0, body, NULL)) {
         return fail(source, errp);
     }
+    if (!ferry_first_pass_prepare(source->first_pass, errp)) {
+        return fail_here(source);
+    }
     g_mutex_lock(&source->lock);
     while (!source->ready && !source->control_over) {
         g_cond_wait(&source->changed, &source->lock);
@@ -422,8 +429,12 @@ static bool is_all_fed(const FerrySource *source)
 static bool feed_senders(FerrySource *source, GError **errp)
 {
     FerryCopy *copy = source->copy;
+    const FerryTracker *tracker = &copy->tracker;
     GError *error = NULL;
 
+    if (tracker->ops->check) {
+        tracker->ops->check(tracker->opaque, &error);
+    }
     while (!error && !ferry_source_first_pass_done(source) &&
            ferry_copy_queued(copy) < QUEUE_PAGES) {
         ferry_first_pass_feed(source->first_pass, &error);
@@ -565,24 +576,25 @@ static void turn_round(FerrySource *source, uint64_t dirty_pages, uint64_t harve
     g_mutex_unlock(&source->lock);
 }
 
-/* Pages known to be written and not taken by a sender yet. */
-static uint64_t nr_waiting(const FerrySource *source)
+/* Pages known to have been written since the session began. */
+static uint64_t nr_written(const FerrySource *source)
 {
-    return ferry_copy_count(source->copy) + atomic_load(&source->left_pages);
+    return atomic_load(&source->copy->written_pages) + atomic_load(&source->left_pages);
 }
 
 static bool harvest(FerrySource *source, bool last, uint64_t *dirty_pages, GError **errp)
 {
-    uint64_t before = nr_waiting(source);
     uint64_t start_ns = ferry_now_ns();
-    uint64_t after, nr_dirty;
+    uint64_t written, nr_dirty;
     GError *error = NULL;
 
     if (!ask_tracker(source, last, &error)) {
         return replace_tracker(source, error, errp);
     }
-    after = nr_waiting(source);
-    nr_dirty = after > before ? after - before : 0;
+    written = nr_written(source);
+    /* Pages that were fed since may have been kept several times. */
+    nr_dirty = written > source->seen_written ? written - source->seen_written : 0;
+    source->seen_written = written;
     if (dirty_pages) {
         *dirty_pages = nr_dirty;
     }

@@ -70,9 +70,10 @@ static bool fake_arm(void *opaque, uint32_t region, uint64_t first_page, uint64_
     return true;
 }
 
-/* Take what was written in @nr_words words from @word on, and hand it to @take. */
-static uint64_t take_written(FakeMachine *machine, uint32_t region, uint64_t word,
-                             void (*take)(void *, uint32_t, uint64_t, uint64_t))
+typedef void TakeFn(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
+
+/* Take what was written in the 64 pages of @word, and hand it to @take. */
+static uint64_t take_written(FakeMachine *machine, uint32_t region, uint64_t word, TakeFn *take)
 {
     uint64_t mask = atomic_exchange(&machine->dirty[region][word], 0);
 
@@ -140,6 +141,7 @@ static bool ordered_feed(void *opaque, uint64_t max_pages, uint64_t *left_pages,
 
         for (; machine->feed_word < nr_words(machine, region); machine->feed_word++) {
             uint64_t word = machine->feed_word, mask;
+            TakeFn *take;
 
             if (nr_fed >= MIN(max_pages, 100)) {
                 *left_pages = 1;
@@ -152,8 +154,11 @@ static bool ordered_feed(void *opaque, uint64_t max_pages, uint64_t *left_pages,
             /* Forget, then reset, then report: a write in between is logged, or read. */
             atomic_fetch_and(&machine->dirty[region][word], ~mask);
             atomic_fetch_or(&machine->armed[region][word], mask);
-            machine->client.report(machine->client.opaque, region, word,
-                                   machine->lossy ? mask & UINT64_C(0x7777777777777777) : mask);
+            take = machine->early_words && word % machine->early_words == 0
+                       ? machine->client.early
+                       : machine->client.report;
+            take(machine->client.opaque, region, word,
+                 machine->lossy ? mask & UINT64_C(0x7777777777777777) : mask);
             nr_fed += (uint64_t)__builtin_popcountll(mask);
         }
     }

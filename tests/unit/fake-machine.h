@@ -28,6 +28,7 @@ typedef struct FakeMachine {
     bool lossy;        /* the positive control: the tracker forgets some writes */
     unsigned fails_at; /* the ordered tracker's harvest with this number fails; 0: none does */
     unsigned nr_harvests;
+    unsigned early_words; /* the ordered tracker reports every so-manieth word early; 0: none */
     uint32_t feed_region;
     uint64_t feed_word;
     GThread *workload;

@@ -202,6 +202,38 @@ static void test_hot_pages(void)
     fake_pair_free(pair);
 }
 
+/* What had to be reset early waits for the next round; nothing of it is lost. */
+static void test_early(void)
+{
+    FakePair *pair = fake_pair_new_ordered(wide, wide, 3);
+    g_autoptr(GError) error = NULL;
+    uint64_t dirty_pages;
+    uint64_t sent[4];
+
+    pair->from->early_words = 1;
+    g_assert_true(ferry_source_connect(pair->source, &error));
+    while (!ferry_source_may_harvest(pair->source)) {
+        g_assert_true(ferry_source_step(pair->source, 20, &error));
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(sent); i++) {
+        sent[i] = run_round(pair, i == 0 ? 50 : 0, i + 1);
+    }
+    /* Written in round 0, found and reported in round 1, sent in round 2. */
+    g_assert_cmpuint(sent[1] - sent[0], ==, 0);
+    g_assert_cmpuint(sent[2] - sent[1], ==, 50);
+    g_assert_cmpuint(sent[3] - sent[2], ==, 0);
+    g_assert_true(ferry_source_harvest(pair->source, &dirty_pages, &error));
+    g_assert_cmpuint(dirty_pages, ==, 0);
+    fake_pair_free(pair);
+
+    pair = fake_pair_new_ordered(wide, wide, 3);
+    pair->from->early_words = 3;
+    fake_machine_run(pair->from);
+    migrate(pair, 6);
+    g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 0);
+    fake_pair_free(pair);
+}
+
 /* Pages that are left out do not arrive, unless they are written later. */
 static void test_skip(void)
 {
@@ -436,6 +468,7 @@ int main(int argc, char **argv)
     g_test_add_func("/migrate/tracker-fails", test_tracker_fails);
     g_test_add_func("/migrate/tracker-fails-last", test_tracker_fails_last);
     g_test_add_func("/migrate/hot-pages", test_hot_pages);
+    g_test_add_func("/migrate/early", test_early);
     g_test_add_func("/migrate/skip", test_skip);
     g_test_add_func("/migrate/regions", test_regions);
     g_test_add_func("/migrate/dial-fails", test_dial_fails);

@@ -1,0 +1,125 @@
+/*
+ * Which chunks does the guest write: see heat.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "heat.h"
+
+#include "crc32c.h"
+
+/* One page in so many is looked at: which one differs from stretch to stretch. */
+#define STRETCH_PAGES (FERRY_CHUNK_PAGES / FERRY_HEAT_PAGES)
+
+typedef struct Sample {
+    uint32_t page; /* in its chunk */
+    uint32_t checksum;
+} Sample;
+
+struct FerryHeat {
+    const FerryRegions *regions;
+    FerryScanner *scanner;
+    GHashTable *chunks; /* of GArray of Sample, by the host address of the chunk */
+};
+
+FerryHeat *ferry_heat_new(const FerryRegions *regions)
+{
+    FerryHeat *heat = g_new0(FerryHeat, 1);
+
+    heat->regions = regions;
+    heat->scanner = ferry_scanner_new();
+    heat->chunks = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_array_unref);
+    return heat;
+}
+
+void ferry_heat_free(FerryHeat *heat)
+{
+    g_hash_table_unref(heat->chunks);
+    ferry_scanner_free(heat->scanner);
+    g_free(heat);
+}
+
+static const uint8_t *chunk_host(const FerryHeat *heat, uint32_t region, uint64_t chunk)
+{
+    return heat->regions->list[region].host + chunk * FERRY_CHUNK_PAGES * FERRY_PAGE_BYTES;
+}
+
+static uint32_t checksum_of(const uint8_t *host, uint64_t page)
+{
+    return ferry_crc32c(0, host + page * FERRY_PAGE_BYTES, FERRY_PAGE_BYTES);
+}
+
+/* The page of a stretch that is looked at; scattered, as what guests write has its own patterns. */
+static uint64_t chosen_page(uint64_t stretch)
+{
+    uint64_t hash = stretch * UINT64_C(0x9e3779b97f4a7c15);
+
+    return stretch * STRETCH_PAGES + (hash >> 32) % STRETCH_PAGES;
+}
+
+typedef struct Look {
+    const uint8_t *host;
+    uint64_t first_page; /* of the chunk, in its region */
+    GArray *samples;
+} Look;
+
+static void look_at_range(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes,
+                          FerryScanKind kind)
+{
+    const Look *look = opaque;
+    uint64_t first = (offset_bytes >> FERRY_PAGE_SHIFT) - look->first_page;
+    uint64_t end = first + (nr_bytes >> FERRY_PAGE_SHIFT);
+
+    if (kind != FERRY_SCAN_DATA) {
+        return;
+    }
+    for (uint64_t stretch = first / STRETCH_PAGES; stretch * STRETCH_PAGES < end; stretch++) {
+        uint64_t page = chosen_page(stretch);
+
+        if (page >= first && page < end) {
+            Sample sample = {.page = (uint32_t)page, .checksum = checksum_of(look->host, page)};
+
+            g_array_append_val(look->samples, sample);
+        }
+    }
+}
+
+bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, GError **errp)
+{
+    const FerryRegion *memory = &heat->regions->list[region];
+    const FerryScanTarget target = ferry_region_scan_target(memory);
+    uint64_t first = chunk * FERRY_CHUNK_PAGES;
+    uint64_t nr_pages = MIN(FERRY_CHUNK_PAGES, ferry_region_nr_pages(memory) - first);
+    Look look = {
+        .host = chunk_host(heat, region, chunk),
+        .first_page = first,
+        .samples = g_array_new(FALSE, FALSE, sizeof(Sample)),
+    };
+    bool fine = ferry_scan(heat->scanner, &target, first << FERRY_PAGE_SHIFT,
+                           nr_pages << FERRY_PAGE_SHIFT, look_at_range, &look, errp);
+
+    if (look.samples->len > 0) {
+        g_hash_table_replace(heat->chunks, (gpointer)look.host, look.samples);
+    } else {
+        g_hash_table_remove(heat->chunks, look.host);
+        g_array_unref(look.samples);
+    }
+    return fine;
+}
+
+unsigned ferry_heat_changed(FerryHeat *heat, uint32_t region, uint64_t chunk)
+{
+    const uint8_t *host = chunk_host(heat, region, chunk);
+    const GArray *samples = g_hash_table_lookup(heat->chunks, host);
+    unsigned nr_changed = 0;
+
+    if (!samples) {
+        return 0;
+    }
+    for (guint i = 0; i < samples->len; i++) {
+        const Sample *sample = &g_array_index(samples, Sample, i);
+
+        nr_changed += checksum_of(host, sample->page) != sample->checksum;
+    }
+    g_hash_table_remove(heat->chunks, host);
+    return nr_changed;
+}

@@ -1,0 +1,44 @@
+/*
+ * Which chunks does the guest write?  A guess, made before their writes are traced.
+ *
+ * What is copied first is written most until the first pass is over: so chunks in use should go
+ * last.  That costs less to find out by looking than by tracing: a few pages of each chunk are
+ * looked at some time before its copy, and once more just before it.
+ *
+ * Reads one page in 64, twice, of what was ever touched; not what is swapped out.  A guess that is
+ * wrong costs time, nothing else.
+ *
+ * Threads: one.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_HEAT_H
+#define FERRY_HEAT_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "region.h"
+
+typedef struct FerryHeat FerryHeat;
+
+/* Of @regions, which must stay. */
+FerryHeat *ferry_heat_new(const FerryRegions *regions);
+void ferry_heat_free(FerryHeat *heat);
+
+/* Look at @chunk of @region, and remember what is seen.  May be repeated: begins anew. */
+bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, GError **errp);
+
+/*
+ * How many of the pages looked at have changed since; at most FERRY_HEAT_PAGES.  Forgets what it
+ * knows of the chunk.  0 if it was not looked at.
+ */
+unsigned ferry_heat_changed(FerryHeat *heat, uint32_t region, uint64_t chunk);
+
+/* Pages looked at in a chunk that is touched all over. */
+#define FERRY_HEAT_PAGES 512
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FerryHeat, ferry_heat_free)
+
+#endif

@@ -1,0 +1,160 @@
+/*
+ * Guessing which chunks are written, on real memory
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "migration/heat.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#define CHUNK_BYTES (FERRY_CHUNK_PAGES * FERRY_PAGE_BYTES)
+
+typedef struct {
+    FerryRegions regions;
+    FerryHeat *heat;
+} Bed;
+
+static Bed *bed_new(uint64_t nr_pages)
+{
+    Bed *bed = g_new0(Bed, 1);
+    FerryRegion *region = g_new0(FerryRegion, 1);
+
+    *region = (FerryRegion){
+        .id = "ram",
+        .length_bytes = nr_pages * FERRY_PAGE_BYTES,
+        .page_size_bytes = FERRY_PAGE_BYTES,
+        .fd = -1,
+        .scan = FERRY_SCAN_PRIVATE,
+    };
+    region->host = mmap(NULL, region->length_bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    g_assert_true(region->host != MAP_FAILED);
+    g_assert_cmpint(madvise(region->host, region->length_bytes, MADV_NOHUGEPAGE), ==, 0);
+    bed->regions = (FerryRegions){.list = region, .nr = 1};
+    bed->heat = ferry_heat_new(&bed->regions);
+    return bed;
+}
+
+static void bed_free(Bed *bed)
+{
+    ferry_heat_free(bed->heat);
+    munmap(bed->regions.list[0].host, bed->regions.list[0].length_bytes);
+    ferry_regions_clear(&bed->regions);
+    g_free(bed);
+}
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Bed, bed_free)
+
+static void write_pages(const Bed *bed, uint64_t first, uint64_t nr, uint64_t value)
+{
+    for (uint64_t page = first; page < first + nr; page++) {
+        /* Its last word: all of a page must be looked at. */
+        memcpy(bed->regions.list[0].host + (page + 1) * FERRY_PAGE_BYTES - sizeof(value), &value,
+               sizeof(value));
+    }
+}
+
+static void look(const Bed *bed, uint64_t chunk)
+{
+    GError *error = NULL;
+
+    g_assert_true(ferry_heat_look(bed->heat, 0, chunk, &error));
+    g_assert_no_error(error);
+}
+
+static unsigned nr_resident(const Bed *bed)
+{
+    const FerryRegion *region = &bed->regions.list[0];
+    uint64_t nr_pages = ferry_region_nr_pages(region);
+    g_autofree unsigned char *resident = g_malloc(nr_pages);
+    unsigned nr = 0;
+
+    g_assert_cmpint(mincore(region->host, region->length_bytes, resident), ==, 0);
+    for (uint64_t i = 0; i < nr_pages; i++) {
+        nr += resident[i] & 1;
+    }
+    return nr;
+}
+
+static void test_changes(void)
+{
+    g_autoptr(Bed) bed = bed_new(3 * FERRY_CHUNK_PAGES);
+
+    write_pages(bed, 0, 3 * FERRY_CHUNK_PAGES, 1);
+    for (uint64_t chunk = 0; chunk < 3; chunk++) {
+        look(bed, chunk);
+    }
+    /* One chunk is written all over, one a quarter of it, one not at all. */
+    write_pages(bed, FERRY_CHUNK_PAGES, FERRY_CHUNK_PAGES, 2);
+    write_pages(bed, 2 * FERRY_CHUNK_PAGES, FERRY_CHUNK_PAGES / 4, 2);
+    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 0), ==, 0);
+    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 1), ==, FERRY_HEAT_PAGES);
+    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 2), ==, FERRY_HEAT_PAGES / 4);
+    /* That was all it knew. */
+    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 1), ==, 0);
+}
+
+static void test_looks_again(void)
+{
+    g_autoptr(Bed) bed = bed_new(FERRY_CHUNK_PAGES);
+
+    write_pages(bed, 0, FERRY_CHUNK_PAGES, 1);
+    look(bed, 0);
+    write_pages(bed, 0, FERRY_CHUNK_PAGES, 2);
+    look(bed, 0);
+    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 0), ==, 0);
+}
+
+/* What nobody touched is not read, and does not come into being. */
+static void test_untouched(void)
+{
+    g_autoptr(Bed) bed = bed_new(2 * FERRY_CHUNK_PAGES);
+
+    look(bed, 0);
+    look(bed, 1);
+    g_assert_cmpuint(nr_resident(bed), ==, 0);
+    write_pages(bed, 0, 2 * FERRY_CHUNK_PAGES, 1);
+    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 0), ==, 0);
+}
+
+/* Touched in patches: those are what is looked at. */
+static void test_patches(void)
+{
+    g_autoptr(Bed) bed = bed_new(FERRY_CHUNK_PAGES);
+    unsigned before, changed;
+
+    for (uint64_t page = 0; page < FERRY_CHUNK_PAGES; page += 1024) {
+        write_pages(bed, page, 512, 1);
+    }
+    before = nr_resident(bed);
+    look(bed, 0);
+    g_assert_cmpuint(nr_resident(bed), ==, before);
+    for (uint64_t page = 0; page < FERRY_CHUNK_PAGES; page += 1024) {
+        write_pages(bed, page, 512, 2);
+    }
+    changed = ferry_heat_changed(bed->heat, 0, 0);
+    g_assert_cmpuint(changed, ==, FERRY_HEAT_PAGES / 2);
+}
+
+/* A region that ends in the middle of a chunk. */
+static void test_short(void)
+{
+    g_autoptr(Bed) bed = bed_new(FERRY_CHUNK_PAGES + 777);
+
+    write_pages(bed, 0, FERRY_CHUNK_PAGES + 777, 1);
+    look(bed, 1);
+    write_pages(bed, FERRY_CHUNK_PAGES, 777, 2);
+    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 1), >=, 777 / 64);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/heat/changes", test_changes);
+    g_test_add_func("/heat/looks-again", test_looks_again);
+    g_test_add_func("/heat/untouched", test_untouched);
+    g_test_add_func("/heat/patches", test_patches);
+    g_test_add_func("/heat/short", test_short);
+    return g_test_run();
+}
