@@ -262,6 +262,7 @@ class VM:
         self.monitor = None
         self.console = None
         self._vcpu_tids = None
+        self._qtest = None
 
     # Life
 
@@ -297,7 +298,9 @@ class VM:
                 '-chardev', f'socket,id=qmp,fd={self.monitor.theirs.fileno()}',
                 '-mon', 'chardev=qmp,mode=control',
                 '-chardev', f'socket,id=com1,fd={self.console.theirs.fileno()}',
-                '-serial', 'chardev:com1']
+                '-serial', 'chardev:com1',
+                '-qtest', f'unix:{os.path.join(self.dir, "qtest")},server=on,wait=off',
+                '-qtest-log', 'none']
         if self.cpu:
             line += ['-cpu', self.cpu]
         if not os.path.realpath(self.binary).startswith(os.path.join(ROOT, '')):
@@ -405,6 +408,20 @@ class VM:
                     total[entry['name']] = total.get(entry['name'], 0) + entry['value']
         return total
 
+    def port_write(self, size, port, value):
+        """Have QEMU write to an I/O port, as the guest would: size is 1, 2 or 4 bytes."""
+        if not self._qtest:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(30)
+            connection.connect(os.path.join(self.dir, 'qtest'))
+            self._qtest = connection.makefile('rw', newline='\n')
+            connection.close()
+        self._qtest.write(f"out{ {1: 'b', 2: 'w', 4: 'l'}[size]} {port:#x} {value:#x}\n")
+        self._qtest.flush()
+        answer = self._qtest.readline().strip()
+        if answer != 'OK':
+            raise QMPError('qtest', {'desc': answer})
+
     def set_capabilities(self, caps):
         """caps: {'multifd': True, ...}"""
         if caps:
@@ -419,9 +436,15 @@ class VM:
         return self._vcpu_tids
 
     def cpu_seconds(self):
-        """CPU seconds used so far by everything but the vCPUs, threads that have ended included."""
-        tids = self.vcpu_tids()
-        return process_cpu(self.pid) - sum(thread_cpu(self.pid, tid) for tid in tids)
+        """CPU seconds used so far by everything but the vCPUs, threads that have ended included (a
+        vCPU that was unplugged counts among those)."""
+        used = process_cpu(self.pid)
+        for tid in self.vcpu_tids():
+            try:
+                used -= thread_cpu(self.pid, tid)
+            except FileNotFoundError:
+                pass
+        return used
 
     def threads(self):
         """{tid: (name, CPU seconds)} of the threads alive now, vCPUs included."""
