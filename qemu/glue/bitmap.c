@@ -155,9 +155,9 @@ static void tell(Batch *batch)
     if (batch->nr == 0) {
         return;
     }
-    cpu_physical_memory_dirty_bits_cleared(batch->starts[0],
-                                           batch->starts[batch->nr - 1] - batch->starts[0] +
-                                               ((ram_addr_t)1 << WORD_SHIFT));
+    cpu_physical_memory_dirty_bits_cleared(batch->starts[0], batch->starts[batch->nr - 1] -
+                                                                 batch->starts[0] +
+                                                                 ((ram_addr_t)1 << WORD_SHIFT));
     for (size_t i = 0; i < batch->nr; i++) {
         batch->fn(batch->opaque, batch->region,
                   (batch->starts[i] - batch->blocks[batch->region]->offset) >> WORD_SHIFT,

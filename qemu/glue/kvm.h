@@ -32,8 +32,12 @@ void ferry_kvm_vcpu_gone(CPUState *cpu);
 /* The vCPU's ring is full.  True if that has been dealt with.  vCPU thread, no BQL. */
 bool ferry_kvm_ring_is_full(CPUState *cpu);
 
-/* Whether the rings are none of QEMU's business now.  With the slots lock. */
-bool ferry_kvm_owns_rings(void);
+/*
+ * Reap the rings in QEMU's stead: of one vCPU, or of all (NULL).  Returns how many entries that were.
+ * With the slots lock.
+ */
+bool ferry_kvm_reaps_rings(void);
+uint64_t ferry_kvm_reap_rings(struct KVMState *s, CPUState *cpu);
 
 /* --- From the glue --------------------------------------------------------------------------- */
 

@@ -14,6 +14,7 @@
 #include "qemu/yank.h"
 #include "exec/memory.h"
 #include "exec/ramblock.h"
+#include "hw/boards.h"
 #include "io/channel-socket.h"
 #include "qapi/qapi-events-migration.h"
 #include "qapi/qapi-commands-migration.h"
@@ -46,7 +47,7 @@
 /* How long a failure waits for the cancelling that caused it to show. */
 #define CANCELLING_MS 1000
 
-/* Data channels when the user does not say: one for each CPU, up to this. */
+/* Data channels when the user does not say: up to this. */
 #define CHANNELS_AUTO_MAX 8
 
 static struct {
@@ -188,7 +189,8 @@ static bool next_tracker(void *opaque, const GError *why, FerryTracker *next)
     bool replaced = ferry_trace_replace(why, next);
 
     if (replaced) {
-        warn_report("%s; the guest is watched through its page tables instead", why->message);
+        warn_report("%s; the guest is watched in another way now, from the beginning",
+                    why->message);
     }
     return replaced;
 }
@@ -240,15 +242,22 @@ static void yank(void *opaque)
 
 /* --- Opening the session --------------------------------------------------------------------- */
 
+/*
+ * As many as there are CPUs to serve them which the guest leaves free; where its vCPUs want all of
+ * them, still a quarter of the CPUs.
+ */
 static unsigned choose_channels(void)
 {
+    int nr_cpus = (int)g_get_num_processors();
+    int nr_vcpus = (int)current_machine->smp.cpus;
+
     if (migrate_multifd()) {
         return MIN((unsigned)migrate_multifd_channels(), FERRY_DATA_CHANNELS_MAX);
     }
     if (ferry_settings()->channels) {
         return MIN(ferry_settings()->channels, FERRY_DATA_CHANNELS_MAX);
     }
-    return MIN(g_get_num_processors(), CHANNELS_AUTO_MAX);
+    return CLAMP(MAX(nr_cpus - nr_vcpus, nr_cpus / 4), 1, CHANNELS_AUTO_MAX);
 }
 
 static void drop_session(void)
@@ -543,11 +552,14 @@ void ferry_save_pending(bool exact, uint64_t *must_precopy)
     bool go_on;
 
     /*
-     * With a limit of nothing (downtime-limit is 0, or no rate is known yet) QEMU never asks for the
-     * exact value: it switches over as soon as the estimate is nothing, whatever was written
-     * meanwhile.  Then the blackout is to be as short as rounds can make it.
+     * QEMU asks for the exact value only when the estimate is below the limit.  With a limit of nothing
+     * that is never: it switches over as soon as the estimate is nothing, whatever was written
+     * meanwhile.  If that is what the user wants (downtime-limit is 0), the blackout is to be as short
+     * as rounds can make it.  If no rate is known yet, wait for one.  And pages that are put off can be
+     * more than the limit when a round ends.
      */
-    if (!exact && (limit > 0 || pending > 0)) {
+    if (!exact && (limit > 0 || pending > 0) &&
+        (pending < limit || !ferry_source_may_harvest(outgoing.source))) {
         *must_precopy += pending;
         return;
     }
@@ -562,8 +574,10 @@ void ferry_save_pending(bool exact, uint64_t *must_precopy)
             qemu_file_set_error_obj(s->to_dst_file, -EIO, err);
             return;
         }
-        go_on = runstate_is_running() &&
-                ferry_source_wants_round(outgoing.source, limit ? limit : UINT64_MAX);
+        go_on = (runstate_is_running() &&
+                 ferry_source_wants_round(outgoing.source, limit ? limit : UINT64_MAX)) ||
+                (limit == 0 && migrate_downtime_limit() > 0 &&
+                 ferry_source_remaining_bytes(outgoing.source) > 0);
     } else {
         go_on = true;
     }

@@ -13,7 +13,10 @@
 #include "exec/cpu-common.h"
 #include "exec/memory.h"
 #include "exec/ramblock.h"
+#include "system/dirtylimit.h"
 #include "system/kvm.h"
+#include "qapi/qapi-types-migration.h"
+#include "migration/options.h"
 
 #include "ferry/accel/kvm-ring.h"
 #include "ferry/accel/pagemap.h"
@@ -47,7 +50,25 @@ static void harvest_bitmap(bool last, FerryBitmapFn fn)
     memory_global_after_dirty_log_sync();
 }
 
-/* --- QEMU's bitmap alone --------------------------------------------------------------------- */
+static bool has_rings(void)
+{
+    return kvm_enabled() && ferry_kvm_ring_size() > 0;
+}
+
+static bool arm_slots(uint32_t region, uint64_t first_page, uint64_t nr_pages, GError **errp)
+{
+    int ret = ferry_kvm_arm(trace.blocks[region], first_page << FERRY_PAGE_SHIFT,
+                            nr_pages << FERRY_PAGE_SHIFT);
+
+    if (ret < 0) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
+                    "cannot switch on dirty logging for RAM block '%s': %s",
+                    trace.regions->list[region].id, strerror(-ret));
+    }
+    return ret >= 0;
+}
+
+/* --- QEMU's bitmap alone; with rings, QEMU reaps them into it -------------------------------- */
 
 static bool bitmap_start(void *opaque, const FerryTrackerClient *client, GError **errp)
 {
@@ -59,6 +80,9 @@ static bool bitmap_arm(void *opaque, uint32_t region, uint64_t first_page, uint6
                        GError **errp)
 {
     ferry_bitmap_forget(trace.blocks[region], first_page, nr_pages);
+    if (has_rings()) {
+        return arm_slots(region, first_page, nr_pages, errp);
+    }
     ferry_bitmap_protect(trace.blocks[region], first_page, nr_pages);
     return true;
 }
@@ -95,14 +119,25 @@ static const FerryTrackerOps bitmap_ops = {
 /* --- KVM's rings ----------------------------------------------------------------------------- */
 
 /* A display is drawn from QEMU's bitmap, so it has to see what the guest wrote. */
-static void ring_report(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
+static void tell_display(uint32_t region, uint64_t word, uint64_t mask)
 {
     if (trace.has_display[region]) {
         for (uint64_t left = mask; left; left &= left - 1) {
             ferry_bitmap_mark_vga(trace.blocks[region], word * 64 + ctz64(left), 1);
         }
     }
+}
+
+static void ring_report(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
+{
+    tell_display(region, word, mask);
     trace.client.report(opaque, region, word, mask);
+}
+
+static void ring_early(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
+{
+    tell_display(region, word, mask);
+    trace.client.early(opaque, region, word, mask);
 }
 
 static bool ring_start(void *opaque, const FerryTrackerClient *client, GError **errp)
@@ -111,6 +146,7 @@ static bool ring_start(void *opaque, const FerryTrackerClient *client, GError **
 
     trace.client = *client;
     own.report = ring_report;
+    own.early = ring_early;
     trace.ring = ferry_kvm_take_rings(trace.regions, trace.blocks);
     if (!ferry_kvm_ring_start(trace.ring, &own, errp)) {
         ferry_kvm_return_rings();
@@ -122,18 +158,8 @@ static bool ring_start(void *opaque, const FerryTrackerClient *client, GError **
 static bool ring_arm(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
                      GError **errp)
 {
-    int ret;
-
     ferry_bitmap_forget(trace.blocks[region], first_page, nr_pages);
-    ret = ferry_kvm_arm(trace.blocks[region], first_page << FERRY_PAGE_SHIFT,
-                        nr_pages << FERRY_PAGE_SHIFT);
-    if (ret < 0) {
-        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
-                    "cannot switch on dirty logging for RAM block '%s': %s",
-                    trace.regions->list[region].id, strerror(-ret));
-        return false;
-    }
-    return true;
+    return arm_slots(region, first_page, nr_pages, errp);
 }
 
 static bool ring_harvest(void *opaque, bool last, GError **errp)
@@ -145,6 +171,11 @@ static bool ring_harvest(void *opaque, bool last, GError **errp)
 static bool ring_feed(void *opaque, uint64_t max_pages, uint64_t *left_pages, GError **errp)
 {
     return ferry_kvm_ring_feed(trace.ring, max_pages, left_pages, errp);
+}
+
+static bool ring_check(void *opaque, GError **errp)
+{
+    return ferry_kvm_ring_check(trace.ring, errp);
 }
 
 static void keep_vcpu_stats(void)
@@ -171,6 +202,7 @@ static const FerryTrackerOps ring_ops = {
     .arm = ring_arm,
     .harvest = ring_harvest,
     .feed = ring_feed,
+    .check = ring_check,
     .stop = ring_stop,
 };
 
@@ -230,11 +262,26 @@ static void set_info(FerryTraceMode mode, const char *reason)
     g_mutex_unlock(&trace.lock);
 }
 
-/* Pick one for `auto`, and say why. */
-static FerryTraceMode choose(char **reason)
+/*
+ * The best one without Ferry's own look at the rings.  Only QEMU's can slow vCPUs down when their
+ * rings are full, for its dirty limit.
+ */
+static FerryTraceMode second_best(const char *why, char **reason)
 {
     g_autofree char *why_not = NULL;
 
+    if (has_rings() && (migrate_dirty_limit() || dirtylimit_in_service())) {
+        *reason = g_strdup_printf("%s; the dirty limit needs QEMU's own look at them", why);
+        return FERRY_TRACE_MODE_BITMAP;
+    }
+    why_not = ferry_pagemap_unsupported();
+    *reason = g_strdup_printf("%s%s%s", why, why_not ? "; " : "", why_not ?: "");
+    return why_not ? FERRY_TRACE_MODE_BITMAP : FERRY_TRACE_MODE_PAGEMAP;
+}
+
+/* Pick one for `auto`, and say why. */
+static FerryTraceMode choose(char **reason)
+{
     if (!kvm_enabled()) {
         *reason = g_strdup("KVM is not in use");
         return FERRY_TRACE_MODE_BITMAP;
@@ -243,14 +290,11 @@ static FerryTraceMode choose(char **reason)
         *reason = g_strdup("KVM's dirty rings are switched off with dirty-ring-size=0");
         return FERRY_TRACE_MODE_BITMAP;
     }
-    if (ferry_kvm_ring_size() && !trace.why_no_rings) {
+    if (has_rings() && !trace.why_no_rings) {
         *reason = g_strdup("KVM has dirty rings");
         return FERRY_TRACE_MODE_KVM_RING;
     }
-    why_not = ferry_pagemap_unsupported();
-    *reason = g_strdup_printf("%s%s%s", trace.why_no_rings ?: "this kernel has no dirty rings",
-                              why_not ? "; " : "", why_not ?: "");
-    return why_not ? FERRY_TRACE_MODE_BITMAP : FERRY_TRACE_MODE_PAGEMAP;
+    return second_best(trace.why_no_rings ?: "this kernel has no dirty rings", reason);
 }
 
 static bool use(FerryTraceMode mode, FerryTracker *tracker, GError **errp)
@@ -258,7 +302,7 @@ static bool use(FerryTraceMode mode, FerryTracker *tracker, GError **errp)
     trace.mode = mode;
     switch (mode) {
     case FERRY_TRACE_MODE_KVM_RING:
-        if (!kvm_enabled() || !ferry_kvm_ring_size()) {
+        if (!has_rings()) {
             g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
                                 "ferry.trace is kvm-ring, but KVM's dirty rings are not in use");
             return false;
@@ -339,11 +383,11 @@ void ferry_trace_close(void)
     }
 }
 
-/* With a tracker of its own, KVM's logging is switched on slot by slot, or not at all. */
+/* KVM's logging is switched on slot by slot, or not at all; but all at once without rings. */
 void ferry_trace_begin(void)
 {
     trace.begun = true;
-    if (kvm_enabled() && trace.mode != FERRY_TRACE_MODE_BITMAP) {
+    if (kvm_enabled() && (has_rings() || trace.mode != FERRY_TRACE_MODE_BITMAP)) {
         ferry_kvm_defer_logging(true);
     }
 }
@@ -366,15 +410,22 @@ void ferry_trace_failed(const GError *why)
 
 bool ferry_trace_replace(const GError *why, FerryTracker *tracker)
 {
+    g_autofree char *reason = NULL;
     g_autoptr(GError) error = NULL;
+    FerryTraceMode mode;
 
     ferry_trace_failed(why);
-    if (trace.mode != FERRY_TRACE_MODE_KVM_RING ||
-        !use(FERRY_TRACE_MODE_PAGEMAP, tracker, &error)) {
+    if (trace.mode != FERRY_TRACE_MODE_KVM_RING) {
         return false;
     }
-    ferry_kvm_disarm();
-    set_info(FERRY_TRACE_MODE_PAGEMAP, why->message);
+    mode = second_best(why->message, &reason);
+    if (!use(mode, tracker, &error)) {
+        return false;
+    }
+    if (mode == FERRY_TRACE_MODE_PAGEMAP) {
+        ferry_kvm_disarm();
+    }
+    set_info(mode, reason);
     return true;
 }
 
