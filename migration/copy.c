@@ -50,7 +50,7 @@ static void add_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_
     if (!note_written(copy, region, word, mask, now)) {
         return;
     }
-    if (may_defer && !atomic_load(&copy->stopped)) {
+    if (may_defer && !copy->send_hot && !atomic_load(&copy->stopped)) {
         hot = mask & ferry_pageset_get(state->written[!now], word);
     }
     if (hot) {

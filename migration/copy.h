@@ -55,6 +55,7 @@ typedef struct FerryCopy {
     bool tracking;             /* the tracker is started */
     FerryPace *pace;
     bool checksum;
+    bool send_hot; /* put no page off because it stays hot */
     unsigned nr_senders;
     FerrySender **senders;
 

@@ -84,6 +84,7 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
     source->config = *config;
     source->total_bytes = ferry_regions_total_bytes(regions);
     source->copy = ferry_copy_new(regions, tracker, config->checksum);
+    source->copy->send_hot = config->send_hot;
     source->first_pass = ferry_first_pass_new(source->copy);
     source->data = g_new0(FerryChannel *, config->nr_channels);
     source->rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats));

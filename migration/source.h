@@ -38,6 +38,7 @@ typedef struct FerrySourceConfig {
     uint16_t version;     /* of the protocol, as settled on */
     unsigned nr_channels; /* data channels, 1 to FERRY_DATA_CHANNELS_MAX */
     bool checksum;        /* send a CRC32C of each payload (costs a stable copy of it) */
+    bool send_hot;        /* do not put off pages that stay hot: to measure what that saves */
     /*
      * Open one connection to the destination.  Called from the driving thread while it connects,
      * the control channel first.  @name is for messages.

@@ -53,6 +53,7 @@ static const Property ferry_properties[] = {
     DEFINE_PROP_BOOL("enabled", FerryObject, parameters.enabled, true),
     DEFINE_PROP_BOOL("checksum", FerryObject, parameters.checksum, false),
     DEFINE_PROP_UINT8("channels", FerryObject, parameters.channels, 0),
+    DEFINE_PROP_BOOL("x-defer", FerryObject, parameters.x_defer, true),
     DEFINE_PROP_SIGNED("trace", FerryObject, parameters.trace, FERRY_TRACE_MODE_AUTO,
                        trace_property, FerryTraceMode),
 };

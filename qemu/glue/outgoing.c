@@ -306,6 +306,7 @@ void ferry_negotiate(MigrationState *s)
     config.version = version;
     config.nr_channels = choose_channels();
     config.checksum = ferry_settings()->checksum;
+    config.send_hot = !ferry_settings()->x_defer;
 
     ferry_list_ram(&regions);
     outgoing.regions = (FerryRegions){
