@@ -134,6 +134,17 @@ static void start_destination(Run *run, const char *name)
     }
 }
 
+const char *no_kvm(void)
+{
+    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+    if (fd < 0) {
+        return "/dev/kvm cannot be used here";
+    }
+    close(fd);
+    return NULL;
+}
+
 /* --- Firmware ------------------------------------------------------------------------------- */
 
 #define FIRMWARE_BYTES (64u << 10)
@@ -345,6 +356,20 @@ static void check_used(Run *run, Vm *vm)
     qobject_unref(info);
 }
 
+static void check_trace(Run *run)
+{
+    QDict *info = vm_command(run->source, "query-ferry", NULL);
+    QDict *trace = qdict_get_qdict(info, "trace");
+    const char *reason = qdict_get_str(trace, "reason");
+
+    g_assert_cmpstr(qdict_get_str(trace, "mode"), ==, run->c->trace);
+    if (!strstr(reason, run->c->trace_reason)) {
+        g_error("the guest is watched by %s because '%s', not '%s'", run->c->trace, reason,
+                run->c->trace_reason);
+    }
+    qobject_unref(info);
+}
+
 void run_check_ferry(Run *run)
 {
     const Case *c = run->c;
@@ -354,6 +379,9 @@ void run_check_ferry(Run *run)
             check_reason(run->source, c->fallback);
         } else {
             check_used(run, run->source);
+        }
+        if (c->trace) {
+            check_trace(run);
         }
     }
     if (c->peers != STOCK_DESTINATION) {

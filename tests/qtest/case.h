@@ -144,6 +144,10 @@ struct Case {
     const char *destination_fallback;
     /* Optional: how many data channels there are, if that matters. */
     unsigned channels;
+    /* Optional: how our source watches the guest: query-ferry's mode. */
+    const char *trace;
+    /* Required with it: part of the reason. */
+    const char *trace_reason;
     /* Optional: both guests stay stopped at the end, and must be equal: the guest writes itself. */
     bool guest_writes;
     /* Optional: called at the end, with the guest at the destination. */
@@ -161,7 +165,11 @@ void add_refusal_cases(void);
 void add_report_cases(void);
 void add_stranger_cases(void);
 void add_tls_cases(void);
+void add_trace_cases(void);
 void add_transport_cases(void);
+
+/* Why there is no KVM here, or NULL. */
+const char *no_kvm(void);
 
 /* --- Firmware for QEMUs with vCPUs that run: options name {dir}/halt.bin or {dir}/write.bin --- */
 

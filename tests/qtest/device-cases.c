@@ -129,17 +129,6 @@ static void use_snapshots(Run *run)
 
 /* --- vCPUs ----------------------------------------------------------------------------------- */
 
-static const char *no_kvm(void)
-{
-    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-
-    if (fd < 0) {
-        return "/dev/kvm cannot be used here";
-    }
-    close(fd);
-    return NULL;
-}
-
 /* The guest has got round its pages a few times. */
 static void wait_guest(Run *run)
 {
@@ -286,6 +275,44 @@ static const Case cases[] = {
         .destination_paused = true,
         .guest_writes = true,
         .before = wait_guest,
+        .after = expect_guest_goes_on,
+    },
+    {
+        .name = "guest/kvm-pagemap",
+        .cannot = no_kvm,
+        .prepare = make_writing_firmware,
+        .options = "-accel kvm -bios {dir}/write.bin",
+        .destination_paused = true,
+        .ferry_parameters = "{ 'trace': 'pagemap' }",
+        .guest_writes = true,
+        .before = wait_guest,
+        .trace = "pagemap",
+        .trace_reason = "ferry.trace says so",
+        .after = expect_guest_goes_on,
+    },
+    {
+        .name = "guest/kvm-bitmap",
+        .cannot = no_kvm,
+        .prepare = make_writing_firmware,
+        .options = "-accel kvm -bios {dir}/write.bin",
+        .destination_paused = true,
+        .ferry_parameters = "{ 'trace': 'bitmap' }",
+        .guest_writes = true,
+        .before = wait_guest,
+        .trace = "bitmap",
+        .trace_reason = "ferry.trace says so",
+        .after = expect_guest_goes_on,
+    },
+    {
+        .name = "guest/kvm-rings-off",
+        .cannot = no_kvm,
+        .prepare = make_writing_firmware,
+        .options = "-accel kvm,dirty-ring-size=0 -bios {dir}/write.bin",
+        .destination_paused = true,
+        .guest_writes = true,
+        .before = wait_guest,
+        .trace = "bitmap",
+        .trace_reason = "dirty-ring-size=0",
         .after = expect_guest_goes_on,
     },
     {

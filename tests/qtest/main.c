@@ -117,5 +117,6 @@ int main(int argc, char **argv)
     add_device_cases();
     add_stranger_cases();
     add_tls_cases();
+    add_trace_cases();
     return g_test_run();
 }

@@ -129,25 +129,24 @@ static uint64_t compare(const Memory *memory, const uint8_t *found, const Vm *vm
     return nr_bad;
 }
 
-/* All of @vm's memory, as a file that exists no more. */
-static GMappedFile *dump(const Memory *memory, Vm *vm)
+GMappedFile *memory_dump(Vm *vm, uint64_t address, uint64_t nr_bytes)
 {
     g_autofree char *path = in_dir("{dir}/memory");
-    g_autofree char *arguments =
-        g_strdup_printf("{ 'val': 0, 'size': %" PRIu64 ", 'filename': '%s' }", memory->size, path);
+    g_autofree char *arguments = g_strdup_printf(
+        "{ 'val': %" PRIu64 ", 'size': %" PRIu64 ", 'filename': '%s' }", address, nr_bytes, path);
     GMappedFile *file;
 
     vm_do(vm, "pmemsave", arguments);
     file = g_mapped_file_new(path, FALSE, NULL);
     g_assert_nonnull(file);
-    g_assert_cmpuint(g_mapped_file_get_length(file), ==, memory->size);
+    g_assert_cmpuint(g_mapped_file_get_length(file), ==, nr_bytes);
     unlink(path);
     return file;
 }
 
 void memory_take(Memory *memory, Vm *vm)
 {
-    GMappedFile *file = dump(memory, vm);
+    GMappedFile *file = memory_dump(vm, 0, memory->size);
 
     memcpy(memory->bytes, g_mapped_file_get_contents(file), memory->size);
     g_mapped_file_unref(file);
@@ -155,7 +154,7 @@ void memory_take(Memory *memory, Vm *vm)
 
 uint64_t memory_count_differences(const Memory *memory, Vm *vm)
 {
-    GMappedFile *file = dump(memory, vm);
+    GMappedFile *file = memory_dump(vm, 0, memory->size);
     const uint8_t *found = (const uint8_t *)g_mapped_file_get_contents(file);
     uint64_t nr_bad = compare(memory, found, vm, 0, LOW_END) +
                       compare(memory, found, vm, HIGH_START, memory->size);

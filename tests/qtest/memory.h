@@ -35,6 +35,9 @@ void memory_fill(Memory *memory, Vm *vm, uint64_t filled);
  */
 void memory_scribble(Memory *memory, Vm *vm, uint64_t nr_bytes);
 
+/* What @vm has in this piece of its physical memory, as a file that exists no more. */
+GMappedFile *memory_dump(Vm *vm, uint64_t address, uint64_t nr_bytes);
+
 /* Where the guest writes by itself: what @vm holds, which must be stopped, is what ought to be. */
 void memory_take(Memory *memory, Vm *vm);
 
