@@ -56,8 +56,9 @@ typedef struct Vcpu {
     uint32_t seen;      /* the first entry not looked at; from reset to here they are held back */
     uint32_t round_end; /* entries before this one are the round's */
     uint32_t most_held;
-    uint32_t
-        suspect; /* after an overrun: there may be a gap among so many entries from `seen` on */
+    uint32_t suspect;    /* after an overrun: so many entries from `seen` on may hide a gap */
+    bool was_drained;    /* at the last exit because of a full ring, */
+    uint32_t drained_at; /* up to here */
     FerryKvmRingStats stats;
 } Vcpu;
 
@@ -208,11 +209,9 @@ static uint32_t find_gap(const FerryKvmRing *ring, const Vcpu *vcpu)
     return 0;
 }
 
-/* Fill a gap with entries that mean nothing, to be taken like others; returns whether there is one. */
-static bool fill_gap(const FerryKvmRing *ring, const Vcpu *vcpu)
+/* Fill @nr entries with what means nothing, to be taken like others. */
+static void fill_blank(const FerryKvmRing *ring, const Vcpu *vcpu, uint32_t nr)
 {
-    uint32_t nr = find_gap(ring, vcpu);
-
     for (uint32_t i = 0; i < nr; i++) {
         struct kvm_dirty_gfn *entry = entry_at(ring, vcpu, vcpu->seen + i);
 
@@ -220,6 +219,14 @@ static bool fill_gap(const FerryKvmRing *ring, const Vcpu *vcpu)
         entry->offset = 0;
         __atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_DIRTY, __ATOMIC_RELEASE);
     }
+}
+
+/* Returns whether there was a gap. */
+static bool fill_gap(const FerryKvmRing *ring, const Vcpu *vcpu)
+{
+    uint32_t nr = find_gap(ring, vcpu);
+
+    fill_blank(ring, vcpu, nr);
     return nr > 0;
 }
 
@@ -594,6 +601,23 @@ uint32_t ferry_kvm_ring_remove_vcpu(FerryKvmRing *ring, unsigned index)
     return fetch;
 }
 
+/*
+ * After an overrun by more than a lap KVM calls a ring full in which there is nothing, and when its
+ * vCPU enters the guest, at once again.  Half of the ring is less than KVM believes to be in it.
+ * Returns whether it is so; with nothing held back.
+ */
+static bool fill_lap(const FerryKvmRing *ring, Vcpu *vcpu)
+{
+    bool stuck = vcpu->was_drained && vcpu->drained_at == vcpu->seen;
+
+    vcpu->was_drained = !stuck;
+    vcpu->drained_at = vcpu->seen;
+    if (stuck) {
+        fill_blank(ring, vcpu, ring->nr_entries / 2);
+    }
+    return stuck;
+}
+
 void ferry_kvm_ring_full(FerryKvmRing *ring, unsigned index)
 {
     guint position;
@@ -606,10 +630,11 @@ void ferry_kvm_ring_full(FerryKvmRing *ring, unsigned index)
         look(ring, vcpu);
         if (nr_held(vcpu) > ring->nr_entries / 4) {
             flag_excess(ring, vcpu);
+            vcpu->was_drained = false;
         } else {
             /* Drained by somebody else meanwhile, or what KVM filled is beyond a gap. */
             flag_all(ring, vcpu);
-            if (fill_gap(ring, vcpu)) {
+            if (fill_gap(ring, vcpu) || fill_lap(ring, vcpu)) {
                 note_overrun(ring, vcpu);
                 look(ring, vcpu);
                 flag_all(ring, vcpu);

@@ -50,6 +50,9 @@ bool ferry_bitmap_sync(bool last_stage);
 bool ferry_free_page_hint(void *addr, size_t len);
 bool ferry_bytes_remaining(uint64_t *bytes);
 
+/* Whether KVM has dirty rings because the user, and not Ferry, wants them. */
+bool ferry_kvm_rings_were_asked_for(void);
+
 /* --- Destination --- */
 
 /* How many connections may wait to be accepted, when QEMU would have @backlog. */

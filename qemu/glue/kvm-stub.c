@@ -6,11 +6,17 @@
 #include "qemu/osdep.h"
 #include "exec/memory.h"
 
+#include "ferry/glue/ferry.h"
 #include "ferry/glue/kvm.h"
 
 uint32_t ferry_kvm_ring_size(void)
 {
     return 0;
+}
+
+bool ferry_kvm_rings_were_asked_for(void)
+{
+    return false;
 }
 
 bool ferry_kvm_rings_are_unwanted(void)
