@@ -29,6 +29,9 @@
 
 #define STRIPE_GRANULES 64
 
+/* How many runs ahead memory is asked for: enough to hide its latency, few enough to be kept. */
+#define PREFETCH_RUNS 16
+
 struct FerryPageset {
     uint64_t nr_pages;
     uint64_t nr_words, nr_granule_words, nr_stripe_words;
@@ -110,10 +113,15 @@ static void announce_granule(FerryPageset *set, uint64_t granule)
     announce(set->stripe_words, granule / STRIPE_GRANULES);
 }
 
+/* Set bits of a word; neither counted nor announced.  Returns those that were not set before. */
+static uint64_t set_bits(FerryPageset *set, uint64_t word, uint64_t mask)
+{
+    return mask & ~atomic_fetch_or(&set->words[word], mask);
+}
+
 unsigned ferry_pageset_add_mask(FerryPageset *set, uint64_t word, uint64_t mask)
 {
     uint64_t first = word * 64;
-    uint64_t old;
     unsigned nr_new;
 
     if (first >= set->nr_pages) {
@@ -125,8 +133,7 @@ unsigned ferry_pageset_add_mask(FerryPageset *set, uint64_t word, uint64_t mask)
     if (mask == 0) {
         return 0;
     }
-    old = atomic_fetch_or(&set->words[word], mask);
-    nr_new = (unsigned)__builtin_popcountll(mask & ~old);
+    nr_new = (unsigned)__builtin_popcountll(set_bits(set, word, mask));
     if (nr_new) {
         atomic_fetch_add_explicit(&set->count, nr_new, memory_order_relaxed);
         announce_granule(set, word / FERRY_GRANULE_WORDS);
@@ -160,9 +167,72 @@ uint64_t ferry_pageset_add(FerryPageset *set, uint64_t first, uint64_t nr_pages)
     return nr_new;
 }
 
+uint64_t ferry_pageset_add_runs(FerryPageset *set, const FerryPageRun *runs, size_t nr_runs)
+{
+    uint64_t nr_new = 0;
+
+    for (size_t i = 0; i < nr_runs; i++) {
+        uint64_t first = runs[i].first;
+        uint64_t end = first + runs[i].nr_pages;
+        uint64_t granule = first / FERRY_GRANULE_PAGES;
+
+        g_assert(end <= set->nr_pages);
+        if (i + PREFETCH_RUNS < nr_runs) {
+            __builtin_prefetch((const void *)&set->words[runs[i + PREFETCH_RUNS].first / 64], 1);
+        }
+        nr_new += runs[i].nr_pages;
+        for (uint64_t word = first / 64; word * 64 < end; word++) {
+            uint64_t mask = mask_between(word, first, end);
+            uint64_t added = set_bits(set, word, mask);
+
+            if (added != mask) {
+                nr_new -= (unsigned)__builtin_popcountll(mask ^ added);
+            }
+        }
+        for (; granule * FERRY_GRANULE_PAGES < end; granule++) {
+            announce_granule(set, granule);
+        }
+    }
+    atomic_fetch_add_explicit(&set->count, (int64_t)nr_new, memory_order_relaxed);
+    return nr_new;
+}
+
+unsigned ferry_pageset_add_granule(FerryPageset *set, uint64_t granule,
+                                   const uint64_t pages[FERRY_GRANULE_WORDS])
+{
+    unsigned nr_new = 0;
+
+    for (unsigned i = 0; i < FERRY_GRANULE_WORDS; i++) {
+        uint64_t word = granule * FERRY_GRANULE_WORDS + i;
+
+        if (pages[i]) {
+            nr_new += (unsigned)__builtin_popcountll(set_bits(set, word, pages[i]));
+        }
+    }
+    if (nr_new) {
+        atomic_fetch_add_explicit(&set->count, nr_new, memory_order_relaxed);
+        announce_granule(set, granule);
+    }
+    return nr_new;
+}
+
 uint64_t ferry_pageset_get(const FerryPageset *set, uint64_t word)
 {
     return word < set->nr_words ? atomic_load(&set->words[word]) : 0;
+}
+
+uint64_t ferry_pageset_granules(const FerryPageset *set, uint64_t stripe)
+{
+    return stripe < set->nr_granule_words ? atomic_load(&set->granule_words[stripe]) : 0;
+}
+
+void ferry_pageset_prefetch(const FerryPageset *set, uint64_t stripe)
+{
+    for (uint64_t rest = ferry_pageset_granules(set, stripe); rest; rest &= rest - 1) {
+        uint64_t granule = stripe * STRIPE_GRANULES + (unsigned)__builtin_ctzll(rest);
+
+        __builtin_prefetch((const void *)&set->words[granule * FERRY_GRANULE_WORDS]);
+    }
 }
 
 uint64_t ferry_pageset_remove_mask(FerryPageset *set, uint64_t word, uint64_t mask)

@@ -85,6 +85,44 @@ static void step_add_mask(FerryPageset *set, Model *model)
     g_assert_cmpuint(ferry_pageset_add_mask(set, word, mask), ==, nr_new);
 }
 
+/* Runs in any order, some of which overlap. */
+static void step_add_runs(FerryPageset *set, Model *model)
+{
+    FerryPageRun runs[40];
+    size_t nr_runs = random_below(G_N_ELEMENTS(runs) + 1);
+    uint64_t nr_new = 0;
+
+    for (size_t i = 0; i < nr_runs; i++) {
+        uint64_t first = random_below(model->nr_pages);
+        uint64_t longest = g_test_rand_bit() ? 70 : 1500;
+
+        if (i > 0 && random_below(3) == 0) {
+            first = runs[i - 1].first;
+        }
+        longest = MIN(longest, model->nr_pages - first);
+        runs[i] = (FerryPageRun){.first = first, .nr_pages = 1 + random_below(longest)};
+        nr_new += model_set(model, first, runs[i].nr_pages, true);
+    }
+    g_assert_cmpuint(ferry_pageset_add_runs(set, runs, nr_runs), ==, nr_new);
+}
+
+static void step_add_granule(FerryPageset *set, Model *model)
+{
+    uint64_t granule = random_below(granules_of(model->nr_pages));
+    uint64_t pages[FERRY_GRANULE_WORDS] = {0};
+    uint64_t nr_new = 0;
+
+    for (uint64_t i = 0; i < FERRY_GRANULE_PAGES; i++) {
+        uint64_t page = granule * FERRY_GRANULE_PAGES + i;
+
+        if (page < model->nr_pages && random_below(4) == 0) {
+            pages[i / 64] |= UINT64_C(1) << i % 64;
+            nr_new += model_set(model, page, 1, true);
+        }
+    }
+    g_assert_cmpuint(ferry_pageset_add_granule(set, granule, pages), ==, nr_new);
+}
+
 static void step_take(FerryPageset *set, Model *model)
 {
     uint64_t granule = random_below(granules_of(model->nr_pages));
@@ -137,6 +175,22 @@ static void step_walk(FerryPageset *set, const Model *model)
     } while (found >= 0);
 }
 
+/* Every granule that holds a page is named, and none after the end. */
+static void step_granules(FerryPageset *set, const Model *model)
+{
+    uint64_t stripe = random_below(granules_of(model->nr_pages) / 64 + 2);
+    uint64_t named = ferry_pageset_granules(set, stripe);
+
+    ferry_pageset_prefetch(set, stripe);
+    for (unsigned bit = 0; bit < 64; bit++) {
+        if (named >> bit & 1) {
+            g_assert_cmpuint(stripe * 64 + bit, <, granules_of(model->nr_pages));
+        } else {
+            g_assert_false(model_has_granule(model, stripe * 64 + bit));
+        }
+    }
+}
+
 static void test_model(gconstpointer data)
 {
     const uint64_t nr_pages = GPOINTER_TO_SIZE(data);
@@ -144,7 +198,7 @@ static void test_model(gconstpointer data)
     Model model = {.nr_pages = nr_pages, .has = g_new0(bool, nr_pages)};
 
     for (int i = 0; i < NR_STEPS; i++) {
-        switch (random_below(16)) {
+        switch (random_below(20)) {
         case 0 ... 3:
             step_add(set, &model);
             break;
@@ -156,6 +210,15 @@ static void test_model(gconstpointer data)
             break;
         case 10 ... 14:
             step_take(set, &model);
+            break;
+        case 15 ... 16:
+            step_add_runs(set, &model);
+            break;
+        case 17:
+            step_add_granule(set, &model);
+            break;
+        case 18:
+            step_granules(set, &model);
             break;
         default:
             step_walk(set, &model);
@@ -255,10 +318,12 @@ static gpointer writer_thread(gpointer opaque)
         uint64_t page = hot_page(shared, g_rand_int(rand));
 
         atomic_fetch_add_explicit(&shared->content[page], 1, memory_order_relaxed);
-        if (i % 2) {
+        if (i % 3 == 0) {
             nr_added += ferry_pageset_add(shared->set, page, 1);
-        } else {
+        } else if (i % 3 == 1) {
             nr_added += ferry_pageset_add_mask(shared->set, page / 64, UINT64_C(1) << page % 64);
+        } else {
+            nr_added += ferry_pageset_add_runs(shared->set, &(FerryPageRun){page, 1}, 1);
         }
     }
     atomic_fetch_add(&shared->nr_added, nr_added);

@@ -1,0 +1,118 @@
+/*
+ * Compact bitmaps. The input is what the region says (struct Head), then one segment, or two if
+ * split_bytes says so. The checksums of items, which no fuzzer would ever guess, are put right.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "fuzz.h"
+
+#include "migration/compact.h"
+
+#define CHUNKS_MAX 9
+
+struct Head {
+    uint32_t nr_pages;
+    uint32_t split_bytes; /* where a second segment begins, unless that is past the end */
+} __attribute__((packed));
+
+static uint32_t get32(const uint8_t *in)
+{
+    uint32_t value;
+
+    memcpy(&value, in, sizeof(value));
+    return GUINT32_FROM_LE(value);
+}
+
+/* Whatever looks like an item gets its checksum, with as much payload as there is. */
+static void seal_items(uint8_t *segment, size_t nr_bytes)
+{
+    size_t at = FERRY_COMPACT_SEGMENT_BYTES;
+    uint32_t chunk = nr_bytes >= at ? get32(segment) : 0;
+
+    while (nr_bytes >= at && nr_bytes - at >= FERRY_COMPACT_ITEM_BYTES) {
+        uint8_t *item = segment + at;
+        size_t left = nr_bytes - at - FERRY_COMPACT_ITEM_BYTES;
+        bool is_stretch = item[0] == FERRY_COMPACT_EMPTY || item[0] == FERRY_COMPACT_FULL;
+        size_t payload_bytes = is_stretch ? 0 : MIN(get32(item + 1), left);
+        uint32_t crc = GUINT32_TO_LE(ferry_compact_item_crc(chunk, item, payload_bytes));
+
+        memcpy(item + 5, &crc, sizeof(crc));
+        chunk += is_stretch ? get32(item + 1) : 1;
+        at += FERRY_COMPACT_ITEM_BYTES + payload_bytes;
+    }
+}
+
+/* Hand over a copy of its size; what was refused is never accepted later on. */
+static bool read_segment(FerryCompactReader *reader, const uint8_t *in, size_t nr_bytes,
+                         FerryPageset *set)
+{
+    g_autofree uint8_t *segment = fuzz_exact(in, nr_bytes);
+    g_autoptr(GError) error = NULL;
+    bool ok;
+
+    if (nr_bytes > 0) {
+        seal_items(segment, nr_bytes);
+    }
+    ok = ferry_compact_read(reader, segment, nr_bytes, set, &error);
+    fuzz_check(ok == (error == NULL));
+    return ok;
+}
+
+/* What @writer says is what is in @set. */
+static void check_write(FerryCompactWriter *writer, const FerryPageset *set, uint64_t nr_pages)
+{
+    g_autoptr(FerryCompactReader) reader = ferry_compact_reader_new(nr_pages);
+    g_autoptr(FerryPageset) again = ferry_pageset_new(nr_pages);
+    g_autofree uint8_t *out = g_malloc(FERRY_COMPACT_BUFFER_MIN);
+    uint64_t total_bytes = 0;
+    uint64_t nr_segments = 0;
+    uint32_t next = 0;
+    size_t nr_bytes;
+
+    while ((nr_bytes = ferry_compact_write(writer, &next, out, FERRY_COMPACT_BUFFER_MIN)) > 0) {
+        fuzz_check(nr_bytes <= FERRY_COMPACT_BUFFER_MIN);
+        fuzz_check(ferry_compact_read(reader, out, nr_bytes, again, NULL));
+        total_bytes += nr_bytes;
+        nr_segments++;
+    }
+    fuzz_check(ferry_compact_reader_finish(reader, NULL));
+    fuzz_check(total_bytes <= (nr_pages + 7) / 8 +
+                                  ferry_compact_nr_chunks(nr_pages) * FERRY_COMPACT_ITEM_BYTES +
+                                  nr_segments * FERRY_COMPACT_SEGMENT_BYTES);
+    for (uint64_t word = 0; word * 64 < nr_pages; word++) {
+        fuzz_check(ferry_pageset_get(again, word) == ferry_pageset_get(set, word));
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nr_bytes)
+{
+    g_autoptr(FerryCompactReader) reader = NULL;
+    g_autoptr(FerryCompactWriter) writer = NULL;
+    g_autoptr(FerryPageset) set = NULL;
+    struct Head head;
+    uint64_t nr_pages;
+    size_t split_bytes;
+
+    if (nr_bytes < sizeof(head)) {
+        return 0;
+    }
+    memcpy(&head, data, sizeof(head));
+    data += sizeof(head);
+    nr_bytes -= sizeof(head);
+    nr_pages = GUINT32_FROM_LE(head.nr_pages) % (CHUNKS_MAX * FERRY_COMPACT_CHUNK_PAGES + 1);
+    split_bytes = MIN(GUINT32_FROM_LE(head.split_bytes), nr_bytes);
+
+    reader = ferry_compact_reader_new(nr_pages);
+    set = ferry_pageset_new(nr_pages);
+    if (!read_segment(reader, data, split_bytes, set) ||
+        (split_bytes < nr_bytes &&
+         !read_segment(reader, data + split_bytes, nr_bytes - split_bytes, set)) ||
+        !ferry_compact_reader_finish(reader, NULL)) {
+        return 0;
+    }
+    writer = ferry_compact_writer_new(set, nr_pages);
+    check_write(writer, set, nr_pages);
+    ferry_compact_ahead(writer, SIZE_MAX);
+    check_write(writer, set, nr_pages);
+    return 0;
+}
