@@ -298,6 +298,9 @@ static void take_back_flagged(FerryKvmRing *ring)
         while (ring->nr_flagged > 0 &&
                __atomic_load_n(&entry_at(ring, vcpu, vcpu->reset - 1)->flags, __ATOMIC_RELAXED)) {
             vcpu->reset--;
+            /* No longer flagged, lest KVM take more of them the next time than it is given. */
+            __atomic_store_n(&entry_at(ring, vcpu, vcpu->reset)->flags, KVM_DIRTY_GFN_F_DIRTY,
+                             __ATOMIC_RELAXED);
             ring->nr_flagged--;
             note_overrun(ring, vcpu);
         }

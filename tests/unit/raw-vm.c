@@ -36,8 +36,8 @@ typedef struct Control {
     uint64_t nr_writes;
     uint64_t max_writes;
     uint64_t random; /* state of the generator; 0: in order */
-    uint64_t nr;     /* pages in the list, or groups of 8 pages of a sweep */
-    uint64_t from;   /* the list, or the first page of a sweep */
+    uint64_t nr;     /* pages in the list, groups of 8 pages of a sweep, or words of a burst */
+    uint64_t from;   /* the list, or where a sweep or burst begins */
     uint64_t value;  /* what was written last */
 } Control;
 
@@ -48,7 +48,7 @@ _Static_assert(offsetof(Control, nr) == 32, "known to the programs");
 _Static_assert(offsetof(Control, from) == 40, "known to the programs");
 _Static_assert(offsetof(Control, value) == 48, "known to the programs");
 
-extern const uint8_t raw_program[], raw_program_sweep[], raw_program_end[];
+extern const uint8_t raw_program[], raw_program_sweep[], raw_program_burst[], raw_program_end[];
 
 /* Copied into the guest; only what KVM's emulator knows as well. */
 __asm__(".pushsection .rodata\n"
@@ -115,6 +115,15 @@ __asm__(".pushsection .rodata\n"
         "    dec     %rcx\n"
         "    jnz     1b\n"
         "9:  out     %al, $0x80\n"
+        "    hlt\n"
+        "raw_program_burst:\n"
+        "    mov     48(%rdi), %rax\n"
+        "    inc     %rax\n"
+        "    mov     %rax, 48(%rdi)\n"
+        "    mov     32(%rdi), %rcx\n"
+        "    mov     40(%rdi), %rdi\n"
+        "    rep stosq\n"
+        "    out     %al, $0x80\n"
         "    hlt\n"
         "raw_program_end:\n"
         ".popsection\n");
@@ -462,6 +471,9 @@ void raw_vm_begin(RawVm *vm, unsigned index, const RawJob *job)
         vcpu->control->nr = job->nr / 8;
         vcpu->control->from = job->sweep_gpa;
         regs.rip += (uintptr_t)raw_program_sweep - (uintptr_t)raw_program;
+    } else if (job->burst_gpa) {
+        vcpu->control->from = job->burst_gpa;
+        regs.rip += (uintptr_t)raw_program_burst - (uintptr_t)raw_program;
     }
     CHECK_IOCTL(vcpu->fd, KVM_SET_REGS, &regs);
     vcpu->thread = g_thread_new("vcpu", vcpu_run, vcpu);

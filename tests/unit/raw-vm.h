@@ -40,6 +40,7 @@ typedef struct RawJob {
     uint64_t nr_writes; /* Optional: end after so many; 0: not before it is stopped */
     uint64_t seed;      /* Optional: write at random; 0: in the order of the list */
     uint64_t sweep_gpa; /* Optional: instead of a list, @nr pages (times 8) from here on, once */
+    uint64_t burst_gpa; /* Optional: the same, but @nr words of 8 bytes by one string instruction */
 } RawJob;
 
 /* What a vCPU did since it was created. */
