@@ -57,6 +57,7 @@ typedef struct Vcpu {
     uint32_t round_end; /* entries before this one are the round's */
     uint32_t most_held;
     uint32_t suspect;    /* after an overrun: so many entries from `seen` on may hide a gap */
+    bool is_fresh;       /* nothing was found since ferry_kvm_ring_start() */
     bool was_drained;    /* at the last exit because of a full ring, */
     uint32_t drained_at; /* up to here */
     FerryKvmRingStats stats;
@@ -245,6 +246,7 @@ static uint32_t look(FerryKvmRing *ring, Vcpu *vcpu)
         if (resolve(ring, entry, &page) && notice(ring, page)) {
             vcpu->stats.redirtied++;
         }
+        vcpu->is_fresh = vcpu->is_fresh && entry->slot == SLOT_NONE;
         vcpu->seen++;
         vcpu->suspect -= vcpu->suspect > 0;
     }
@@ -452,6 +454,7 @@ bool ferry_kvm_ring_start(FerryKvmRing *ring, const FerryTrackerClient *client, 
         vcpu->stats = (FerryKvmRingStats){.vcpu = vcpu->stats.vcpu};
         vcpu->most_held = 0;
         vcpu->round_end = vcpu->reset;
+        vcpu->is_fresh = true;
     }
     g_mutex_unlock(&ring->lock);
     ring->thread = g_thread_try_new("ferry-collect", collect_run, ring, errp);
@@ -637,8 +640,13 @@ void ferry_kvm_ring_full(FerryKvmRing *ring, unsigned index)
         } else {
             /* Drained by somebody else meanwhile, or what KVM filled is beyond a gap. */
             flag_all(ring, vcpu);
-            if (fill_gap(ring, vcpu) || fill_lap(ring, vcpu)) {
-                note_overrun(ring, vcpu);
+            bool gap = fill_gap(ring, vcpu);
+
+            if (gap || fill_lap(ring, vcpu)) {
+                /* If nothing was found since the start, a lap too many is left from before it. */
+                if (gap || !vcpu->is_fresh || !vcpu->suspect) {
+                    note_overrun(ring, vcpu);
+                }
                 look(ring, vcpu);
                 flag_all(ring, vcpu);
             }

@@ -104,10 +104,22 @@ static void test_lossy(void)
         FakePair *pair = ordered ? fake_pair_new_ordered(small, small, 2)
                                  : fake_pair_new(small, small, 2, false);
 
+        g_autoptr(GError) error = NULL;
+
         pair->from->lossy = true;
-        fake_machine_run(pair->from);
-        migrate(pair, 3);
-        g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), >, 0);
+        g_assert_true(ferry_source_connect(pair->source, &error));
+        while (!ferry_source_may_harvest(pair->source)) {
+            g_assert_true(ferry_source_step(pair->source, 20, &error));
+        }
+        /* Of these, the tracker forgets one in four. */
+        for (uint64_t page = 0; page < 100; page++) {
+            fake_machine_write(pair->from, 0, page, 7);
+        }
+        g_assert_true(ferry_source_harvest(pair->source, NULL, &error));
+        g_assert_true(ferry_source_stopped(pair->source, &error));
+        g_assert_true(ferry_source_hand_over(pair->source, &error));
+        g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
+        g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 25);
         fake_pair_free(pair);
     }
 }
