@@ -5,7 +5,7 @@
  * last.  That costs less to find out by looking than by tracing: a few pages of each chunk are
  * looked at some time before its copy, and once more just before it.
  *
- * Reads one page in 64, twice, of what was ever touched; not what is swapped out.  A guess that is
+ * Reads one page in 32, twice, of what was ever touched; not what is swapped out.  A guess that is
  * wrong costs time, nothing else.
  *
  * Threads: one.
@@ -37,7 +37,7 @@ bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, GError **
 unsigned ferry_heat_changed(FerryHeat *heat, uint32_t region, uint64_t chunk);
 
 /* Pages looked at in a chunk that is touched all over. */
-#define FERRY_HEAT_PAGES 512
+#define FERRY_HEAT_PAGES 1024
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FerryHeat, ferry_heat_free)
 
