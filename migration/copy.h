@@ -137,9 +137,4 @@ void ferry_copy_release_all(FerryCopy *copy);
  */
 bool ferry_copy_make_readable(FerryCopy *copy, uint32_t region, uint64_t page);
 
-static inline uint64_t ferry_chunk_nr_pages(const FerryRegion *region, uint64_t chunk)
-{
-    return MIN(FERRY_CHUNK_PAGES, ferry_region_nr_pages(region) - chunk * FERRY_CHUNK_PAGES);
-}
-
 #endif

@@ -44,7 +44,7 @@ FerryFirstPass *ferry_first_pass_new(FerryCopy *copy)
 
     pass->copy = copy;
     pass->scanner = ferry_scanner_new();
-    pass->heat = ferry_heat_new(&copy->regions);
+    pass->heat = ferry_heat_new(&copy->regions, pass->scanner);
     pass->hot = g_array_new(FALSE, FALSE, sizeof(ChunkRef));
     pass->total_bytes = ferry_regions_total_bytes(&copy->regions);
     pass->unseen_bytes = pass->total_bytes;
@@ -54,8 +54,8 @@ FerryFirstPass *ferry_first_pass_new(FerryCopy *copy)
 
 void ferry_first_pass_free(FerryFirstPass *pass)
 {
-    ferry_scanner_free(pass->scanner);
     ferry_heat_free(pass->heat);
+    ferry_scanner_free(pass->scanner);
     g_array_unref(pass->hot);
     g_mutex_clear(&pass->lock);
     g_free(pass);

@@ -17,16 +17,16 @@ typedef struct Sample {
 
 struct FerryHeat {
     const FerryRegions *regions;
-    FerryScanner *scanner;
+    const FerryScanner *scanner;
     GHashTable *chunks; /* of GArray of Sample, by the host address of the chunk */
 };
 
-FerryHeat *ferry_heat_new(const FerryRegions *regions)
+FerryHeat *ferry_heat_new(const FerryRegions *regions, const FerryScanner *scanner)
 {
     FerryHeat *heat = g_new0(FerryHeat, 1);
 
     heat->regions = regions;
-    heat->scanner = ferry_scanner_new();
+    heat->scanner = scanner;
     heat->chunks = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_array_unref);
     return heat;
 }
@@ -34,7 +34,6 @@ FerryHeat *ferry_heat_new(const FerryRegions *regions)
 void ferry_heat_free(FerryHeat *heat)
 {
     g_hash_table_unref(heat->chunks);
-    ferry_scanner_free(heat->scanner);
     g_free(heat);
 }
 
@@ -88,7 +87,7 @@ bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, GError **
     const FerryRegion *memory = &heat->regions->list[region];
     const FerryScanTarget target = ferry_region_scan_target(memory);
     uint64_t first = chunk * FERRY_CHUNK_PAGES;
-    uint64_t nr_pages = MIN(FERRY_CHUNK_PAGES, ferry_region_nr_pages(memory) - first);
+    uint64_t nr_pages = ferry_chunk_nr_pages(memory, chunk);
     Look look = {
         .host = chunk_host(heat, region, chunk),
         .first_page = first,

@@ -23,8 +23,8 @@
 
 typedef struct FerryHeat FerryHeat;
 
-/* Of @regions, which must stay. */
-FerryHeat *ferry_heat_new(const FerryRegions *regions);
+/* Of @regions, which are asked through @scanner; both must stay. */
+FerryHeat *ferry_heat_new(const FerryRegions *regions, const FerryScanner *scanner);
 void ferry_heat_free(FerryHeat *heat);
 
 /* Look at @chunk of @region, and remember what is seen.  May be repeated: begins anew. */

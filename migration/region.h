@@ -61,6 +61,12 @@ static inline uint64_t ferry_region_nr_pages(const FerryRegion *region)
     return region->length_bytes >> FERRY_PAGE_SHIFT;
 }
 
+/* FERRY_CHUNK_PAGES, or what is left of @region. */
+static inline uint64_t ferry_chunk_nr_pages(const FerryRegion *region, uint64_t chunk)
+{
+    return MIN(FERRY_CHUNK_PAGES, ferry_region_nr_pages(region) - chunk * FERRY_CHUNK_PAGES);
+}
+
 /* Frees the list, not the memory it describes. */
 void ferry_regions_clear(FerryRegions *regions);
 

@@ -207,6 +207,19 @@ def problem(verdict):
     return None
 
 
+def check_memory(guest, timeout=300):
+    """Check every filled page, and that all memory never written is zero: (verify()'s answer, None or
+    what is wrong in words)."""
+    verdict = guest.verify(timeout)
+    wrong = problem(verdict)
+    if not wrong:
+        zero = guest.check_untouched(timeout)
+        if zero.bad:
+            wrong = (f'{zero.bad} of {zero.pages} pages never written are not zero, '
+                     f'first at {zero.first:#x}')
+    return verdict, wrong
+
+
 class Blackout:
     """How long the guest stood still over a migration, as the guest saw it.
 

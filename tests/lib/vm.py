@@ -29,6 +29,12 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 KVM_GET_API_VERSION = 0xAE00
 # Some nested hosts offer MSR_IA32_ARCH_CAPABILITIES and then refuse its value; no test guest needs it.
 KVM_CPU = 'host,-arch-capabilities'
+# A wrapper for a VM whose memory is to be in small pages, whatever QEMU asks for: PR_SET_THP_DISABLE
+# outlives exec.
+SMALL_PAGES = [sys.executable, '-c', 'import ctypes, os, sys\n'
+               'if ctypes.CDLL(None).prctl(41, 1, 0, 0, 0):\n'
+               '    sys.exit("PR_SET_THP_DISABLE failed")\n'
+               'os.execvp(sys.argv[1], sys.argv[1:])']
 FIRMWARE = ('/usr/share/qemu', '/usr/share/seabios')
 
 _running = weakref.WeakSet()

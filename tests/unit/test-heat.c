@@ -12,6 +12,7 @@
 
 typedef struct {
     FerryRegions regions;
+    FerryScanner *scanner;
     FerryHeat *heat;
 } Bed;
 
@@ -32,13 +33,15 @@ static Bed *bed_new(uint64_t nr_pages)
     g_assert_true(region->host != MAP_FAILED);
     g_assert_cmpint(madvise(region->host, region->length_bytes, MADV_NOHUGEPAGE), ==, 0);
     bed->regions = (FerryRegions){.list = region, .nr = 1};
-    bed->heat = ferry_heat_new(&bed->regions);
+    bed->scanner = ferry_scanner_new();
+    bed->heat = ferry_heat_new(&bed->regions, bed->scanner);
     return bed;
 }
 
 static void bed_free(Bed *bed)
 {
     ferry_heat_free(bed->heat);
+    ferry_scanner_free(bed->scanner);
     munmap(bed->regions.list[0].host, bed->regions.list[0].length_bytes);
     ferry_regions_clear(&bed->regions);
     g_free(bed);
