@@ -19,6 +19,7 @@ FerryChannel *ferry_channel_new(const FerryChannelOps *ops, void *opaque, const 
     channel->ops = ops;
     channel->opaque = opaque;
     g_strlcpy(channel->name, name, sizeof(channel->name));
+    g_mutex_init(&channel->write_lock);
     return channel;
 }
 
@@ -31,6 +32,7 @@ void ferry_channel_free(FerryChannel *channel)
 {
     if (channel) {
         channel->ops->destroy(channel->opaque);
+        g_mutex_clear(&channel->write_lock);
         g_free(channel);
     }
 }
@@ -72,21 +74,53 @@ bool ferry_channel_readv_all(FerryChannel *channel, struct iovec *iov, int nr_io
     return true;
 }
 
-bool ferry_channel_writev_all(FerryChannel *channel, struct iovec *iov, int nr_iov, GError **errp)
+/* With the write lock held. */
+static bool writev_locked(FerryChannel *channel, struct iovec *iov, int nr_iov, GError **errp)
 {
+    bool fine = true;
+
     nr_iov = advance(&iov, nr_iov, 0);
     while (nr_iov > 0) {
-        ssize_t done =
-            channel->ops->writev(channel->opaque, iov, nr_iov > IOV_MAX ? IOV_MAX : nr_iov, errp);
+        ssize_t done;
 
+        atomic_store_explicit(&channel->write_began_us, g_get_monotonic_time(),
+                              memory_order_relaxed);
+        done =
+            channel->ops->writev(channel->opaque, iov, nr_iov > IOV_MAX ? IOV_MAX : nr_iov, errp);
         if (done < 0) {
             g_prefix_error(errp, "channel '%s': ", channel->name);
-            return false;
+            fine = false;
+            break;
         }
         atomic_fetch_add_explicit(&channel->sent_bytes, (uint64_t)done, memory_order_relaxed);
         nr_iov = advance(&iov, nr_iov, (size_t)done);
     }
-    return true;
+    atomic_store_explicit(&channel->write_began_us, 0, memory_order_relaxed);
+    return fine;
+}
+
+bool ferry_channel_writev_all(FerryChannel *channel, struct iovec *iov, int nr_iov, GError **errp)
+{
+    bool fine;
+
+    g_mutex_lock(&channel->write_lock);
+    fine = writev_locked(channel, iov, nr_iov, errp);
+    g_mutex_unlock(&channel->write_lock);
+    return fine;
+}
+
+bool ferry_channel_try_write_all(FerryChannel *channel, const void *data, size_t nr_bytes,
+                                 bool *written, GError **errp)
+{
+    struct iovec iov = {.iov_base = (void *)data, .iov_len = nr_bytes};
+    bool fine = true;
+
+    *written = g_mutex_trylock(&channel->write_lock);
+    if (*written) {
+        fine = writev_locked(channel, &iov, 1, errp);
+        g_mutex_unlock(&channel->write_lock);
+    }
+    return fine;
 }
 
 bool ferry_channel_read_all(FerryChannel *channel, void *data, size_t nr_bytes, GError **errp)

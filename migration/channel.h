@@ -4,8 +4,9 @@
  * The engine sees the network through this table only.  In QEMU a QIOChannel (plain or TLS) stands
  * behind it, in the tests a socket.
  *
- * Threads: one thread may read while another writes; shutdown may come from any thread and makes
- * both return with an error; free only when nobody uses the channel any more.
+ * Threads: one thread may read while others write; a vector is written as a whole before the next
+ * one.  shutdown may come from any thread and makes all of them return with an error; free only
+ * when nobody uses the channel any more.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -35,6 +36,8 @@ typedef struct FerryChannel {
     char name[32]; /* for messages: "data 2" */
     _Atomic uint64_t sent_bytes;
     _Atomic uint64_t received_bytes;
+    GMutex write_lock;              /* held while a vector is written */
+    _Atomic int64_t write_began_us; /* monotonic: since when the write under way has waited; or 0 */
 } FerryChannel;
 
 /* Takes over @opaque. */
@@ -52,6 +55,10 @@ void ferry_channel_free(FerryChannel *channel);
  */
 bool ferry_channel_readv_all(FerryChannel *channel, struct iovec *iov, int nr_iov, GError **errp);
 bool ferry_channel_writev_all(FerryChannel *channel, struct iovec *iov, int nr_iov, GError **errp);
+
+/* Write all of it unless somebody is writing; *@written tells whether. */
+bool ferry_channel_try_write_all(FerryChannel *channel, const void *data, size_t nr_bytes,
+                                 bool *written, GError **errp);
 
 /* The same for one buffer. */
 bool ferry_channel_read_all(FerryChannel *channel, void *data, size_t nr_bytes, GError **errp);

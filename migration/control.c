@@ -10,10 +10,10 @@
 #include "crc32c.h"
 #include "error.h"
 
-bool ferry_control_send(FerryChannel *channel, FerryFrameType type, uint64_t number,
-                        const GByteArray *body, GError **errp)
+bool ferry_control_send_for(FerryChannel *channel, FerryFrameType type, uint32_t region,
+                            uint64_t number, const GByteArray *body, GError **errp)
 {
-    FerryFrame frame = {.type = (uint8_t)type, .first_page = number};
+    FerryFrame frame = {.type = (uint8_t)type, .region = (uint16_t)region, .first_page = number};
     uint8_t head[FERRY_FRAME_BYTES];
     struct iovec iov[2] = {{.iov_base = head, .iov_len = sizeof(head)}};
     int nr_iov = 1;
@@ -26,6 +26,12 @@ bool ferry_control_send(FerryChannel *channel, FerryFrameType type, uint64_t num
     }
     ferry_frame_encode(&frame, head);
     return ferry_channel_writev_all(channel, iov, nr_iov, errp);
+}
+
+bool ferry_control_send(FerryChannel *channel, FerryFrameType type, uint64_t number,
+                        const GByteArray *body, GError **errp)
+{
+    return ferry_control_send_for(channel, type, 0, number, body, errp);
 }
 
 void ferry_control_send_error(FerryChannel *channel, const char *text)

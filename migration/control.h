@@ -17,11 +17,16 @@
 bool ferry_control_send(FerryChannel *channel, FerryFrameType type, uint64_t number,
                         const GByteArray *body, GError **errp);
 
+/* The same, for a region's frame. */
+bool ferry_control_send_for(FerryChannel *channel, FerryFrameType type, uint32_t region,
+                            uint64_t number, const GByteArray *body, GError **errp);
+
 /* Send an ERROR frame as well as it goes; a failure to send it is of no interest. */
 void ferry_control_send_error(FerryChannel *channel, const char *text);
 
 /*
- * Receive one frame and its whole body, checked.  A PAGES frame is a protocol error here.
+ * Receive one frame and its whole body, checked.  A PAGES frame is a protocol error
+ * here.
  * @body is the caller's to free; NULL when empty.
  */
 bool ferry_control_receive(FerryChannel *channel, FerryFrame *frame, GByteArray **body,

@@ -32,6 +32,14 @@ static bool note_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64
     return true;
 }
 
+/* The tracker has given up pages that it kept. */
+static void forget_kept(FerryCopy *copy, uint32_t region, uint64_t word, uint64_t mask)
+{
+    if (copy->may_leave) {
+        ferry_pageset_remove_mask(copy->state[region].kept, word, mask);
+    }
+}
+
 static void defer(FerryCopy *copy, uint32_t region, uint64_t word, uint64_t mask, unsigned now)
 {
     FerryCopyRegion *state = &copy->state[region];
@@ -64,6 +72,7 @@ static void add_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_
      */
     ferry_pageset_remove_mask(state->deferred[now], word, mask & ~hot);
     ferry_pageset_add_mask(state->pages, word, mask & ~hot);
+    forget_kept(copy, region, word, mask);
 }
 
 static void report(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
@@ -78,6 +87,7 @@ static void early(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
 
     if (note_written(copy, region, word, mask, now)) {
         defer(copy, region, word, mask, now);
+        forget_kept(copy, region, word, mask);
     }
 }
 
@@ -101,6 +111,9 @@ static uint64_t noticed(void *opaque, uint32_t region, uint64_t word, uint64_t m
 
     if (atomic_load(&chunk_of(copy, region, word * 64)->armed)) {
         ferry_pageset_remove_mask(state->pages, word, mask);
+        if (copy->may_leave) {
+            ferry_pageset_add_mask(state->kept, word, mask);
+        }
     }
     return mask & (ferry_pageset_get(state->written[0], word) |
                    ferry_pageset_get(state->written[1], word));
@@ -135,6 +148,9 @@ FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bo
 
         state->pages = ferry_pageset_new(nr_pages);
         state->skip = ferry_pageset_new(nr_pages);
+        state->swapped = ferry_pageset_new(nr_pages);
+        state->kept = ferry_pageset_new(nr_pages);
+        state->base = ferry_pageset_new(nr_pages);
         for (unsigned j = 0; j < 2; j++) {
             state->written[j] = ferry_pageset_new(nr_pages);
             state->deferred[j] = ferry_pageset_new(nr_pages);
@@ -162,7 +178,7 @@ static void stop_tracker(FerryCopy *copy)
     }
 }
 
-void ferry_copy_free(FerryCopy *copy)
+void ferry_copy_end_senders(FerryCopy *copy)
 {
     g_mutex_lock(&copy->lock);
     copy->quit = true;
@@ -172,7 +188,17 @@ void ferry_copy_free(FerryCopy *copy)
     for (unsigned i = 0; i < copy->nr_senders; i++) {
         ferry_sender_join(copy->senders[i]);
     }
-    g_free(copy->senders);
+    g_clear_pointer(&copy->senders, g_free);
+    copy->nr_senders = 0;
+    copy->quit = false;
+    copy->fence = 0;
+    g_clear_error(&copy->error);
+    ferry_pace_resume(copy->pace);
+}
+
+void ferry_copy_free(FerryCopy *copy)
+{
+    ferry_copy_end_senders(copy);
     stop_tracker(copy);
 
     for (size_t i = 0; i < copy->regions.nr; i++) {
@@ -180,6 +206,9 @@ void ferry_copy_free(FerryCopy *copy)
 
         ferry_pageset_free(state->pages);
         ferry_pageset_free(state->skip);
+        ferry_pageset_free(state->swapped);
+        ferry_pageset_free(state->kept);
+        ferry_pageset_free(state->base);
         for (unsigned j = 0; j < 2; j++) {
             ferry_pageset_free(state->written[j]);
             ferry_pageset_free(state->deferred[j]);
@@ -310,7 +339,9 @@ uint64_t ferry_copy_count(const FerryCopy *copy)
 
     for (size_t i = 0; i < copy->regions.nr; i++) {
         count += ferry_pageset_count(copy->state[i].deferred[0]) +
-                 ferry_pageset_count(copy->state[i].deferred[1]);
+                 ferry_pageset_count(copy->state[i].deferred[1]) +
+                 ferry_pageset_count(copy->state[i].swapped) +
+                 ferry_pageset_count(copy->state[i].base);
     }
     return count + ferry_copy_queued(copy);
 }
@@ -350,6 +381,146 @@ void ferry_copy_release_all(FerryCopy *copy)
         ferry_pageset_move(copy->state[i].deferred[0], copy->state[i].pages);
         ferry_pageset_move(copy->state[i].deferred[1], copy->state[i].pages);
     }
+}
+
+/* --- Leaving pages missing -------------------------------------------------------------------- */
+
+bool ferry_copy_has_swapped(const FerryCopy *copy)
+{
+    for (size_t i = 0; i < copy->regions.nr; i++) {
+        if (ferry_pageset_count(copy->state[i].swapped)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool ferry_copy_release_swapped(FerryCopy *copy)
+{
+    bool any = ferry_copy_has_swapped(copy);
+
+    for (size_t i = 0; any && i < copy->regions.nr; i++) {
+        ferry_pageset_move(copy->state[i].swapped, copy->state[i].pages);
+    }
+    return any;
+}
+
+bool ferry_copy_freeze(FerryCopy *copy)
+{
+    atomic_store(&copy->frozen, true);
+    ferry_copy_kick(copy);
+    while (!ferry_copy_wait_dry(copy, 1000)) {
+        if (!ferry_copy_check(copy, NULL)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void ferry_copy_unfreeze(FerryCopy *copy)
+{
+    atomic_store(&copy->frozen, false);
+    ferry_copy_kick(copy);
+}
+
+/* Call it for each granule of @set that holds a page. */
+#define FOREACH_GRANULE(granule, set)                                                                  for (int64_t granule = ferry_pageset_next(set, 0, 0, 1); granule >= 0;                                  granule = ferry_pageset_next(set, (uint64_t)granule + 1, 0, 1))
+
+static bool is_empty_granule(FerryPageset *set, uint64_t granule)
+{
+    uint64_t any = 0;
+
+    for (uint32_t i = 0; i < FERRY_GRANULE_WORDS; i++) {
+        any |= ferry_pageset_get(set, granule * FERRY_GRANULE_WORDS + i);
+    }
+    return any == 0;
+}
+
+/* A page of the region's is missing as a whole if any part of it is. */
+static void round_up(const FerryRegion *region, FerryPageset *set)
+{
+    if (region->page_size_bytes == FERRY_PAGE_BYTES) {
+        return;
+    }
+    FOREACH_GRANULE(granule, set)
+    {
+        if (!is_empty_granule(set, (uint64_t)granule)) {
+            ferry_pageset_add(set, (uint64_t)granule * FERRY_GRANULE_PAGES, FERRY_GRANULE_PAGES);
+        }
+    }
+}
+
+static void add_all(FerryPageset *to, FerryPageset *from)
+{
+    FOREACH_GRANULE(granule, from)
+    {
+        for (uint32_t i = 0; i < FERRY_GRANULE_WORDS; i++) {
+            uint64_t word = (uint64_t)granule * FERRY_GRANULE_WORDS + i;
+
+            ferry_pageset_add_mask(to, word, ferry_pageset_get(from, word));
+        }
+    }
+}
+
+static void remove_all(FerryPageset *from, FerryPageset *what)
+{
+    FOREACH_GRANULE(granule, from)
+    {
+        for (uint32_t i = 0; i < FERRY_GRANULE_WORDS; i++) {
+            uint64_t word = (uint64_t)granule * FERRY_GRANULE_WORDS + i;
+
+            ferry_pageset_remove_mask(from, word, ferry_pageset_get(what, word));
+        }
+    }
+}
+
+void ferry_copy_set_apart(FerryCopy *copy)
+{
+    ferry_copy_release_all(copy);
+    for (size_t i = 0; i < copy->regions.nr; i++) {
+        FerryCopyRegion *state = &copy->state[i];
+
+        ferry_pageset_move(state->pages, state->base);
+        add_all(state->base, state->kept);
+        add_all(state->base, state->swapped);
+        round_up(&copy->regions.list[i], state->base);
+    }
+}
+
+void ferry_copy_reduce_late(FerryCopy *copy)
+{
+    for (size_t i = 0; i < copy->regions.nr; i++) {
+        round_up(&copy->regions.list[i], copy->state[i].pages);
+        remove_all(copy->state[i].pages, copy->state[i].base);
+    }
+}
+
+void ferry_copy_rejoin(FerryCopy *copy)
+{
+    for (size_t i = 0; i < copy->regions.nr; i++) {
+        FerryCopyRegion *state = &copy->state[i];
+
+        ferry_pageset_move(state->base, state->pages);
+        if (copy->regions.list[i].page_size_bytes == FERRY_PAGE_BYTES) {
+            remove_all(state->pages, state->swapped);
+        } else {
+            /* A part of a page would be of no use. */
+            ferry_pageset_move(state->swapped, NULL);
+        }
+    }
+}
+
+void ferry_copy_replace_pages(FerryCopy *copy, FerryPageset *const *missing)
+{
+    for (size_t i = 0; i < copy->regions.nr; i++) {
+        FerryCopyRegion *state = &copy->state[i];
+
+        ferry_pageset_move(state->base, NULL);
+        ferry_pageset_move(state->swapped, NULL);
+        ferry_pageset_move(state->pages, NULL);
+        ferry_pageset_move(missing[i], state->pages);
+    }
+    atomic_store(&copy->in_flight_pages, 0);
 }
 
 bool ferry_copy_make_readable(FerryCopy *copy, uint32_t region, uint64_t page)

@@ -20,6 +20,10 @@
 #include "pace.h"
 #include "pageset.h"
 #include "region.h"
+#include "wire.h"
+
+/* A sender's hint is the region's number, so many bits up, and the granule's plus one. */
+#define FERRY_HINT_SHIFT 40
 
 /* A chunk's tracing state.  A page may be read while reset_seq has caught up with found_seq. */
 typedef struct FerryCopyChunk {
@@ -35,9 +39,15 @@ typedef struct FerryCopyChunk {
  * be for nothing.  It is put off until a round comes in which it was not written, or the vCPUs stop.
  * What the tracker reports early is put off until the next round.
  * Of each pair of sets, one is the round's under way and the other the last one's.
+ *
+ * Before pages are left missing at the destination, those known of are set apart (base), so that
+ * what is found while the vCPUs are being stopped (in pages again) is little.
  */
 typedef struct FerryCopyRegion {
     FerryPageset *pages; /* to send */
+    FerryPageset *swapped; /* to send last: they have to be read from the swap device */
+    FerryPageset *kept;    /* known to be written, kept by the tracker until it may reset them */
+    FerryPageset *base;
     FerryPageset *skip;  /* not to queue when its chunk is */
     FerryPageset *written[2];
     FerryPageset *deferred[2];
@@ -56,10 +66,15 @@ typedef struct FerryCopy {
     FerryPace *pace;
     bool checksum;
     bool send_hot; /* put no page off because it stays hot */
+    bool may_leave; /* pages may be left missing: `kept` is looked after */
     unsigned nr_senders;
     FerrySender **senders;
+    /* Where each sender is to go on, when pages are being fetched there; 0: nowhere in particular. */
+    _Atomic uint64_t hints[FERRY_DATA_CHANNELS_MAX];
 
     _Atomic bool stopped;             /* vCPUs do not run: nothing is written, no need to reset */
+    _Atomic bool fetching;            /* pages were left missing, and the destination asks for them */
+    _Atomic bool frozen;              /* the senders take nothing */
     _Atomic uint64_t in_flight_pages; /* taken out of a set, not handed to the network yet */
     _Atomic uint64_t normal_pages;
     _Atomic uint64_t zero_pages;
@@ -87,6 +102,12 @@ bool ferry_copy_start_tracker(FerryCopy *copy, GError **errp);
 
 /* Start a sender for each of the channels, which stay the caller's. */
 void ferry_copy_start(FerryCopy *copy, FerryChannel **channels, unsigned nr_channels);
+
+/*
+ * End the senders, whose channels must be shut down; what they had taken and not sent is nowhere.
+ * They can be started again, with other channels: an error is forgotten.
+ */
+void ferry_copy_end_senders(FerryCopy *copy);
 
 /*
  * Stop the tracker, which has feed(), and start @next.  Everything has to be armed and copied once
@@ -130,6 +151,30 @@ void ferry_copy_release_cooled(FerryCopy *copy);
 
 /* The vCPUs have stopped and the last harvest is in: nothing is put off any more. */
 void ferry_copy_release_all(FerryCopy *copy);
+
+/* Pages that are put off until last. */
+bool ferry_copy_has_swapped(const FerryCopy *copy);
+/* They go now; false if there are none. */
+bool ferry_copy_release_swapped(FerryCopy *copy);
+
+/* Have the senders stop taking pages, and wait until none of them sends; false on failure. */
+bool ferry_copy_freeze(FerryCopy *copy);
+void ferry_copy_unfreeze(FerryCopy *copy);
+
+/*
+ * While frozen: set apart all pages known to be out of date at the destination.  Where a region's
+ * pages are larger, whole ones.
+ */
+void ferry_copy_set_apart(FerryCopy *copy);
+
+/* What was found since, without what has been set apart; all of it that is in `pages`. */
+void ferry_copy_reduce_late(FerryCopy *copy);
+
+/* What was set apart is to be sent after all, swapped pages last. */
+void ferry_copy_rejoin(FerryCopy *copy);
+
+/* All pages to send are those of @missing, sets of the caller's, which are emptied. */
+void ferry_copy_replace_pages(FerryCopy *copy, FerryPageset *const *missing);
 
 /*
  * Make sure that pages of the chunk that holds @page may be read: resets it if need be.  False if

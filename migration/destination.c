@@ -1,101 +1,37 @@
 /*
- * The destination's side of a session: see destination.h.
- *
- * Threads: one per channel (Link); what several of them touch is under `lock`.  Guest memory is
- * written by the data channels' threads without a lock: a granule always comes on the same channel,
- * so no two threads ever write the same page.
+ * The destination's side of a session: its life, its channels, reports.  See destination.h and
+ * destination-internal.h.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "destination.h"
-
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <string.h>
 
 #include "control.h"
 #include "error.h"
-#include "receiver.h"
+#include "destination-internal.h"
+
+/* How long channels of a new connection wait for its control channel, which is opened first. */
+#define ORDER_US (2 * G_USEC_PER_SEC)
 
 /* How long a destination that gives up waits for the source to take note of its reason. */
 #define LAST_WORDS_US (G_USEC_PER_SEC / 2)
 
-typedef struct Link {
-    FerryDestination *destination;
-    FerryChannel *channel;
-    GThread *thread;
-    bool proved;     /* its hello was good */
-    bool dropped;    /* closed to make room, before it had proved itself */
-    bool over;       /* its thread has ended, or is about to */
-    uint64_t fenced; /* number of the last fence that came on it */
-} Link;
-
-struct FerryDestination {
-    uint64_t session;
-    FerryDestinationOps ops;
-    void *opaque;
-    FerryReceiver receiver; /* its regions do not change once ready */
-    uint64_t start_ns;
-
-    GMutex say_lock; /* held while a frame is sent on the control channel */
-
-    GMutex lock; /* for all that follows */
-    GCond changed;
-    GPtrArray *links; /* of Link; they stay until the end */
-    Link *control;
-    Link *data[FERRY_DATA_CHANNELS_MAX];
-    unsigned nr_data;     /* how many data links are in */
-    unsigned nr_channels; /* how many there will be; 0 until the regions came */
-    bool ready;           /* regions fit and memory is empty: pages may be written */
-    bool closing;
-
-    uint64_t reached;     /* the newest fence that has come on all data channels */
-    uint64_t handed_over; /* number of the fence that ends it, or 0 */
-    bool complete;
-    bool told; /* ops.complete was called */
-    bool reported;
-    GError *error;
-
-    uint64_t stopped_ns, complete_ns, loaded_ns, running_ns;
-};
-
-FerryDestination *ferry_destination_new(uint64_t session, const FerryDestinationOps *ops,
-                                        void *opaque)
+FerryDestination *ferry_destination_new(const FerryDestinationConfig *config,
+                                        const FerryDestinationOps *ops, void *opaque)
 {
     FerryDestination *destination = g_new0(FerryDestination, 1);
 
-    destination->session = session;
+    destination->config = *config;
     destination->ops = *ops;
     destination->opaque = opaque;
     destination->receiver.scanner = ferry_scanner_new();
     destination->start_ns = ferry_now_ns();
     destination->links = g_ptr_array_new();
-    g_mutex_init(&destination->say_lock);
     g_mutex_init(&destination->lock);
     g_cond_init(&destination->changed);
     return destination;
-}
-
-/*
- * Send the source a frame.  Several threads have things to say, so they take turns; nothing but
- * that waits for `say_lock`.
- */
-static bool say(FerryDestination *destination, FerryChannel *control, FerryFrameType type,
-                uint64_t number, const GByteArray *body, GError **errp)
-{
-    bool said;
-
-    g_mutex_lock(&destination->say_lock);
-    said = ferry_control_send(control, type, number, body, errp);
-    g_mutex_unlock(&destination->say_lock);
-    return said;
-}
-
-static void say_error(FerryDestination *destination, FerryChannel *control, const char *text)
-{
-    g_mutex_lock(&destination->say_lock);
-    ferry_control_send_error(control, text);
-    g_mutex_unlock(&destination->say_lock);
 }
 
 /* With the lock held: tell everybody, and the machine once. */
@@ -119,8 +55,34 @@ static void shut_all_down_locked(FerryDestination *destination)
     }
 }
 
-/* End the session with @error (taken over), and tell the source why. */
-static void fail(FerryDestination *destination, GError *error)
+/* The guest may be running here: the session waits for another connection. */
+static void break_off(FerryDestination *destination, const GError *error)
+{
+    FerryChannel *control = NULL;
+    bool news;
+
+    g_mutex_lock(&destination->lock);
+    news = !destination->closing && (!destination->broken || destination->resuming);
+    destination->broken = true;
+    destination->resuming = false;
+    if (news && destination->control && !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_IO)) {
+        control = destination->control->channel;
+    }
+    g_mutex_unlock(&destination->lock);
+    if (control) {
+        ferry_control_send_error(control, error->message);
+    }
+    g_mutex_lock(&destination->lock);
+    shut_all_down_locked(destination);
+    g_cond_broadcast(&destination->changed);
+    g_mutex_unlock(&destination->lock);
+    if (news) {
+        destination->ops.broken(destination->opaque, error);
+    }
+}
+
+/* Nothing is lost yet: the session fails, and the source is told why. */
+static void give_up(FerryDestination *destination, const GError *error)
 {
     FerryChannel *control = NULL;
 
@@ -133,10 +95,8 @@ static void fail(FerryDestination *destination, GError *error)
 
     /* Only the first failure gets here with a channel; links are freed last of all. */
     if (control) {
-        say_error(destination, control, error->message);
+        ferry_control_send_error(control, error->message);
     }
-    g_error_free(error);
-
     g_mutex_lock(&destination->lock);
     if (destination->error) {
         shut_all_down_locked(destination);
@@ -145,208 +105,129 @@ static void fail(FerryDestination *destination, GError *error)
     g_mutex_unlock(&destination->lock);
 }
 
-/* With the lock held. */
-static void check_complete(FerryDestination *destination)
+void ferry_destination_fail(FerryDestination *destination, GError *error)
 {
-    if (destination->handed_over && destination->reached >= destination->handed_over &&
-        !destination->complete && !destination->error) {
+    bool committed;
+
+    g_mutex_lock(&destination->lock);
+    committed = destination->committed;
+    g_mutex_unlock(&destination->lock);
+    if (committed) {
+        break_off(destination, error);
+    } else {
+        give_up(destination, error);
+    }
+    g_error_free(error);
+}
+
+void ferry_destination_check_complete(FerryDestination *destination)
+{
+    if (destination->handed_over && !destination->left &&
+        destination->reached >= destination->handed_over && !destination->complete &&
+        !destination->error) {
         destination->complete = true;
         destination->complete_ns = ferry_now_ns();
-        announce(destination);
     }
-}
-
-/* --- Data channels -------------------------------------------------------------------------- */
-
-/* Wait until pages may be written; false when that will not be. */
-static bool wait_ready(FerryDestination *destination)
-{
-    bool ready;
-
-    g_mutex_lock(&destination->lock);
-    while (!destination->ready && !destination->error && !destination->closing) {
-        g_cond_wait(&destination->changed, &destination->lock);
-    }
-    ready = destination->ready && !destination->error && !destination->closing;
-    g_mutex_unlock(&destination->lock);
-    return ready;
-}
-
-/* A fence came on one channel: when it is the last one to bring it, tell the source. */
-static bool take_fence(Link *link, uint64_t number, GError **errp)
-{
-    FerryDestination *destination = link->destination;
-    FerryChannel *control = NULL;
-    uint64_t reached = number;
-    bool fine;
-
-    g_mutex_lock(&destination->lock);
-    fine = number > link->fenced;
-    if (fine) {
-        link->fenced = number;
-        for (unsigned i = 0; i < destination->nr_channels; i++) {
-            reached = MIN(reached, destination->data[i]->fenced);
-        }
-        if (reached > destination->reached) {
-            destination->reached = reached;
-            control = destination->control->channel;
-            check_complete(destination);
-        }
-    }
-    g_mutex_unlock(&destination->lock);
-    if (!fine) {
-        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "channel '%s': fence out of turn",
-                    link->channel->name);
-        return false;
-    }
-    return !control || say(destination, control, FERRY_FRAME_REACHED, reached, NULL, errp);
-}
-
-static bool run_data(Link *link, GError **errp)
-{
-    FerryDestination *destination = link->destination;
-
-    if (!wait_ready(destination)) {
-        return true;
-    }
-    for (;;) {
-        uint8_t head[FERRY_FRAME_BYTES];
-        FerryFrame frame;
-
-        if (!ferry_channel_read_all(link->channel, head, sizeof(head), errp) ||
-            !ferry_frame_decode(head, &frame, errp)) {
-            return false;
-        }
-        switch (frame.type) {
-        case FERRY_FRAME_PAGES:
-            if (!ferry_receive_pages(&destination->receiver, link->channel, &frame, errp)) {
-                return false;
-            }
-            break;
-        case FERRY_FRAME_FENCE:
-            if (!take_fence(link, frame.first_page, errp)) {
-                return false;
-            }
-            break;
-        default:
-            g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
-                        "channel '%s': frame type %u on a data channel", link->channel->name,
-                        frame.type);
-            return false;
-        }
-    }
-}
-
-/* --- Control channel ------------------------------------------------------------------------ */
-
-/* Make all of @regions read as zero: from here on, what the source does not send is zero. */
-static bool empty_memory(FerryDestination *destination, const FerryRegions *regions, GError **errp)
-{
-    for (size_t i = 0; i < regions->nr; i++) {
-        FerryScanTarget target = ferry_region_scan_target(&regions->list[i]);
-
-        if (!ferry_scan_discard_populated(destination->receiver.scanner, &target, 0,
-                                          regions->list[i].length_bytes, errp)) {
-            g_prefix_error(errp, "RAM block '%s': ", regions->list[i].id);
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool take_regions(Link *link, const GByteArray *body, GError **errp)
-{
-    FerryDestination *destination = link->destination;
-    FerryRegions remote = {0}, local = {0};
-    unsigned nr_channels = 0;
-    bool fine;
-
-    if (destination->nr_channels) {
-        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "a second list of RAM blocks");
-        return false;
-    }
-    if (!ferry_regions_decode(body ? body->data : NULL, body ? body->len : 0, &remote, &nr_channels,
-                              errp)) {
-        return false;
-    }
-    fine = destination->ops.list_regions(destination->opaque, &remote, &local, errp) &&
-           ferry_regions_match(&local, &remote, errp) && empty_memory(destination, &local, errp);
-    ferry_regions_clear(&remote);
-    if (!fine) {
-        ferry_regions_clear(&local);
-        return false;
-    }
-
-    g_mutex_lock(&destination->lock);
-    destination->receiver.regions = local;
-    destination->nr_channels = nr_channels;
-    while (destination->nr_data < nr_channels && !destination->error && !destination->closing) {
-        g_cond_wait(&destination->changed, &destination->lock);
-    }
-    destination->ready = true;
-    g_cond_broadcast(&destination->changed);
-    g_mutex_unlock(&destination->lock);
-    return say(destination, link->channel, FERRY_FRAME_READY, 0, NULL, errp);
-}
-
-static bool take_handoff(FerryDestination *destination, const FerryFrame *frame, GError **errp)
-{
-    bool fine;
-
-    g_mutex_lock(&destination->lock);
-    fine = destination->ready && frame->first_page != 0 && frame->payload_bytes == 0;
-    if (fine) {
-        destination->handed_over = frame->first_page;
-        check_complete(destination);
-    }
-    g_mutex_unlock(&destination->lock);
-    if (!fine) {
-        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "hand-off out of turn");
-    }
-    return fine;
-}
-
-static bool run_control(Link *link, GError **errp)
-{
-    FerryDestination *destination = link->destination;
-
-    for (;;) {
-        g_autoptr(GByteArray) body = NULL;
-        g_autofree char *text = NULL;
-        FerryFrame frame;
-
-        if (!ferry_control_receive(link->channel, &frame, &body, errp)) {
-            return false;
-        }
-        switch (frame.type) {
-        case FERRY_FRAME_REGIONS:
-            if (!take_regions(link, body, errp)) {
-                return false;
-            }
-            break;
-        case FERRY_FRAME_STOPPED:
-            g_mutex_lock(&destination->lock);
-            destination->stopped_ns = ferry_now_ns();
-            g_mutex_unlock(&destination->lock);
-            break;
-        case FERRY_FRAME_HANDOFF:
-            if (!take_handoff(destination, &frame, errp)) {
-                return false;
-            }
-            break;
-        case FERRY_FRAME_ERROR:
-            text = ferry_error_text_decode(body ? body->data : NULL, body ? body->len : 0);
-            g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED, "the source says: %s", text);
-            return false;
-        default:
-            g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
-                        "the source sent frame type %u on the control channel", frame.type);
-            return false;
-        }
-    }
+    announce(destination);
 }
 
 /* --- Every channel -------------------------------------------------------------------------- */
+
+/* Where a channel with this hello belongs. */
+static Link **place_of(FerryDestination *destination, const FerryHello *hello)
+{
+    switch (hello->role) {
+    case FERRY_ROLE_CONTROL:
+        return &destination->control;
+    case FERRY_ROLE_DATA:
+        return &destination->data[hello->index];
+    default:
+        return &destination->fetch[hello->index];
+    }
+}
+
+/* Whether any channel of the old connection is still being read.  With the lock held. */
+static bool is_any_stale_alive(FerryDestination *destination)
+{
+    for (guint i = 0; i < destination->links->len; i++) {
+        const Link *link = g_ptr_array_index(destination->links, i);
+
+        if (link->stale && !link->over) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The connection is broken, and a channel of a new one has come.  With the lock held. */
+static void make_way(FerryDestination *destination, const FerryHello *hello)
+{
+    gint64 deadline = g_get_monotonic_time() + ORDER_US;
+
+    while (hello->role != FERRY_ROLE_CONTROL && destination->broken && !destination->resuming &&
+           !destination->closing &&
+           g_cond_wait_until(&destination->changed, &destination->lock, deadline)) {
+    }
+    if (hello->role != FERRY_ROLE_CONTROL) {
+        return;
+    }
+    for (guint i = 0; i < destination->links->len; i++) {
+        Link *link = g_ptr_array_index(destination->links, i);
+
+        if (link->proved) {
+            link->stale = true;
+            ferry_channel_shutdown(link->channel);
+        }
+    }
+    g_cond_broadcast(&destination->changed);
+    destination->control = NULL;
+    memset(destination->data, 0, sizeof(destination->data));
+    memset(destination->fetch, 0, sizeof(destination->fetch));
+    destination->nr_data = destination->nr_fetch = 0;
+    /* What they have read, they still place. */
+    while (is_any_stale_alive(destination) && !destination->closing) {
+        g_cond_wait(&destination->changed, &destination->lock);
+    }
+    destination->resuming = true;
+    g_cond_broadcast(&destination->changed);
+}
+
+static bool has_room(const FerryDestination *destination, const FerryHello *hello)
+{
+    const FerryLayout *layout = &destination->layout;
+
+    switch (hello->role) {
+    case FERRY_ROLE_CONTROL:
+        return true;
+    case FERRY_ROLE_DATA:
+        return layout->nr_data == 0 || destination->broken || hello->index < layout->nr_data;
+    default:
+        return layout->nr_data == 0 || destination->broken || hello->index < layout->nr_fetch;
+    }
+}
+
+static void settle(Link *link, const FerryHello *hello)
+{
+    FerryDestination *destination = link->destination;
+    char *name = link->channel->name;
+
+    *place_of(destination, hello) = link;
+    link->proved = true;
+    switch (hello->role) {
+    case FERRY_ROLE_CONTROL:
+        g_strlcpy(name, "control", sizeof(link->channel->name));
+        break;
+    case FERRY_ROLE_DATA:
+        destination->nr_data++;
+        g_snprintf(name, sizeof(link->channel->name), "data %u", hello->index);
+        break;
+    default:
+        destination->nr_fetch++;
+        g_snprintf(name, sizeof(link->channel->name), "fetch %u", hello->index);
+        break;
+    }
+    g_cond_broadcast(&destination->changed);
+}
 
 /* Find out what the channel is for.  Nothing it says before that counts for anything. */
 static bool admit(Link *link, FerryRole *role, GError **errp)
@@ -355,7 +236,6 @@ static bool admit(Link *link, FerryRole *role, GError **errp)
     g_autoptr(GByteArray) body = NULL;
     FerryFrame frame;
     FerryHello hello = {0};
-    Link **place;
     bool fine;
 
     if (!ferry_control_receive(link->channel, &frame, &body, errp)) {
@@ -369,28 +249,20 @@ static bool admit(Link *link, FerryRole *role, GError **errp)
     if (!ferry_hello_decode(body ? body->data : NULL, body ? body->len : 0, &hello, errp)) {
         return false;
     }
-    if (hello.session != destination->session) {
+    if (hello.session != destination->config.session) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "it belongs to another session");
         return false;
     }
     *role = hello.role;
-    place =
-        hello.role == FERRY_ROLE_CONTROL ? &destination->control : &destination->data[hello.index];
 
     g_mutex_lock(&destination->lock);
-    fine = *place == NULL && !destination->closing && !link->dropped &&
-           (hello.role == FERRY_ROLE_CONTROL || destination->nr_channels == 0 ||
-            hello.index < destination->nr_channels);
+    if (destination->broken) {
+        make_way(destination, &hello);
+    }
+    fine = *place_of(destination, &hello) == NULL && !destination->closing && !link->dropped &&
+           has_room(destination, &hello);
     if (fine) {
-        *place = link;
-        link->proved = true;
-        if (hello.role == FERRY_ROLE_DATA) {
-            destination->nr_data++;
-            g_snprintf(link->channel->name, sizeof(link->channel->name), "data %u", hello.index);
-        } else {
-            g_strlcpy(link->channel->name, "control", sizeof(link->channel->name));
-        }
-        g_cond_broadcast(&destination->changed);
+        settle(link, &hello);
     }
     g_mutex_unlock(&destination->lock);
     if (!fine) {
@@ -399,6 +271,28 @@ static bool admit(Link *link, FerryRole *role, GError **errp)
                     hello.index);
     }
     return fine;
+}
+
+/* A channel of the session's, to its end. */
+static void run(Link *link, FerryRole role)
+{
+    FerryDestination *destination = link->destination;
+    GError *error = NULL;
+    bool stale, fine = role == FERRY_ROLE_CONTROL
+                           ? ferry_destination_run_control(link, &error)
+                           : ferry_destination_run_data(link, role == FERRY_ROLE_FETCH, &error);
+
+    if (fine) {
+        return;
+    }
+    g_mutex_lock(&destination->lock);
+    stale = link->stale;
+    g_mutex_unlock(&destination->lock);
+    if (stale) {
+        g_error_free(error);
+    } else {
+        ferry_destination_fail(destination, error);
+    }
 }
 
 static gpointer link_run(gpointer opaque)
@@ -410,9 +304,7 @@ static gpointer link_run(gpointer opaque)
     bool closing;
 
     if (admit(link, &role, &error)) {
-        if (!(role == FERRY_ROLE_CONTROL ? run_control(link, &error) : run_data(link, &error))) {
-            fail(destination, error);
-        }
+        run(link, role);
     } else {
         g_mutex_lock(&destination->lock);
         closing = destination->closing;
@@ -506,7 +398,9 @@ bool ferry_destination_has_all_channels(FerryDestination *destination)
     bool all;
 
     g_mutex_lock(&destination->lock);
-    all = destination->nr_channels && destination->nr_data == destination->nr_channels;
+    all = destination->layout.nr_data && !destination->broken &&
+          destination->nr_data == destination->layout.nr_data &&
+          destination->nr_fetch == destination->layout.nr_fetch;
     g_mutex_unlock(&destination->lock);
     return all;
 }
@@ -542,11 +436,74 @@ bool ferry_destination_wait_complete(FerryDestination *destination, GError **err
     return complete;
 }
 
+bool ferry_destination_wait_left(FerryDestination *destination, GError **errp)
+{
+    bool left;
+
+    g_mutex_lock(&destination->lock);
+    while (!destination->handed_over && !destination->error && !destination->closing) {
+        g_cond_wait(&destination->changed, &destination->lock);
+    }
+    left = destination->left;
+    if (!left) {
+        if (destination->error) {
+            g_propagate_error(errp, g_error_copy(destination->error));
+        } else {
+            g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                                "the source did not say which pages are missing");
+        }
+    }
+    g_mutex_unlock(&destination->lock);
+    return left;
+}
+
 void ferry_destination_loaded(FerryDestination *destination)
 {
+    FerryChannel *control = NULL;
+
     g_mutex_lock(&destination->lock);
     destination->loaded_ns = ferry_now_ns();
+    if (destination->left && !destination->error && !destination->committed) {
+        destination->committed = true;
+        control = destination->control->channel;
+    }
     g_mutex_unlock(&destination->lock);
+    if (control) {
+        ferry_control_send(control, FERRY_FRAME_LOADED, 0, NULL, NULL);
+    }
+}
+
+bool ferry_destination_is_left(FerryDestination *destination)
+{
+    bool left;
+
+    g_mutex_lock(&destination->lock);
+    left = destination->left;
+    g_mutex_unlock(&destination->lock);
+    return left;
+}
+
+void ferry_destination_break(FerryDestination *destination)
+{
+    g_autoptr(GError) error =
+        g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "the migration stream broke");
+
+    break_off(destination, error);
+}
+
+char *ferry_destination_describe_missing(FerryDestination *destination)
+{
+    return ferry_fetch_describe(destination->receiver.fetch);
+}
+
+bool ferry_destination_blocked(FerryDestination *destination, uint64_t *vcpu_ms, uint64_t *all_ms)
+{
+    bool left = ferry_destination_is_left(destination);
+
+    if (left) {
+        ferry_fetch_blocked(destination->receiver.fetch, vcpu_ms, all_ms);
+    }
+    return left;
 }
 
 void ferry_destination_running(FerryDestination *destination)
@@ -587,7 +544,7 @@ void ferry_destination_send_report(FerryDestination *destination)
     if (send) {
         body = ferry_report_encode(&report);
         /* The guest runs here now: a source that cannot be told is no reason to stop it. */
-        say(destination, destination->control->channel, FERRY_FRAME_REPORT, 0, body, NULL);
+        ferry_control_send(destination->control->channel, FERRY_FRAME_REPORT, 0, body, NULL);
     }
 }
 
@@ -607,7 +564,7 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
     g_cond_broadcast(&destination->changed);
     g_mutex_unlock(&destination->lock);
     if (control) {
-        say_error(destination, control->channel, reason);
+        ferry_control_send_error(control->channel, reason);
     }
     g_mutex_lock(&destination->lock);
     /* The source hangs up when it has read the reason; before that we would drown it. */
@@ -622,17 +579,18 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
 
         g_thread_join(link->thread);
     }
+    ferry_watch_free(destination->watch);
+    ferry_missing_clear(&destination->missing_reader);
+    ferry_receiver_clear(&destination->receiver);
     for (guint i = 0; i < destination->links->len; i++) {
         Link *link = g_ptr_array_index(destination->links, i);
 
         ferry_channel_free(link->channel);
+        g_free(link->buffer);
         g_free(link);
     }
     g_ptr_array_unref(destination->links);
-    ferry_regions_clear(&destination->receiver.regions);
-    ferry_scanner_free(destination->receiver.scanner);
     g_clear_error(&destination->error);
-    g_mutex_clear(&destination->say_lock);
     g_mutex_clear(&destination->lock);
     g_cond_clear(&destination->changed);
     g_free(destination);
@@ -653,16 +611,24 @@ void ferry_destination_query(FerryDestination *destination, FerryStats *stats)
     stats->total_bytes = ferry_regions_total_bytes(&destination->receiver.regions);
     stats->phase = destination->error        ? FERRY_SESSION_FAILED
                    : destination->complete   ? FERRY_SESSION_DONE
+                   : destination->broken     ? FERRY_SESSION_PAUSED
+                   : destination->left       ? FERRY_SESSION_FETCH
                    : destination->stopped_ns ? FERRY_SESSION_HAND_OFF
                    : destination->ready      ? FERRY_SESSION_COPY
                                              : FERRY_SESSION_CONNECT;
     stats->has_report = destination->complete;
     stats->report = make_report(destination);
+    stats->has_fetch = destination->left;
+    if (destination->left) {
+        ferry_fetch_query(destination->receiver.fetch, &stats->fetch);
+        stats->fetch.nr_recoveries = destination->nr_recoveries;
+        stats->remaining_bytes = stats->fetch.missing_pages * FERRY_PAGE_BYTES;
+    }
     for (guint i = 0; i < destination->links->len; i++) {
         const Link *link = g_ptr_array_index(destination->links, i);
         FerryChannelStats channel = {.bytes = link->channel->received_bytes};
 
-        if (link->proved) {
+        if (link->proved && !link->stale) {
             g_strlcpy(channel.name, link->channel->name, sizeof(channel.name));
             channel.bytes_per_second =
                 elapsed_ns ? (uint64_t)((double)channel.bytes * 1e9 / (double)elapsed_ns) : 0;

@@ -4,6 +4,7 @@
  *     ferry_destination_new             when a source with Ferry has shown itself
  *     ferry_destination_add_channel     for every further connection
  *     ferry_destination_wait_complete   (or the complete callback) when the source hands over
+ *       or ferry_destination_wait_left    when pages are missing
  *     ferry_destination_loaded, _running  what the report of the blackout needs
  *     ferry_destination_free
  *
@@ -30,6 +31,11 @@
 
 typedef struct FerryDestination FerryDestination;
 
+typedef struct FerryDestinationConfig {
+    uint64_t session;    /* a token that nobody can guess, which the source is given */
+    unsigned timeout_ms; /* silence that means a broken connection: see watch.h */
+} FerryDestinationConfig;
+
 /* The machine that is to receive the guest.  Called from the destination's threads. */
 typedef struct FerryDestinationOps {
     /*
@@ -42,10 +48,21 @@ typedef struct FerryDestinationOps {
     void (*complete)(void *opaque);
     /* A line for the log. */
     void (*warn)(void *opaque, const char *message);
+
+    /* What follows is for sessions in which pages can be left missing. */
+
+    /* Add the kernel's thread numbers of all vCPUs, uint32_t each; optional. */
+    void (*list_vcpus)(void *opaque, GArray *threads);
+    /* The source has let go of the guest: it may run here.  Once. */
+    void (*go)(void *opaque);
+    /* The connection broke after that, or just before; the source may come back.  Any thread. */
+    void (*broken)(void *opaque, const GError *why);
+    /* Guest memory is wrong, or cannot be made right: the guest must stop.  Any thread. */
+    void (*damaged)(void *opaque, const GError *why);
 } FerryDestinationOps;
 
-FerryDestination *ferry_destination_new(uint64_t session, const FerryDestinationOps *ops,
-                                        void *opaque);
+FerryDestination *ferry_destination_new(const FerryDestinationConfig *config,
+                                        const FerryDestinationOps *ops, void *opaque);
 
 /*
  * Ends all threads and closes all channels.  Unless the report was sent, @reason (or NULL) is what
@@ -68,7 +85,28 @@ bool ferry_destination_is_complete(FerryDestination *destination, GError **errp)
 /* Block until that is decided. */
 bool ferry_destination_wait_complete(FerryDestination *destination, GError **errp);
 
-/* The device state is in; the vCPUs run.  For the report. */
+/* Block until the source has handed over with pages missing, and they can be fetched. */
+bool ferry_destination_wait_left(FerryDestination *destination, GError **errp);
+
+/* Whether that has happened. */
+bool ferry_destination_is_left(FerryDestination *destination);
+
+/* Something else that belongs to the session broke: as if a channel had, after the hand-over. */
+void ferry_destination_break(FerryDestination *destination);
+
+/* Which pages are missing, in words; the caller's to free.  After the hand-over. */
+char *ferry_destination_describe_missing(FerryDestination *destination);
+
+/*
+ * How long each vCPU has waited for pages, and all at once; ms.  False if none were left missing.
+ * @vcpu_ms has room for as many as list_vcpus gave.
+ */
+bool ferry_destination_blocked(FerryDestination *destination, uint64_t *vcpu_ms, uint64_t *all_ms);
+
+/*
+ * The device state is in; the vCPUs run.  For the report; and with pages missing, the source is told
+ * that it is in, and go() comes in return.
+ */
 void ferry_destination_loaded(FerryDestination *destination);
 void ferry_destination_running(FerryDestination *destination);
 

@@ -114,6 +114,8 @@ static void queue_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes
     if (kind == FERRY_SCAN_ZERO && !queueing->pass->restarted) {
         /* The destination's memory starts out empty: nothing to send. */
         atomic_fetch_add(&queueing->pass->copy->zero_pages, nr_pages);
+    } else if (kind == FERRY_SCAN_SWAPPED) {
+        ferry_pageset_add(queueing->state->swapped, offset_bytes >> FERRY_PAGE_SHIFT, nr_pages);
     } else {
         ferry_pageset_add(queueing->state->pages, offset_bytes >> FERRY_PAGE_SHIFT, nr_pages);
     }
@@ -131,8 +133,10 @@ static void apply_skips(FerryCopyRegion *state, uint64_t number)
          granule = ferry_pageset_next(state->skip, (uint64_t)granule + 1, 0, 1)) {
         ferry_pageset_take(state->skip, (uint64_t)granule, pages);
         for (uint64_t i = 0; i < FERRY_GRANULE_WORDS; i++) {
-            ferry_pageset_remove_mask(state->pages, (uint64_t)granule * FERRY_GRANULE_WORDS + i,
-                                      pages[i]);
+            uint64_t word = (uint64_t)granule * FERRY_GRANULE_WORDS + i;
+
+            ferry_pageset_remove_mask(state->pages, word, pages[i]);
+            ferry_pageset_remove_mask(state->swapped, word, pages[i]);
         }
     }
 }
@@ -279,6 +283,7 @@ void ferry_first_pass_skip(FerryFirstPass *pass, uint32_t region, uint64_t first
             continue;
         }
         ferry_pageset_remove(state->pages, page, next - page);
+        ferry_pageset_remove(state->swapped, page, next - page);
         if (!atomic_load(&state->chunks[number].queued)) {
             ferry_pageset_add(state->skip, page, next - page);
         }

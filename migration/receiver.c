@@ -11,68 +11,141 @@
 #include "crc32c.h"
 #include "error.h"
 
-bool ferry_receive_pages(FerryReceiver *receiver, FerryChannel *channel, const FerryFrame *frame,
+void ferry_receiver_clear(FerryReceiver *receiver)
+{
+    ferry_fetch_free(receiver->fetch);
+    for (size_t i = 0; receiver->present && i < receiver->regions.nr; i++) {
+        ferry_pageset_free(receiver->present[i]);
+    }
+    g_free(receiver->present);
+    ferry_regions_clear(&receiver->regions);
+    ferry_scanner_free(receiver->scanner);
+}
+
+/* A frame on its way into memory. */
+typedef struct Arrival {
+    const FerryFrame *frame;
+    const FerryRegion *region;
+    FerryExtent extents[FERRY_EXTENTS_MAX];
+} Arrival;
+
+static bool is_undamaged(const Arrival *arrival, const FerryChannel *channel, uint32_t crc,
                          GError **errp)
 {
-    uint8_t table[FERRY_EXTENTS_MAX * FERRY_EXTENT_BYTES + sizeof(uint32_t)];
-    FerryExtent extents[FERRY_EXTENTS_MAX];
-    struct iovec iov[FERRY_EXTENTS_MAX];
-    const FerryRegion *region;
-    FerryScanTarget target;
-    uint8_t *host;
-    uint64_t nr_zero = 0;
+    if (crc != arrival->frame->payload_crc) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                    "channel '%s': contents of pages from 0x%" PRIx64
+                    " of RAM block '%s' were damaged on the way",
+                    channel->name, arrival->frame->first_page, arrival->region->id);
+        return false;
+    }
+    return true;
+}
+
+/* Keep account of which pages hold something, for when they are to be dropped. */
+static void note_present(FerryReceiver *receiver, const Arrival *arrival)
+{
+    uint32_t index = arrival->frame->region;
+
+    for (uint32_t i = 0; receiver->fetch && i < arrival->frame->nr_extents; i++) {
+        const FerryExtent *extent = &arrival->extents[i];
+        uint64_t first = arrival->frame->first_page + extent->first;
+
+        if (extent->zero) {
+            ferry_pageset_remove(receiver->present[index], first, extent->nr_pages);
+        } else {
+            ferry_pageset_add(receiver->present[index], first, extent->nr_pages);
+        }
+        ferry_pageset_remove(ferry_fetch_missing(receiver->fetch)[index], first,
+                             extent->nr_pages);
+    }
+}
+
+/* Straight into memory. */
+static bool write_pages(FerryReceiver *receiver, FerryChannel *channel, Arrival *arrival,
+                        GError **errp)
+{
+    const FerryFrame *frame = arrival->frame;
+    uint8_t *host = arrival->region->host + frame->first_page * FERRY_PAGE_BYTES;
+    FerryScanTarget target = ferry_region_scan_target(arrival->region);
+    struct iovec iov[FERRY_EXTENTS_MAX], landed[FERRY_EXTENTS_MAX];
     uint32_t crc = 0;
     int nr_iov = 0;
+
+    for (uint32_t i = 0; i < frame->nr_extents; i++) {
+        const FerryExtent *extent = &arrival->extents[i];
+        uint64_t nr_bytes = extent->nr_pages * FERRY_PAGE_BYTES;
+
+        if (!extent->zero) {
+            iov[nr_iov++] = (struct iovec){
+                .iov_base = host + extent->first * FERRY_PAGE_BYTES,
+                .iov_len = nr_bytes,
+            };
+        } else if (!ferry_scan_discard_populated(
+                       receiver->scanner, &target,
+                       (frame->first_page + extent->first) * FERRY_PAGE_BYTES, nr_bytes, errp)) {
+            return false;
+        }
+    }
+    memcpy(landed, iov, sizeof(*iov) * (size_t)nr_iov);
+    if (!ferry_channel_readv_all(channel, iov, nr_iov, errp)) {
+        return false;
+    }
+    if (frame->flags & FERRY_FRAME_PAYLOAD_CRC) {
+        for (int i = 0; i < nr_iov; i++) {
+            crc = ferry_crc32c(crc, landed[i].iov_base, landed[i].iov_len);
+        }
+        if (!is_undamaged(arrival, channel, crc, errp)) {
+            return false;
+        }
+    }
+    note_present(receiver, arrival);
+    return true;
+}
+
+/* By way of a buffer: the kernel puts whole pages in place. */
+static bool place_pages(FerryReceiver *receiver, FerryChannel *channel, Arrival *arrival,
+                        uint8_t **buffer, GError **errp)
+{
+    const FerryFrame *frame = arrival->frame;
+
+    if (!*buffer) {
+        *buffer = g_malloc(FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES);
+    }
+    if (!ferry_channel_read_all(channel, *buffer, frame->payload_bytes, errp) ||
+        ((frame->flags & FERRY_FRAME_PAYLOAD_CRC) &&
+         !is_undamaged(arrival, channel, ferry_crc32c(0, *buffer, frame->payload_bytes), errp))) {
+        return false;
+    }
+    return ferry_fetch_place(receiver->fetch, frame, arrival->extents, *buffer, errp);
+}
+
+bool ferry_receive_pages(FerryReceiver *receiver, FerryChannel *channel, const FerryFrame *frame,
+                         uint8_t **buffer, GError **errp)
+{
+    uint8_t table[FERRY_EXTENTS_MAX * FERRY_EXTENT_BYTES + sizeof(uint32_t)];
+    Arrival arrival = {.frame = frame};
+    uint64_t nr_zero = 0;
 
     if (frame->region >= receiver->regions.nr) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "pages for region %u of %zu",
                     frame->region, receiver->regions.nr);
         return false;
     }
-    region = &receiver->regions.list[frame->region];
+    arrival.region = &receiver->regions.list[frame->region];
     if (!ferry_channel_read_all(channel, table, ferry_extents_encoded_bytes(frame->nr_extents),
                                 errp) ||
-        !ferry_extents_decode(frame, table, ferry_region_nr_pages(region), extents, errp)) {
+        !ferry_extents_decode(frame, table, ferry_region_nr_pages(arrival.region),
+                              arrival.extents, errp)) {
         return false;
     }
-    host = region->host + frame->first_page * FERRY_PAGE_BYTES;
-    target = ferry_region_scan_target(region);
+    if (!(atomic_load(&receiver->armed)
+              ? place_pages(receiver, channel, &arrival, buffer, errp)
+              : write_pages(receiver, channel, &arrival, errp))) {
+        return false;
+    }
     for (uint32_t i = 0; i < frame->nr_extents; i++) {
-        uint64_t nr_bytes = extents[i].nr_pages * FERRY_PAGE_BYTES;
-
-        if (!extents[i].zero) {
-            iov[nr_iov++] = (struct iovec){
-                .iov_base = host + extents[i].first * FERRY_PAGE_BYTES,
-                .iov_len = nr_bytes,
-            };
-            continue;
-        }
-        nr_zero += extents[i].nr_pages;
-        if (!ferry_scan_discard_populated(receiver->scanner, &target,
-                                          (frame->first_page + extents[i].first) * FERRY_PAGE_BYTES,
-                                          nr_bytes, errp)) {
-            return false;
-        }
-    }
-    if (frame->flags & FERRY_FRAME_PAYLOAD_CRC) {
-        struct iovec landed[FERRY_EXTENTS_MAX];
-
-        memcpy(landed, iov, sizeof(*iov) * (size_t)nr_iov);
-        if (!ferry_channel_readv_all(channel, iov, nr_iov, errp)) {
-            return false;
-        }
-        for (int i = 0; i < nr_iov; i++) {
-            crc = ferry_crc32c(crc, landed[i].iov_base, landed[i].iov_len);
-        }
-        if (crc != frame->payload_crc) {
-            g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
-                        "channel '%s': contents of pages from 0x%" PRIx64
-                        " of RAM block '%s' were damaged on the way",
-                        channel->name, frame->first_page, region->id);
-            return false;
-        }
-    } else if (!ferry_channel_readv_all(channel, iov, nr_iov, errp)) {
-        return false;
+        nr_zero += arrival.extents[i].zero ? arrival.extents[i].nr_pages : 0;
     }
     atomic_fetch_add_explicit(&receiver->normal_pages, frame->payload_bytes / FERRY_PAGE_BYTES,
                               memory_order_relaxed);

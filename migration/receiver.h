@@ -12,6 +12,8 @@
 #include <stdint.h>
 
 #include "channel.h"
+#include "fetch.h"
+#include "pageset.h"
 #include "region.h"
 #include "wire.h"
 
@@ -19,17 +21,25 @@
 typedef struct FerryReceiver {
     FerryRegions regions;
     FerryScanner *scanner;
+    FerryFetch *fetch;      /* NULL if no pages can be left missing */
+    FerryPageset **present; /* pages that hold something, of each region; the same */
+    _Atomic bool armed;     /* pages are missing: they are placed, not written */
     _Atomic uint64_t normal_pages; /* that came with their content */
     _Atomic uint64_t zero_pages;
 } FerryReceiver;
 
+/* Frees what it holds; nobody may be receiving. */
+void ferry_receiver_clear(FerryReceiver *receiver);
+
 /*
- * Receive what follows the header @frame.  Contents go straight into guest memory; zero extents
- * drop, or clear, what is there.  Nothing outside the region that the frame names is touched,
- * whatever it says.  With a damaged payload the pages are left with what came: the session is over.
- * Any thread; two must not receive for the same granule at once.
+ * Receive what follows the header @frame.  Contents go straight into guest memory, and zero extents
+ * drop, or clear, what is there; once armed, pages are placed if they are missing, by way of
+ * *@buffer, the caller's to keep and to free.  Nothing outside the region that the frame names is
+ * touched, whatever it says.  With a damaged payload the pages are left with what came: the session
+ * is over; or, once armed, are left alone.
+ * Any thread; until armed, two must not receive for the same granule at once.
  */
 bool ferry_receive_pages(FerryReceiver *receiver, FerryChannel *channel, const FerryFrame *frame,
-                         GError **errp);
+                         uint8_t **buffer, GError **errp);
 
 #endif

@@ -9,13 +9,9 @@
 
 #include <string.h>
 
-#include "crc32c.h"
 #include "error.h"
+#include "pages-frame.h"
 #include "wire.h"
-#include "zero.h"
-
-/* How many pages ahead of the zero test their first bytes are fetched. */
-#define PREFETCH_PAGES 8
 
 struct FerrySender {
     FerryCopy *copy;
@@ -23,69 +19,8 @@ struct FerrySender {
     unsigned lane;
     GThread *thread;
     uint64_t fenced; /* number of the last fence sent */
-
-    /* The frame being built. */
-    FerryExtent extents[FERRY_EXTENTS_MAX];
-    uint8_t head[FERRY_FRAME_BYTES + FERRY_EXTENTS_MAX * FERRY_EXTENT_BYTES + sizeof(uint32_t)];
-    struct iovec iov[FERRY_EXTENTS_MAX + 1];
-    uint8_t *staging; /* a stable copy of the payload, when it is checksummed */
+    FerryPagesFrame frame;
 };
-
-/* Turn the pages of a granule into extents: runs of zero pages and runs of others. */
-static uint32_t build_extents(FerrySender *sender, const uint8_t *granule_host,
-                              const uint64_t pages[FERRY_GRANULE_WORDS])
-{
-    FerryExtent *extent = NULL;
-    uint32_t nr = 0;
-
-    for (uint32_t word = 0; word < FERRY_GRANULE_WORDS; word++) {
-        for (uint64_t mask = pages[word]; mask; mask &= mask - 1) {
-            uint32_t page = word * 64 + (uint32_t)__builtin_ctzll(mask);
-            const uint8_t *host = granule_host + page * FERRY_PAGE_BYTES;
-            bool zero;
-
-            /* Each page is a cache miss: have those of the next ones under way meanwhile. */
-            __builtin_prefetch(host + PREFETCH_PAGES * FERRY_PAGE_BYTES);
-            zero = ferry_is_zero(host, FERRY_PAGE_BYTES);
-
-            if (extent && extent->zero == zero && extent->first + extent->nr_pages == page) {
-                extent->nr_pages++;
-            } else {
-                extent = &sender->extents[nr++];
-                *extent = (FerryExtent){.first = page, .nr_pages = 1, .zero = zero};
-            }
-        }
-    }
-    return nr;
-}
-
-/* Point the vector at the payload, or at a stable copy of it when it needs a checksum. */
-static int build_payload(FerrySender *sender, uint8_t *granule_host, FerryFrame *frame)
-{
-    struct iovec *iov = sender->iov + 1;
-
-    for (uint32_t i = 0; i < frame->nr_extents; i++) {
-        const FerryExtent *extent = &sender->extents[i];
-        uint8_t *host = granule_host + extent->first * FERRY_PAGE_BYTES;
-        uint32_t nr_bytes = extent->nr_pages * (uint32_t)FERRY_PAGE_BYTES;
-
-        if (extent->zero) {
-            continue;
-        }
-        if (sender->staging) {
-            memcpy(sender->staging + frame->payload_bytes, host, nr_bytes);
-        } else {
-            *iov++ = (struct iovec){.iov_base = host, .iov_len = nr_bytes};
-        }
-        frame->payload_bytes += nr_bytes;
-    }
-    if (sender->staging && frame->payload_bytes) {
-        frame->flags |= FERRY_FRAME_PAYLOAD_CRC;
-        frame->payload_crc = ferry_crc32c(0, sender->staging, frame->payload_bytes);
-        *iov++ = (struct iovec){.iov_base = sender->staging, .iov_len = frame->payload_bytes};
-    }
-    return (int)(iov - sender->iov);
-}
 
 /* The session is over; if it failed, that is known already, and more telling. */
 static bool refuse(GError **errp)
@@ -99,81 +34,102 @@ static bool send_granule(FerrySender *sender, uint32_t region, uint64_t granule,
                          GError **errp)
 {
     FerryCopy *copy = sender->copy;
-    uint64_t first_page = granule * FERRY_GRANULE_PAGES;
-    uint8_t *host = copy->regions.list[region].host + first_page * FERRY_PAGE_BYTES;
-    FerryFrame frame = {
-        .type = FERRY_FRAME_PAGES,
-        .region = (uint16_t)region,
-        .first_page = first_page,
-    };
+    FerryPagesFrame *frame = &sender->frame;
     unsigned nr_normal;
-    int nr_iov;
 
     /* Again: pages may have been found between the last time and their being taken. */
-    if (!ferry_copy_make_readable(copy, region, first_page)) {
+    if (!ferry_copy_make_readable(copy, region, granule * FERRY_GRANULE_PAGES)) {
         return refuse(errp);
     }
-    frame.nr_extents = build_extents(sender, host, pages);
-    nr_iov = build_payload(sender, host, &frame);
-
-    ferry_frame_encode(&frame, sender->head);
-    ferry_extents_encode(sender->extents, frame.nr_extents, sender->head + FERRY_FRAME_BYTES);
-    sender->iov[0] = (struct iovec){
-        .iov_base = sender->head,
-        .iov_len = FERRY_FRAME_BYTES + ferry_extents_encoded_bytes(frame.nr_extents),
-    };
-    if (!ferry_pace_take(copy->pace, sender->iov[0].iov_len + frame.payload_bytes)) {
+    ferry_pages_frame_build(frame, &copy->regions.list[region], region, granule, pages);
+    if (!ferry_pace_take(copy->pace, ferry_pages_frame_bytes(frame))) {
         return refuse(errp);
     }
-    if (!ferry_channel_writev_all(sender->channel, sender->iov, nr_iov, errp)) {
+    if (!ferry_pages_frame_send(frame, sender->channel, errp)) {
         return false;
     }
-    nr_normal = frame.payload_bytes / (unsigned)FERRY_PAGE_BYTES;
+    nr_normal = frame->frame.payload_bytes / (unsigned)FERRY_PAGE_BYTES;
     atomic_fetch_add_explicit(&copy->normal_pages, nr_normal, memory_order_relaxed);
     atomic_fetch_add_explicit(&copy->zero_pages, nr_pages - nr_normal, memory_order_relaxed);
     return true;
 }
 
-/* One pass over this sender's share of all page sets. */
-static bool drain(FerrySender *sender, GError **errp)
+/* Send what is in @granule of @region, if anything. */
+static bool drain_granule(FerrySender *sender, uint32_t region, uint64_t granule, GError **errp)
 {
     FerryCopy *copy = sender->copy;
     uint64_t pages[FERRY_GRANULE_WORDS];
+    unsigned nr_pages;
+    bool sent;
 
-    for (uint32_t region = 0; region < copy->regions.nr; region++) {
-        FerryPageset *set = copy->state[region].pages;
-        int64_t granule = -1;
+    /* First, as a reset may add pages: these can go along. */
+    if (!ferry_copy_make_readable(copy, region, granule * FERRY_GRANULE_PAGES)) {
+        return refuse(errp);
+    }
+    /* Before they leave the set: pages must be counted somewhere at any moment. */
+    atomic_fetch_add(&copy->in_flight_pages, FERRY_GRANULE_PAGES);
+    nr_pages = ferry_pageset_take(copy->state[region].pages, granule, pages);
+    if (nr_pages && atomic_load(&copy->fetching) &&
+        copy->regions.list[region].page_size_bytes > FERRY_PAGE_BYTES) {
+        /* A part of a huge page, the rest of which was asked for meanwhile, cannot be placed. */
+        memset(pages, 0xff, sizeof(pages));
+        nr_pages = FERRY_GRANULE_PAGES;
+    }
+    atomic_fetch_sub(&copy->in_flight_pages, FERRY_GRANULE_PAGES - nr_pages);
+    sent = nr_pages == 0 || send_granule(sender, region, granule, pages, nr_pages, errp);
+    atomic_fetch_sub(&copy->in_flight_pages, nr_pages);
+    return sent;
+}
 
-        while ((granule = ferry_pageset_next(set, (uint64_t)(granule + 1), sender->lane,
-                                             copy->nr_senders)) >= 0) {
-            unsigned nr_pages;
-            bool sent;
+/* Whether this sender is to go on elsewhere. */
+static bool take_hint(FerrySender *sender, uint32_t *region, int64_t *granule)
+{
+    uint64_t hint = atomic_load(&sender->copy->hints[sender->lane])
+                        ? atomic_exchange(&sender->copy->hints[sender->lane], 0)
+                        : 0;
 
-            /* First, as a reset may add pages: these can go along. */
-            if (!ferry_copy_make_readable(copy, region, (uint64_t)granule * FERRY_GRANULE_PAGES)) {
-                return refuse(errp);
-            }
-            /* Before they leave the set: pages must be counted somewhere at any moment. */
-            atomic_fetch_add(&copy->in_flight_pages, FERRY_GRANULE_PAGES);
-            nr_pages = ferry_pageset_take(set, (uint64_t)granule, pages);
-            atomic_fetch_sub(&copy->in_flight_pages, FERRY_GRANULE_PAGES - nr_pages);
-            sent = nr_pages == 0 ||
-                   send_granule(sender, region, (uint64_t)granule, pages, nr_pages, errp);
-            atomic_fetch_sub(&copy->in_flight_pages, nr_pages);
-            if (!sent) {
-                return false;
+    if (hint) {
+        *region = (uint32_t)(hint >> FERRY_HINT_SHIFT);
+        *granule = (int64_t)(hint & ((UINT64_C(1) << FERRY_HINT_SHIFT) - 1)) - 2;
+    }
+    return hint;
+}
+
+/*
+ * Passes over this sender's share of all page sets, from one end to the other; where it is told to go
+ * elsewhere, what it leaves behind is left for another pass.
+ */
+static bool drain(FerrySender *sender, GError **errp)
+{
+    FerryCopy *copy = sender->copy;
+    bool jumped;
+
+    do {
+        jumped = false;
+        for (uint32_t region = 0; region < copy->regions.nr; region++) {
+            int64_t granule = -1;
+
+            while (!atomic_load(&copy->frozen) &&
+                   (granule = ferry_pageset_next(copy->state[region].pages,
+                                                 (uint64_t)(granule + 1), sender->lane,
+                                                 copy->nr_senders)) >= 0) {
+                if (!drain_granule(sender, region, (uint64_t)granule, errp)) {
+                    return false;
+                }
+                jumped |= take_hint(sender, &region, &granule);
             }
         }
-    }
+    } while (jumped && !atomic_load(&copy->frozen));
     return true;
 }
 
 static bool send_fence(FerrySender *sender, uint64_t number, GError **errp)
 {
     FerryFrame frame = {.type = FERRY_FRAME_FENCE, .first_page = number};
+    uint8_t head[FERRY_FRAME_BYTES];
 
-    ferry_frame_encode(&frame, sender->head);
-    return ferry_channel_write_all(sender->channel, sender->head, FERRY_FRAME_BYTES, errp);
+    ferry_frame_encode(&frame, head);
+    return ferry_channel_write_all(sender->channel, head, sizeof(head), errp);
 }
 
 /*
@@ -254,9 +210,7 @@ FerrySender *ferry_sender_start(FerryCopy *copy, FerryChannel *channel, unsigned
     sender->copy = copy;
     sender->channel = channel;
     sender->lane = lane;
-    if (copy->checksum) {
-        sender->staging = g_malloc(FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES);
-    }
+    ferry_pages_frame_init(&sender->frame, copy->checksum);
     sender->thread = g_thread_new(name, sender_run, sender);
     return sender;
 }
@@ -264,6 +218,6 @@ FerrySender *ferry_sender_start(FerryCopy *copy, FerryChannel *channel, unsigned
 void ferry_sender_join(FerrySender *sender)
 {
     g_thread_join(sender->thread);
-    g_free(sender->staging);
+    ferry_pages_frame_clear(&sender->frame);
     g_free(sender);
 }

@@ -9,9 +9,20 @@
  *     ferry_source_step ...      copies for a while; harvest when little is left
  *     ferry_source_harvest ...   a new round
  *     (the caller stops the vCPUs)
- *     ferry_source_hand_over     last harvest, last pages, fence, bitmap
+ *     ferry_source_hand_over     last harvest, last pages, fence: nothing is left missing
  *     ferry_source_finish        waits for the destination's report
  *     ferry_source_free
+ *
+ * or, to hand over with pages missing, after which the source must not run the guest any more:
+ *
+ *     ferry_source_announce      the destination drops what it holds out of date
+ *     (the caller stops the vCPUs)
+ *     ferry_source_leave         last harvest, bitmap
+ *     (the caller sends the device state)
+ *     ferry_source_go            waits until it is loaded, and has the guest run there
+ *     ferry_source_push ...      until ferry_source_is_complete
+ *     ferry_source_reconnect     after a failure in between
+ *     ferry_source_finish, ferry_source_free
  *
  * One thread per data channel sends; one reads the control channel.  ferry_source_cancel and the
  * queries may be called from any thread, as long as the source exists.
@@ -37,6 +48,8 @@ typedef struct FerrySourceConfig {
     uint64_t session;     /* the token that the destination gave */
     uint16_t version;     /* of the protocol, as settled on */
     unsigned nr_channels; /* data channels, 1 to FERRY_DATA_CHANNELS_MAX */
+    unsigned nr_fetch; /* fetch channels, 0 to FERRY_FETCH_CHANNELS_MAX; none: nothing is left missing */
+    unsigned timeout_ms;  /* silence that means a broken connection: see watch.h */
     bool checksum;        /* send a CRC32C of each payload (costs a stable copy of it) */
     bool send_hot;        /* do not put off pages that stay hot: to measure what that saves */
     /*
@@ -114,6 +127,38 @@ bool ferry_source_stopped(FerrySource *source, GError **errp);
 
 /* Last harvest, all that is left, fences and the hand-off; the tracker is not used afterwards. */
 bool ferry_source_hand_over(FerrySource *source, GError **errp);
+
+/*
+ * While the vCPUs run: stop sending, and tell the destination which pages will be missing as far as
+ * known, so that it drops them.  The next step takes it back.  Needs fetch channels, like all below.
+ */
+bool ferry_source_announce(FerrySource *source, GError **errp);
+
+/*
+ * With the vCPUs stopped: the last harvest, and the bitmap of what is missing.  From here on the
+ * destination is served; nothing else is sent yet.  The tracker is not used afterwards.
+ */
+bool ferry_source_leave(FerrySource *source, GError **errp);
+
+/*
+ * Wait until the destination has loaded the device state, and have it run the guest.  Until this
+ * returns true, the guest may be taken back; after that never.
+ */
+bool ferry_source_go(FerrySource *source, GError **errp);
+
+/* Let the channels work for at most @timeout_ms.  False: the connection broke; reconnect. */
+bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp);
+
+/* Whether the destination has all pages. */
+bool ferry_source_is_complete(FerrySource *source);
+
+/*
+ * Open new channels, as in ferry_source_connect, to a destination that has said @version and
+ * @session on the new way to it; learn what is missing there, and go on.  On failure it can be tried
+ * again.
+ */
+bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t session,
+                            GError **errp);
 
 /* Wait at most @timeout_ms for the destination's report of the blackout.  True if it came. */
 bool ferry_source_finish(FerrySource *source, unsigned timeout_ms);

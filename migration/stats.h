@@ -17,6 +17,8 @@ typedef enum {
     FERRY_SESSION_COPY,     /* the first pass over memory */
     FERRY_SESSION_ROUNDS,   /* pages written meanwhile */
     FERRY_SESSION_HAND_OFF, /* vCPUs stopped */
+    FERRY_SESSION_FETCH,    /* the guest runs at the destination, pages are missing there */
+    FERRY_SESSION_PAUSED,   /* the same, and the connection is broken */
     FERRY_SESSION_DONE,
     FERRY_SESSION_FAILED,
 } FerrySessionPhase;
@@ -45,6 +47,31 @@ typedef struct FerryHistogram {
     uint64_t max_ns;
 } FerryHistogram;
 
+/*
+ * Latencies, fine enough for percentiles: FERRY_LATENCY_STEPS buckets for each doubling, from 1 us
+ * on; the first one takes what is shorter, the last one what is longer.
+ */
+#define FERRY_LATENCY_STEPS   8
+#define FERRY_LATENCY_BUCKETS (26 * FERRY_LATENCY_STEPS)
+
+typedef struct FerryLatency {
+    uint64_t counts[FERRY_LATENCY_BUCKETS];
+    uint64_t nr;
+    uint64_t max_ns;
+} FerryLatency;
+
+/* What a source serves, or a destination asks for, while pages are missing. */
+typedef struct FerryFetchStats {
+    uint64_t faults;         /* pages that the guest waited for; at the source: that were asked for */
+    uint64_t zero_faults;    /* pages never touched, answered at the destination */
+    uint64_t placed_pages;   /* that were missing */
+    uint64_t duplicates;     /* that came twice, the second time for nothing */
+    uint64_t missing_pages;  /* now */
+    uint64_t handed_pages;   /* missing at the hand-over */
+    uint64_t nr_recoveries;
+    FerryLatency latency;    /* of faults, from their being seen to their being answered */
+} FerryFetchStats;
+
 typedef struct FerryStats {
     FerrySessionPhase phase;
     uint64_t total_bytes;
@@ -60,11 +87,18 @@ typedef struct FerryStats {
     GArray *rounds;          /* of FerryRoundStats */
     bool has_report;
     FerryReport report;
+    bool has_fetch;
+    FerryFetchStats fetch;
 } FerryStats;
 
 void ferry_stats_clear(FerryStats *stats);
 
 void ferry_histogram_add(FerryHistogram *histogram, uint64_t ns);
+
+void ferry_latency_add(FerryLatency *latency, uint64_t ns);
+
+/* The latency that @per_100k of 100,000 do not exceed, in ns; exact to the bucket.  0 if none. */
+uint64_t ferry_latency_percentile(const FerryLatency *latency, unsigned per_100k);
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t ferry_now_ns(void);

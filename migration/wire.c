@@ -13,7 +13,9 @@
 
 #define HELLO_BYTES        12
 #define REPORT_BYTES       24
-#define REGIONS_HEAD_BYTES 8
+#define LAYOUT_BYTES       8
+#define COUNT_BYTES        8
+#define REGIONS_HEAD_BYTES (4 + LAYOUT_BYTES)
 #define REGION_FIXED_BYTES 17 /* id length, length, page size, flags */
 #define EXTENT_ZERO        (UINT32_C(1) << 31)
 
@@ -110,7 +112,7 @@ bool ferry_frame_decode(const uint8_t in[FERRY_FRAME_BYTES], FerryFrame *frame, 
         .first_page = get64(in + 16),
         .payload_crc = get32(in + 24),
     };
-    if (frame->type < FERRY_FRAME_HELLO || frame->type > FERRY_FRAME_REACHED) {
+    if (frame->type < FERRY_FRAME_HELLO || frame->type > FERRY_FRAME_LAST) {
         return protocol_error(errp, "unknown frame type %u", frame->type);
     }
     if (frame->flags & ~FERRY_FRAME_PAYLOAD_CRC) {
@@ -207,6 +209,8 @@ GByteArray *ferry_hello_encode(const FerryHello *hello)
 
 bool ferry_hello_decode(const uint8_t *in, size_t nr_bytes, FerryHello *hello, GError **errp)
 {
+    unsigned max;
+
     if (nr_bytes != HELLO_BYTES) {
         return protocol_error(errp, "hello of %zu bytes, not %d", nr_bytes, HELLO_BYTES);
     }
@@ -220,21 +224,85 @@ bool ferry_hello_decode(const uint8_t *in, size_t nr_bytes, FerryHello *hello, G
         return protocol_error(errp, "protocol version %u is not supported (%d to %d are)",
                               hello->version, FERRY_WIRE_VERSION_MIN, FERRY_WIRE_VERSION_MAX);
     }
-    if (hello->role != FERRY_ROLE_CONTROL && hello->role != FERRY_ROLE_DATA) {
+    switch (hello->role) {
+    case FERRY_ROLE_CONTROL:
+        max = 1;
+        break;
+    case FERRY_ROLE_DATA:
+        max = FERRY_DATA_CHANNELS_MAX;
+        break;
+    case FERRY_ROLE_FETCH:
+        max = FERRY_FETCH_CHANNELS_MAX;
+        break;
+    default:
         return protocol_error(errp, "unknown channel role %u", hello->role);
     }
-    if (hello->index >= FERRY_DATA_CHANNELS_MAX) {
-        return protocol_error(errp, "data channel number %u is over the limit", hello->index);
+    if (hello->index >= max) {
+        return protocol_error(errp, "channel number %u of role %u is over the limit", hello->index,
+                              hello->role);
     }
     return true;
 }
 
-GByteArray *ferry_regions_encode(const FerryRegions *regions, unsigned nr_channels)
+static void put_layout(uint8_t out[LAYOUT_BYTES], const FerryLayout *layout)
+{
+    put32(out, layout->nr_data);
+    put32(out + 4, layout->nr_fetch);
+}
+
+static bool get_layout(const uint8_t in[LAYOUT_BYTES], FerryLayout *layout, GError **errp)
+{
+    *layout = (FerryLayout){.nr_data = get32(in), .nr_fetch = get32(in + 4)};
+    if (layout->nr_data == 0 || layout->nr_data > FERRY_DATA_CHANNELS_MAX) {
+        return protocol_error(errp, "%u data channels, the limit is %d", layout->nr_data,
+                              FERRY_DATA_CHANNELS_MAX);
+    }
+    if (layout->nr_fetch > FERRY_FETCH_CHANNELS_MAX) {
+        return protocol_error(errp, "%u fetch channels, the limit is %d", layout->nr_fetch,
+                              FERRY_FETCH_CHANNELS_MAX);
+    }
+    return true;
+}
+
+GByteArray *ferry_layout_encode(const FerryLayout *layout)
+{
+    GByteArray *body = body_new(LAYOUT_BYTES);
+
+    put_layout(body->data, layout);
+    return body;
+}
+
+bool ferry_layout_decode(const uint8_t *in, size_t nr_bytes, FerryLayout *layout, GError **errp)
+{
+    if (nr_bytes != LAYOUT_BYTES) {
+        return protocol_error(errp, "layout of %zu bytes, not %d", nr_bytes, LAYOUT_BYTES);
+    }
+    return get_layout(in, layout, errp);
+}
+
+GByteArray *ferry_count_encode(uint64_t nr_pages)
+{
+    GByteArray *body = body_new(COUNT_BYTES);
+
+    put64(body->data, nr_pages);
+    return body;
+}
+
+bool ferry_count_decode(const uint8_t *in, size_t nr_bytes, uint64_t *nr_pages, GError **errp)
+{
+    if (nr_bytes != COUNT_BYTES) {
+        return protocol_error(errp, "count of %zu bytes, not %d", nr_bytes, COUNT_BYTES);
+    }
+    *nr_pages = get64(in);
+    return true;
+}
+
+GByteArray *ferry_regions_encode(const FerryRegions *regions, const FerryLayout *layout)
 {
     GByteArray *body = body_new(REGIONS_HEAD_BYTES);
 
     put32(body->data, (uint32_t)regions->nr);
-    put32(body->data + 4, nr_channels);
+    put_layout(body->data + 4, layout);
     for (size_t i = 0; i < regions->nr; i++) {
         const FerryRegion *region = &regions->list[i];
         uint8_t id_length = (uint8_t)strlen(region->id);
@@ -280,7 +348,7 @@ static bool decode_region(const uint8_t **in, size_t *left, FerryRegion *region,
 }
 
 bool ferry_regions_decode(const uint8_t *in, size_t nr_bytes, FerryRegions *regions,
-                          unsigned *nr_channels, GError **errp)
+                          FerryLayout *layout, GError **errp)
 {
     g_autofree FerryRegion *list = NULL;
     g_autoptr(GHashTable) names = g_hash_table_new(g_str_hash, g_str_equal);
@@ -290,13 +358,11 @@ bool ferry_regions_decode(const uint8_t *in, size_t nr_bytes, FerryRegions *regi
         return protocol_error(errp, "list of RAM blocks is cut short");
     }
     nr = get32(in);
-    *nr_channels = get32(in + 4);
     if (nr > FERRY_REGIONS_MAX) {
         return protocol_error(errp, "%zu RAM blocks, the limit is %d", nr, FERRY_REGIONS_MAX);
     }
-    if (*nr_channels == 0 || *nr_channels > FERRY_DATA_CHANNELS_MAX) {
-        return protocol_error(errp, "%u data channels, the limit is %d", *nr_channels,
-                              FERRY_DATA_CHANNELS_MAX);
+    if (!get_layout(in + 4, layout, errp)) {
+        return false;
     }
     list = g_new0(FerryRegion, nr + 1);
     in += REGIONS_HEAD_BYTES;

@@ -16,13 +16,41 @@
  *     | -- FENCE number -------------------------> |  each data channel, when it has run dry
  *     | <-- REACHED number ---------------------- |  control: all before it is in place
  *
+ * Before a hand-over with pages missing, while the guest still runs; no pages are on their way:
+ *
+ *     | -- FORGET ------------------------------->  |  control: the last draft, if there was one
+ *     | -- MISSING region, segment -------------->  |  control: pages that will be missing, as far
+ *     | -- DRAFT number of pages ---------------->  |  as known: the destination drops its copies
+ *     | <-- DRAFTED ----------------------------- |
+ *
  * Handing over, after the vCPUs have stopped:
  *
  *     | -- STOPPED -------------------------------> |  control: the blackout begins
- *     | -- PAGES, then FENCE number --------------> |  each data channel
- *     | -- HANDOFF number, bitmap ----------------> |  control: what is still missing (nothing, as
- *     |                                            |  long as every migration ends in pre-copy)
- *     | <-- REPORT blackout ---------------------- |  control: once the guest runs
+ *     | -- PAGES, then FENCE number --------------> |  each data channel, if there are any left
+ *     | -- MISSING region, segment -------------->  |  control: what the draft did not have
+ *     | -- HANDOFF number, pages missing --------->  |  number of the last fence
+ *     | <-- REPORT blackout ---------------------- |  control: once the guest runs, if nothing is
+ *     |                                            |  missing; else when nothing is any more
+ *
+ * With pages missing, the destination asks for them from here on, and the source pushes the rest:
+ *
+ *     | <-- FETCH page --------------------------- |  fetch channel: the guest waits for it
+ *     | -- PAGES ---------------------------------> |  the same channel
+ *     | <-- LOADED ------------------------------- |  control: the device state is in
+ *     | -- GO ------------------------------------> |  control: run.  Until it sent this, the source
+ *     |                                            |  may take the guest back
+ *     | -- PAGES ---------------------------------> |  data channels: the rest
+ *     | <-- COMPLETE ----------------------------- |  control: nothing is missing any more
+ *
+ * After a broken connection, between LOADED and COMPLETE, on new channels (HELLO as above):
+ *
+ *     | -- RESUME number of channels ------------>  |  control
+ *     | <-- MISSING region, segment -------------- |  control: all that is missing now
+ *     | <-- RESUMED pages missing ---------------- |
+ *     | -- GO ------------------------------------> |  it may have been lost
+ *
+ * From STOPPED on, both sides send BEAT on every channel that they write to and that is idle, so
+ * that silence means a broken connection.
  *
  * Either side may send ERROR on the control channel at any time before it closes it.
  *
@@ -50,8 +78,8 @@
 #include "region.h"
 
 #define FERRY_WIRE_MAGIC       UINT32_C(0x59525246) /* "FRRY" */
-#define FERRY_WIRE_VERSION_MIN 1
-#define FERRY_WIRE_VERSION_MAX 1
+#define FERRY_WIRE_VERSION_MIN 2
+#define FERRY_WIRE_VERSION_MAX 2
 
 #define FERRY_FRAME_BYTES  32
 #define FERRY_EXTENT_BYTES 8
@@ -63,6 +91,7 @@
 /* The longest text of an ERROR frame. */
 #define FERRY_ERROR_TEXT_MAX    1024
 #define FERRY_DATA_CHANNELS_MAX 64
+#define FERRY_FETCH_CHANNELS_MAX 8
 
 typedef enum {
     FERRY_FRAME_INVALID = 0,
@@ -76,6 +105,18 @@ typedef enum {
     FERRY_FRAME_HANDOFF = 8,
     FERRY_FRAME_REPORT = 9,
     FERRY_FRAME_REACHED = 10,
+    FERRY_FRAME_MISSING = 11,
+    FERRY_FRAME_DRAFT = 12,
+    FERRY_FRAME_DRAFTED = 13,
+    FERRY_FRAME_LOADED = 14,
+    FERRY_FRAME_GO = 15,
+    FERRY_FRAME_FETCH = 16,
+    FERRY_FRAME_COMPLETE = 17,
+    FERRY_FRAME_BEAT = 18,
+    FERRY_FRAME_RESUME = 19,
+    FERRY_FRAME_RESUMED = 20,
+    FERRY_FRAME_FORGET = 21,
+    FERRY_FRAME_LAST = FERRY_FRAME_FORGET,
 } FerryFrameType;
 
 typedef enum {
@@ -92,7 +133,7 @@ typedef struct FerryFrame {
     uint16_t region;
     uint32_t nr_extents;
     uint32_t payload_bytes;
-    uint64_t first_page; /* PAGES: extents count from here.  Others: the number of a fence, or 0 */
+    uint64_t first_page; /* PAGES: extents count from here.  FETCH: the page.  Else a number, or 0 */
     uint32_t payload_crc;
 } FerryFrame;
 
@@ -110,13 +151,14 @@ typedef enum {
     FERRY_ROLE_INVALID = 0,
     FERRY_ROLE_CONTROL = 1,
     FERRY_ROLE_DATA = 2,
+    FERRY_ROLE_FETCH = 3,
 } FerryRole;
 
 typedef struct FerryHello {
     uint64_t session; /* the token that the destination chose */
     uint16_t version;
     uint8_t role;  /* FerryRole */
-    uint8_t index; /* of a data channel */
+    uint8_t index; /* among the channels of that role */
 } FerryHello;
 
 /* The blackout, as the destination measured it; nanoseconds since the notice that vCPUs stopped. */
@@ -148,11 +190,24 @@ bool ferry_extents_decode(const FerryFrame *frame, const uint8_t *in, uint64_t r
 GByteArray *ferry_hello_encode(const FerryHello *hello);
 bool ferry_hello_decode(const uint8_t *in, size_t nr_bytes, FerryHello *hello, GError **errp);
 
-/* Carries id, length, page size and flags of each region, and the number of data channels. */
-GByteArray *ferry_regions_encode(const FerryRegions *regions, unsigned nr_channels);
+/* How many channels of each kind a session has, and what may be done with them. */
+typedef struct FerryLayout {
+    unsigned nr_data;  /* 1 to FERRY_DATA_CHANNELS_MAX */
+    unsigned nr_fetch; /* 0 to FERRY_FETCH_CHANNELS_MAX; none: pages cannot be left missing */
+} FerryLayout;
+
+GByteArray *ferry_layout_encode(const FerryLayout *layout);
+bool ferry_layout_decode(const uint8_t *in, size_t nr_bytes, FerryLayout *layout, GError **errp);
+
+/* Carries the layout, and id, length, page size and flags of each region. */
+GByteArray *ferry_regions_encode(const FerryRegions *regions, const FerryLayout *layout);
 /* @regions is to be cleared by the caller; unset on failure. */
 bool ferry_regions_decode(const uint8_t *in, size_t nr_bytes, FerryRegions *regions,
-                          unsigned *nr_channels, GError **errp);
+                          FerryLayout *layout, GError **errp);
+
+/* A number of pages: the body of HANDOFF. */
+GByteArray *ferry_count_encode(uint64_t nr_pages);
+bool ferry_count_decode(const uint8_t *in, size_t nr_bytes, uint64_t *nr_pages, GError **errp);
 
 GByteArray *ferry_report_encode(const FerryReport *report);
 bool ferry_report_decode(const uint8_t *in, size_t nr_bytes, FerryReport *report, GError **errp);

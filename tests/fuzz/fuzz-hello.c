@@ -21,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nr_bytes)
     fuzz_check(error == NULL);
     fuzz_check(hello.version >= FERRY_WIRE_VERSION_MIN);
     fuzz_check(hello.version <= FERRY_WIRE_VERSION_MAX);
-    fuzz_check(hello.role == FERRY_ROLE_CONTROL || hello.role == FERRY_ROLE_DATA);
+    fuzz_check(hello.role >= FERRY_ROLE_CONTROL && hello.role <= FERRY_ROLE_FETCH);
     fuzz_check(hello.index < FERRY_DATA_CHANNELS_MAX);
     again = ferry_hello_encode(&hello);
     fuzz_check(again->len == nr_bytes && memcmp(again->data, exact, nr_bytes) == 0);

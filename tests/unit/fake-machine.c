@@ -403,7 +403,9 @@ static FakePair *pair_new(const FakeRegion *from, const FakeRegion *to, unsigned
     pair->from = fake_machine_new(from, true);
     /* The destination's memory is not empty: firmware has been there. */
     pair->to = fake_machine_new(to, true);
-    pair->destination = ferry_destination_new(config.session, &ops, pair);
+    pair->destination = ferry_destination_new(
+        &(FerryDestinationConfig){.session = config.session, .timeout_ms = config.timeout_ms}, &ops,
+        pair);
     regions = fake_machine_list(pair->from);
     pair->tracker = fake_machine_tracker(pair->from, ordered);
     pair->source = ferry_source_new(&config, &regions, &pair->tracker);

@@ -101,7 +101,7 @@ static void test_frame_round_trip(void)
 {
     for (int i = 0; i < NR_RANDOM; i++) {
         FerryFrame frame = random_frame(
-            (uint8_t)(FERRY_FRAME_HELLO + i % (FERRY_FRAME_REACHED - FERRY_FRAME_HELLO + 1)));
+            (uint8_t)(FERRY_FRAME_HELLO + i % (FERRY_FRAME_LAST - FERRY_FRAME_HELLO + 1)));
         g_autofree uint8_t *header = g_malloc(FERRY_FRAME_BYTES);
         g_autoptr(GError) error = NULL;
         FerryFrame decoded;
@@ -146,7 +146,7 @@ static void test_frame_refused(void)
 {
     static const FerryFrame bad[] = {
         {.type = FERRY_FRAME_INVALID},
-        {.type = FERRY_FRAME_REACHED + 1},
+        {.type = FERRY_FRAME_LAST + 1},
         {.type = UINT8_MAX},
         {.type = FERRY_FRAME_READY, .flags = FERRY_FRAME_PAYLOAD_CRC << 1},
         {.type = FERRY_FRAME_READY, .flags = 0x80},
@@ -382,7 +382,7 @@ static void test_hello_refused(void)
         {.version = FERRY_WIRE_VERSION_MAX + 1, .role = FERRY_ROLE_DATA},
         {.version = UINT16_MAX, .role = FERRY_ROLE_DATA},
         {.version = FERRY_WIRE_VERSION_MIN, .role = FERRY_ROLE_INVALID},
-        {.version = FERRY_WIRE_VERSION_MIN, .role = FERRY_ROLE_DATA + 1},
+        {.version = FERRY_WIRE_VERSION_MIN, .role = FERRY_ROLE_FETCH + 1},
         {.version = FERRY_WIRE_VERSION_MIN, .role = UINT8_MAX},
         {
             .version = FERRY_WIRE_VERSION_MIN,
@@ -390,6 +390,12 @@ static void test_hello_refused(void)
             .index = FERRY_DATA_CHANNELS_MAX,
         },
         {.version = FERRY_WIRE_VERSION_MIN, .role = FERRY_ROLE_DATA, .index = UINT8_MAX},
+        {.version = FERRY_WIRE_VERSION_MIN, .role = FERRY_ROLE_CONTROL, .index = 1},
+        {
+            .version = FERRY_WIRE_VERSION_MIN,
+            .role = FERRY_ROLE_FETCH,
+            .index = FERRY_FETCH_CHANNELS_MAX,
+        },
     };
     g_autoptr(GError) error = NULL;
 
@@ -435,19 +441,22 @@ static void test_regions(void)
     regions.list[2].length_bytes = (uint64_t)INT64_MAX & ~(FERRY_PAGE_BYTES - 1);
     g_strlcpy(regions.list[3].id, "/räm/µ", sizeof(regions.list[3].id));
 
-    body = ferry_regions_encode(&regions, FERRY_DATA_CHANNELS_MAX);
+    body = ferry_regions_encode(
+        &regions,
+        &(FerryLayout){.nr_data = FERRY_DATA_CHANNELS_MAX, .nr_fetch = FERRY_FETCH_CHANNELS_MAX});
     for (size_t nr_bytes = 0; nr_bytes < body->len + 3; nr_bytes++) {
         g_autofree uint8_t *part = cut(body, nr_bytes);
         g_auto(FerryRegions) decoded = {0};
-        unsigned nr_channels = 0;
+        FerryLayout layout = {0};
 
         if (nr_bytes != body->len) {
-            assert_refused(ferry_regions_decode(part, nr_bytes, &decoded, &nr_channels, &error),
+            assert_refused(ferry_regions_decode(part, nr_bytes, &decoded, &layout, &error),
                            &error);
             continue;
         }
-        g_assert_true(ferry_regions_decode(part, nr_bytes, &decoded, &nr_channels, &error));
-        g_assert_cmpuint(nr_channels, ==, FERRY_DATA_CHANNELS_MAX);
+        g_assert_true(ferry_regions_decode(part, nr_bytes, &decoded, &layout, &error));
+        g_assert_cmpuint(layout.nr_data, ==, FERRY_DATA_CHANNELS_MAX);
+        g_assert_cmpuint(layout.nr_fetch, ==, FERRY_FETCH_CHANNELS_MAX);
         assert_same_regions(&regions, &decoded);
     }
 }
@@ -460,32 +469,66 @@ static void test_regions_extremes(void)
         g_auto(FerryRegions) decoded = {0};
         g_autoptr(GByteArray) body = NULL;
         g_autoptr(GError) error = NULL;
-        unsigned nr_channels = 0;
+        FerryLayout layout = {0};
 
         for (size_t i = 0; i < nr; i++) {
             g_snprintf(regions.list[i].id, sizeof(regions.list[i].id), "%0*zu", FERRY_REGION_ID_MAX,
                        i);
             regions.list[i].page_size_bytes = FERRY_PAGE_BYTES;
         }
-        body = ferry_regions_encode(&regions, 1);
+        body = ferry_regions_encode(&regions, &(FerryLayout){.nr_data = 1});
         g_assert_cmpuint(body->len, <=, FERRY_BODY_MAX);
-        g_assert_true(ferry_regions_decode(body->data, body->len, &decoded, &nr_channels, &error));
-        g_assert_cmpuint(nr_channels, ==, 1);
+        g_assert_true(ferry_regions_decode(body->data, body->len, &decoded, &layout, &error));
+        g_assert_cmpuint(layout.nr_data, ==, 1);
+        g_assert_cmpuint(layout.nr_fetch, ==, 0);
         assert_same_regions(&regions, &decoded);
     }
 }
 
-static void regions_refuse(const FerryRegions *regions, unsigned nr_channels)
+static void test_layout(void)
 {
-    g_autoptr(GByteArray) body = ferry_regions_encode(regions, nr_channels);
+    const FerryLayout layout = {.nr_data = 3, .nr_fetch = 2};
+    g_autoptr(GByteArray) body = ferry_layout_encode(&layout);
+    g_autoptr(GError) error = NULL;
+    FerryLayout decoded;
+
+    for (size_t nr_bytes = 0; nr_bytes < body->len; nr_bytes++) {
+        g_autofree uint8_t *part = cut(body, nr_bytes);
+
+        assert_refused(ferry_layout_decode(part, nr_bytes, &decoded, &error), &error);
+    }
+    g_assert_true(ferry_layout_decode(body->data, body->len, &decoded, &error));
+    g_assert_cmpuint(decoded.nr_data, ==, layout.nr_data);
+    g_assert_cmpuint(decoded.nr_fetch, ==, layout.nr_fetch);
+}
+
+static void test_count(void)
+{
+    g_autoptr(GByteArray) body = ferry_count_encode(UINT64_C(0x123456789abc));
+    g_autoptr(GError) error = NULL;
+    uint64_t count;
+
+    assert_refused(ferry_count_decode(body->data, body->len - 1, &count, &error), &error);
+    g_assert_true(ferry_count_decode(body->data, body->len, &count, &error));
+    g_assert_cmpuint(count, ==, UINT64_C(0x123456789abc));
+}
+
+static void regions_refuse_layout(const FerryRegions *regions, const FerryLayout *layout)
+{
+    g_autoptr(GByteArray) body = ferry_regions_encode(regions, layout);
     g_autofree uint8_t *exact = cut(body, body->len);
     g_auto(FerryRegions) decoded = {0};
     g_autoptr(GError) error = NULL;
-    unsigned decoded_channels;
+    FerryLayout decoded_layout;
 
-    assert_refused(ferry_regions_decode(exact, body->len, &decoded, &decoded_channels, &error),
+    assert_refused(ferry_regions_decode(exact, body->len, &decoded, &decoded_layout, &error),
                    &error);
     g_assert_null(decoded.list);
+}
+
+static void regions_refuse(const FerryRegions *regions, unsigned nr_data)
+{
+    regions_refuse_layout(regions, &(FerryLayout){.nr_data = nr_data});
 }
 
 static void test_regions_refused(void)
@@ -518,19 +561,22 @@ static void test_regions_refused(void)
     regions_refuse(&regions, 0);
     regions_refuse(&regions, FERRY_DATA_CHANNELS_MAX + 1);
     regions_refuse(&regions, UINT32_MAX);
+    regions_refuse_layout(
+        &regions, &(FerryLayout){.nr_data = 1, .nr_fetch = FERRY_FETCH_CHANNELS_MAX + 1});
+    regions_refuse_layout(&regions, &(FerryLayout){.nr_data = 1, .nr_fetch = UINT32_MAX});
 
     /* A name that ends before its end. */
-    body = ferry_regions_encode(&regions, 1);
+    body = ferry_regions_encode(&regions, &(FerryLayout){.nr_data = 1});
     g_assert_cmpint(body->data[body->len - 2], ==, 'a');
     body->data[body->len - 2] = 0;
     {
         g_auto(FerryRegions) decoded = {0};
-        unsigned nr_channels;
+        FerryLayout layout;
 
-        assert_refused(ferry_regions_decode(body->data, body->len, &decoded, &nr_channels, &error),
+        assert_refused(ferry_regions_decode(body->data, body->len, &decoded, &layout, &error),
                        &error);
         body->data[body->len - 2] = 'a';
-        g_assert_true(ferry_regions_decode(body->data, body->len, &decoded, &nr_channels, &error));
+        g_assert_true(ferry_regions_decode(body->data, body->len, &decoded, &layout, &error));
     }
 }
 
@@ -593,6 +639,8 @@ int main(int argc, char **argv)
     g_test_add_func("/wire/regions/round-trip", test_regions);
     g_test_add_func("/wire/regions/extremes", test_regions_extremes);
     g_test_add_func("/wire/regions/refused", test_regions_refused);
+    g_test_add_func("/wire/layout", test_layout);
+    g_test_add_func("/wire/count", test_count);
     g_test_add_func("/wire/report", test_report);
     g_test_add_func("/wire/error-text", test_error_text);
     return g_test_run();

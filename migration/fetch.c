@@ -1,0 +1,619 @@
+/*
+ * Fetching: see fetch.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "fetch.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "drop.h"
+#include "error.h"
+#include "missing.h"
+
+/* Granules share locks; more than there are threads to want them. */
+#define NR_LOCKS 64
+
+/* Faults read at once by a lane. */
+#define EVENTS_MAX 16
+
+/* Ranges of missing pages that a description names. */
+#define DESCRIBED_MAX 8
+
+typedef struct Pending {
+    uint32_t region;
+    uint64_t page; /* the first of its unit */
+    uint32_t thread;
+    uint64_t since_ns;
+} Pending;
+
+typedef struct Vcpu {
+    uint32_t thread;
+    uint64_t since_ns; /* waits since then; 0: does not wait */
+    uint64_t waited_ns;
+} Vcpu;
+
+typedef struct Lane {
+    FerryFetch *fetch;
+    unsigned number;
+    GThread *thread;
+} Lane;
+
+struct FerryFetch {
+    const FerryRegions *regions;
+    FerryFetchOps ops;
+    void *opaque;
+    FerryUserfault *uffd;
+    FerryPageset **missing; /* of each region */
+    Lane *lanes;
+    unsigned nr_lanes;
+    int quit_fd;
+
+    GMutex locks[NR_LOCKS]; /* of granules: see fetch.h */
+    _Atomic uint64_t nr_missing;
+    uint64_t nr_handed;
+    _Atomic bool complete;
+    _Atomic uint64_t placed_pages;
+    _Atomic uint64_t duplicates;
+    _Atomic uint64_t zero_faults;
+    _Atomic unsigned nr_pending; /* a hint, so that most placing need not take the lock */
+
+    GMutex lock; /* for what follows */
+    GArray *pending;
+    GArray *vcpus;
+    unsigned nr_waiting; /* vCPUs */
+    uint64_t all_since_ns, all_waited_ns;
+    uint64_t faults;
+    FerryLatency latency;
+};
+
+FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_lanes,
+                            const FerryFetchOps *ops, void *opaque, GError **errp)
+{
+    g_autoptr(FerryUserfault) uffd = ferry_userfault_new(errp);
+    FerryFetch *fetch;
+    int quit_fd;
+
+    for (size_t i = 0; uffd && i < regions->nr; i++) {
+        if (!ferry_userfault_probe(uffd, &regions->list[i], errp)) {
+            return NULL;
+        }
+    }
+    if (!uffd) {
+        return NULL;
+    }
+    quit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (quit_fd < 0) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM, "cannot get an eventfd: %s",
+                    g_strerror(errno));
+        return NULL;
+    }
+    fetch = g_new0(FerryFetch, 1);
+    fetch->regions = regions;
+    fetch->ops = *ops;
+    fetch->opaque = opaque;
+    fetch->uffd = g_steal_pointer(&uffd);
+    fetch->quit_fd = quit_fd;
+    fetch->nr_lanes = nr_lanes;
+    fetch->lanes = g_new0(Lane, nr_lanes);
+    fetch->missing = g_new0(FerryPageset *, regions->nr);
+    for (size_t i = 0; i < regions->nr; i++) {
+        fetch->missing[i] = ferry_pageset_new(ferry_region_nr_pages(&regions->list[i]));
+    }
+    for (size_t i = 0; i < NR_LOCKS; i++) {
+        g_mutex_init(&fetch->locks[i]);
+    }
+    g_mutex_init(&fetch->lock);
+    fetch->pending = g_array_new(FALSE, FALSE, sizeof(Pending));
+    fetch->vcpus = g_array_new(FALSE, FALSE, sizeof(Vcpu));
+    return fetch;
+}
+
+void ferry_fetch_free(FerryFetch *fetch)
+{
+    const uint64_t one = 1;
+
+    if (!fetch) {
+        return;
+    }
+    /* It stays readable, for all of them. */
+    if (write(fetch->quit_fd, &one, sizeof(one)) != sizeof(one)) {
+        g_assert_not_reached();
+    }
+    for (unsigned i = 0; i < fetch->nr_lanes; i++) {
+        if (fetch->lanes[i].thread) {
+            g_thread_join(fetch->lanes[i].thread);
+        }
+    }
+    ferry_userfault_free(fetch->uffd);
+    close(fetch->quit_fd);
+    for (size_t i = 0; i < fetch->regions->nr; i++) {
+        ferry_pageset_free(fetch->missing[i]);
+    }
+    for (size_t i = 0; i < NR_LOCKS; i++) {
+        g_mutex_clear(&fetch->locks[i]);
+    }
+    g_mutex_clear(&fetch->lock);
+    g_array_unref(fetch->pending);
+    g_array_unref(fetch->vcpus);
+    g_free(fetch->missing);
+    g_free(fetch->lanes);
+    g_free(fetch);
+}
+
+FerryPageset *const *ferry_fetch_missing(FerryFetch *fetch)
+{
+    return fetch->missing;
+}
+
+static GMutex *lock_of(FerryFetch *fetch, uint64_t page)
+{
+    return &fetch->locks[page / FERRY_GRANULE_PAGES % NR_LOCKS];
+}
+
+static bool is_missing(const FerryFetch *fetch, uint32_t region, uint64_t page)
+{
+    return ferry_pageset_get(fetch->missing[region], page / 64) >> (page % 64) & 1;
+}
+
+/* --- Who waits, and for how long -------------------------------------------------------------- */
+
+void ferry_fetch_set_vcpus(FerryFetch *fetch, const uint32_t *threads, unsigned nr_threads)
+{
+    g_mutex_lock(&fetch->lock);
+    g_array_set_size(fetch->vcpus, 0);
+    for (unsigned i = 0; i < nr_threads; i++) {
+        Vcpu vcpu = {.thread = threads[i]};
+
+        g_array_append_val(fetch->vcpus, vcpu);
+    }
+    g_mutex_unlock(&fetch->lock);
+}
+
+/* With the lock held. */
+static Vcpu *find_vcpu(FerryFetch *fetch, uint32_t thread)
+{
+    for (guint i = 0; i < fetch->vcpus->len; i++) {
+        Vcpu *vcpu = &g_array_index(fetch->vcpus, Vcpu, i);
+
+        if (vcpu->thread == thread) {
+            return vcpu;
+        }
+    }
+    return NULL;
+}
+
+/* With the lock held: @pending, number @index, need not wait any more. */
+static void resolve(FerryFetch *fetch, guint index, uint64_t now_ns)
+{
+    Pending *pending = &g_array_index(fetch->pending, Pending, index);
+    Vcpu *vcpu = find_vcpu(fetch, pending->thread);
+
+    ferry_latency_add(&fetch->latency, now_ns - pending->since_ns);
+    if (vcpu && vcpu->since_ns) {
+        if (fetch->nr_waiting-- == fetch->vcpus->len) {
+            fetch->all_waited_ns += now_ns - fetch->all_since_ns;
+        }
+        vcpu->waited_ns += now_ns - vcpu->since_ns;
+        vcpu->since_ns = 0;
+    }
+    g_array_remove_index_fast(fetch->pending, index);
+    atomic_store(&fetch->nr_pending, fetch->pending->len);
+}
+
+/* With the lock held: those who wait for pages in a range that are not missing any more. */
+static void resolve_range(FerryFetch *fetch, uint32_t region, uint64_t first, uint64_t end)
+{
+    uint64_t now_ns = ferry_now_ns();
+
+    for (guint i = fetch->pending->len; i-- > 0;) {
+        const Pending *pending = &g_array_index(fetch->pending, Pending, i);
+
+        if (pending->region == region && pending->page >= first && pending->page < end &&
+            !is_missing(fetch, region, pending->page)) {
+            resolve(fetch, i, now_ns);
+        }
+    }
+}
+
+/* A thread waits for a missing page.  True if nobody has asked for it yet. */
+static bool note_fault(FerryFetch *fetch, uint32_t region, uint64_t page, uint32_t thread)
+{
+    Pending new = {.region = region, .page = page, .thread = thread, .since_ns = ferry_now_ns()};
+    bool asked = false, waits = false;
+    Vcpu *vcpu;
+
+    g_mutex_lock(&fetch->lock);
+    for (guint i = fetch->pending->len; i-- > 0;) {
+        const Pending *pending = &g_array_index(fetch->pending, Pending, i);
+        bool same_page = pending->region == region && pending->page == page;
+
+        asked |= same_page;
+        if (thread && pending->thread == thread) {
+            /* It was woken, and came back: for the same page or for another one. */
+            if (same_page) {
+                waits = true;
+            } else {
+                resolve(fetch, i, new.since_ns);
+            }
+        }
+    }
+    if (!waits) {
+        vcpu = find_vcpu(fetch, thread);
+        if (vcpu) {
+            vcpu->since_ns = new.since_ns;
+            if (++fetch->nr_waiting == fetch->vcpus->len) {
+                fetch->all_since_ns = new.since_ns;
+            }
+        }
+        fetch->faults++;
+        g_array_append_val(fetch->pending, new);
+        atomic_store(&fetch->nr_pending, fetch->pending->len);
+        /* It may have been placed just before it was noted that somebody waits for it. */
+        resolve_range(fetch, region, page, page + 1);
+    }
+    g_mutex_unlock(&fetch->lock);
+    return !asked;
+}
+
+void ferry_fetch_ask_again(FerryFetch *fetch)
+{
+    g_autoptr(GArray) pending = NULL;
+
+    g_mutex_lock(&fetch->lock);
+    pending = g_array_copy(fetch->pending);
+    g_mutex_unlock(&fetch->lock);
+    for (guint i = 0; i < pending->len; i++) {
+        const Pending *one = &g_array_index(pending, Pending, i);
+
+        fetch->ops.want(fetch->opaque, i % fetch->nr_lanes, one->region, one->page);
+    }
+}
+
+/* --- Placing ---------------------------------------------------------------------------------- */
+
+static void unregister_all(FerryFetch *fetch)
+{
+    for (size_t i = 0; i < fetch->regions->nr; i++) {
+        if (fetch->regions->list[i].length_bytes) {
+            ferry_userfault_unregister(fetch->uffd, &fetch->regions->list[i]);
+        }
+    }
+}
+
+/* @nr_pages have been placed: is that all? */
+static void note_placed(FerryFetch *fetch, uint64_t nr_pages)
+{
+    atomic_fetch_add_explicit(&fetch->placed_pages, nr_pages, memory_order_relaxed);
+    if (nr_pages && atomic_fetch_sub(&fetch->nr_missing, nr_pages) == nr_pages) {
+        unregister_all(fetch);
+        atomic_store(&fetch->complete, true);
+        fetch->ops.complete(fetch->opaque);
+    }
+}
+
+/* Place pages that are missing, all of them; with the granule locked. */
+static bool place_run(FerryFetch *fetch, uint32_t region, uint64_t first, uint64_t nr_pages,
+                      const uint8_t *from, uint64_t *nr_placed, GError **errp)
+{
+    const char *id = fetch->regions->list[region].id;
+    uint64_t done_bytes, done_pages;
+    GError *error = NULL;
+    FerryPlaceResult result = ferry_userfault_place(
+        fetch->uffd, &fetch->regions->list[region], first * FERRY_PAGE_BYTES, from,
+        nr_pages * FERRY_PAGE_BYTES, &done_bytes, &error);
+
+    done_pages = done_bytes / FERRY_PAGE_BYTES;
+    ferry_pageset_remove(fetch->missing[region], first, done_pages);
+    *nr_placed += done_pages;
+    if (result == FERRY_PLACE_PRESENT) {
+        /* Someone wrote it before it was watched: what is in it cannot be told. */
+        g_set_error(&error, FERRY_ERROR, FERRY_ERROR_SYSTEM,
+                    "page 0x%" PRIx64 " of RAM block '%s' was touched before its content had come",
+                    first + done_pages, id);
+        fetch->ops.failed(fetch->opaque, g_error_copy(error));
+    } else if (result == FERRY_PLACE_UNREGISTERED) {
+        g_set_error(&error, FERRY_ERROR, FERRY_ERROR_SYSTEM,
+                    "RAM block '%s' went away while pages of it were missing", id);
+    }
+    if (error) {
+        g_propagate_error(errp, error);
+        return false;
+    }
+    return true;
+}
+
+/* Of @nr_pages from @first on, in one granule that is locked, those that are missing. */
+static bool place_missing(FerryFetch *fetch, uint32_t region, uint64_t first, uint64_t nr_pages,
+                          const uint8_t *from, uint64_t *nr_placed, GError **errp)
+{
+    const uint64_t end = first + nr_pages;
+
+    for (uint64_t page = first, next; page < end; page = next) {
+        uint64_t bits = ferry_pageset_get(fetch->missing[region], page / 64) >> (page % 64);
+        uint64_t room = MIN(end - page, 64 - page % 64);
+
+        if (!(bits & 1)) {
+            uint64_t gap = bits ? (uint64_t)__builtin_ctzll(bits) : 64;
+
+            next = page + MIN(gap, room);
+            continue;
+        }
+        /* A run, which may go on in the words that follow. */
+        for (next = page; next < end && is_missing(fetch, region, next); next++) {
+        }
+        if (!place_run(fetch, region, page, next - page,
+                       from ? from + (page - first) * FERRY_PAGE_BYTES : NULL, nr_placed, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* A page larger than those on the wire is placed as a whole: it must have come as a whole. */
+static bool place_huge(FerryFetch *fetch, const FerryFrame *frame, const FerryExtent *extents,
+                       const uint8_t *payload, uint64_t *nr_placed, GError **errp)
+{
+    const FerryRegion *region = &fetch->regions->list[frame->region];
+    g_autofree uint8_t *whole = NULL;
+    uint64_t nr_pages = 0;
+
+    for (uint32_t i = 0; i < frame->nr_extents; i++) {
+        nr_pages += extents[i].nr_pages;
+    }
+    if (nr_pages != FERRY_GRANULE_PAGES) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                    "%" PRIu64 " of the %" PRIu64 " pages in a huge page of RAM block '%s'",
+                    nr_pages, FERRY_GRANULE_PAGES, region->id);
+        return false;
+    }
+    if (frame->nr_extents > 1) {
+        whole = g_malloc(FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES);
+        for (uint32_t i = 0; i < frame->nr_extents; i++) {
+            uint8_t *to = whole + extents[i].first * FERRY_PAGE_BYTES;
+            uint64_t nr_bytes = extents[i].nr_pages * FERRY_PAGE_BYTES;
+
+            if (extents[i].zero) {
+                memset(to, 0, nr_bytes);
+            } else {
+                memcpy(to, payload, nr_bytes);
+                payload += nr_bytes;
+            }
+        }
+        payload = whole;
+    } else if (extents[0].zero) {
+        payload = NULL;
+    }
+    return place_missing(fetch, frame->region, frame->first_page, FERRY_GRANULE_PAGES, payload,
+                         nr_placed, errp);
+}
+
+static bool place_extents(FerryFetch *fetch, const FerryFrame *frame, const FerryExtent *extents,
+                          const uint8_t *payload, uint64_t *nr_placed, GError **errp)
+{
+    for (uint32_t i = 0; i < frame->nr_extents; i++) {
+        if (!place_missing(fetch, frame->region, frame->first_page + extents[i].first,
+                           extents[i].nr_pages, extents[i].zero ? NULL : payload, nr_placed,
+                           errp)) {
+            return false;
+        }
+        payload += extents[i].zero ? 0 : extents[i].nr_pages * FERRY_PAGE_BYTES;
+    }
+    return true;
+}
+
+bool ferry_fetch_place(FerryFetch *fetch, const FerryFrame *frame, const FerryExtent *extents,
+                       const uint8_t *payload, GError **errp)
+{
+    const FerryRegion *region = &fetch->regions->list[frame->region];
+    GMutex *lock = lock_of(fetch, frame->first_page);
+    uint64_t nr_placed = 0, nr_pages = 0;
+    bool fine;
+
+    for (uint32_t i = 0; i < frame->nr_extents; i++) {
+        nr_pages += extents[i].nr_pages;
+    }
+    g_mutex_lock(lock);
+    fine = region->page_size_bytes > FERRY_PAGE_BYTES
+               ? place_huge(fetch, frame, extents, payload, &nr_placed, errp)
+               : place_extents(fetch, frame, extents, payload, &nr_placed, errp);
+    g_mutex_unlock(lock);
+    if (atomic_load(&fetch->nr_pending)) {
+        g_mutex_lock(&fetch->lock);
+        resolve_range(fetch, frame->region, frame->first_page,
+                      frame->first_page + FERRY_GRANULE_PAGES);
+        g_mutex_unlock(&fetch->lock);
+    }
+    atomic_fetch_add_explicit(&fetch->duplicates, nr_pages - nr_placed, memory_order_relaxed);
+    note_placed(fetch, nr_placed);
+    return fine;
+}
+
+/* --- Faults ----------------------------------------------------------------------------------- */
+
+/* A page that is not missing: it was never touched at the source, or has come meanwhile. */
+static void fill_zero(FerryFetch *fetch, uint32_t number, uint64_t page)
+{
+    const FerryRegion *region = &fetch->regions->list[number];
+    uint64_t offset_bytes = page * FERRY_PAGE_BYTES, done_bytes;
+    GMutex *lock = lock_of(fetch, page);
+    GError *error = NULL;
+
+    g_mutex_lock(lock);
+    switch (ferry_userfault_place(fetch->uffd, region, offset_bytes, NULL, region->page_size_bytes,
+                                  &done_bytes, &error)) {
+    case FERRY_PLACED:
+        atomic_fetch_add_explicit(&fetch->zero_faults, 1, memory_order_relaxed);
+        break;
+    case FERRY_PLACE_PRESENT:
+    case FERRY_PLACE_UNREGISTERED:
+        ferry_userfault_wake(fetch->uffd, region, offset_bytes, region->page_size_bytes);
+        break;
+    case FERRY_PLACE_FAILED:
+        fetch->ops.failed(fetch->opaque, error);
+        break;
+    }
+    g_mutex_unlock(lock);
+}
+
+static void take_fault(Lane *lane, const FerryUserfaultEvent *event)
+{
+    FerryFetch *fetch = lane->fetch;
+
+    for (uint32_t i = 0; i < fetch->regions->nr; i++) {
+        const FerryRegion *region = &fetch->regions->list[i];
+        uint64_t offset_bytes = event->address - (uintptr_t)region->host;
+        uint64_t page;
+
+        if (event->address < (uintptr_t)region->host || offset_bytes >= region->length_bytes) {
+            continue;
+        }
+        page = offset_bytes / region->page_size_bytes *
+               (region->page_size_bytes / FERRY_PAGE_BYTES);
+        if (!is_missing(fetch, i, page)) {
+            fill_zero(fetch, i, page);
+        } else if (note_fault(fetch, i, page, event->thread)) {
+            fetch->ops.want(fetch->opaque, lane->number, i, page);
+        }
+        return;
+    }
+}
+
+static gpointer lane_run(gpointer opaque)
+{
+    Lane *lane = opaque;
+    FerryFetch *fetch = lane->fetch;
+    struct pollfd fds[2] = {
+        {.fd = ferry_userfault_fd(fetch->uffd), .events = POLLIN},
+        {.fd = fetch->quit_fd, .events = POLLIN},
+    };
+
+    while (!fds[1].revents) {
+        FerryUserfaultEvent events[EVENTS_MAX];
+        size_t nr;
+
+        if (poll(fds, G_N_ELEMENTS(fds), -1) < 0) {
+            continue;
+        }
+        nr = fds[0].revents ? ferry_userfault_read(fetch->uffd, events, EVENTS_MAX) : 0;
+        for (size_t i = 0; i < nr; i++) {
+            take_fault(lane, &events[i]);
+        }
+    }
+    return NULL;
+}
+
+/* --- Arming ----------------------------------------------------------------------------------- */
+
+bool ferry_fetch_arm(FerryFetch *fetch, FerryPageset *const *present, GError **errp)
+{
+    uint64_t nr_missing = ferry_missing_count(fetch->regions, fetch->missing);
+
+    atomic_store(&fetch->nr_missing, nr_missing);
+    fetch->nr_handed = nr_missing;
+    for (uint32_t i = 0; i < fetch->regions->nr; i++) {
+        /* First, so that nobody can fill a page again which is about to be dropped. */
+        if (ferry_pageset_count(fetch->missing[i]) &&
+            (!ferry_userfault_register(fetch->uffd, &fetch->regions->list[i], errp) ||
+             !ferry_drop_stale(&fetch->regions->list[i], fetch->missing[i], present[i], errp))) {
+            return false;
+        }
+    }
+    for (unsigned i = 0; i < fetch->nr_lanes; i++) {
+        g_autofree char *name = g_strdup_printf("ferry-fault-%u", i);
+
+        fetch->lanes[i] = (Lane){.fetch = fetch, .number = i};
+        fetch->lanes[i].thread = g_thread_new(name, lane_run, &fetch->lanes[i]);
+    }
+    return true;
+}
+
+/* --- Reports ---------------------------------------------------------------------------------- */
+
+void ferry_fetch_query(FerryFetch *fetch, FerryFetchStats *stats)
+{
+    *stats = (FerryFetchStats){
+        .zero_faults = atomic_load(&fetch->zero_faults),
+        .placed_pages = atomic_load(&fetch->placed_pages),
+        .duplicates = atomic_load(&fetch->duplicates),
+        .missing_pages = atomic_load(&fetch->nr_missing),
+        .handed_pages = fetch->nr_handed,
+    };
+    g_mutex_lock(&fetch->lock);
+    stats->faults = fetch->faults;
+    stats->latency = fetch->latency;
+    g_mutex_unlock(&fetch->lock);
+}
+
+void ferry_fetch_blocked(FerryFetch *fetch, uint64_t *vcpu_ms, uint64_t *all_ms)
+{
+    uint64_t now_ns = ferry_now_ns();
+
+    g_mutex_lock(&fetch->lock);
+    for (guint i = 0; i < fetch->vcpus->len; i++) {
+        const Vcpu *vcpu = &g_array_index(fetch->vcpus, Vcpu, i);
+
+        vcpu_ms[i] =
+            (vcpu->waited_ns + (vcpu->since_ns ? now_ns - vcpu->since_ns : 0)) / 1000000;
+    }
+    *all_ms = (fetch->all_waited_ns + (fetch->vcpus->len && fetch->nr_waiting == fetch->vcpus->len
+                                           ? now_ns - fetch->all_since_ns
+                                           : 0)) /
+              1000000;
+    g_mutex_unlock(&fetch->lock);
+}
+
+static void describe_region(FerryFetch *fetch, uint32_t region, GString *text, unsigned *nr)
+{
+    FerryPageset *set = fetch->missing[region];
+    uint64_t first = 0, end = 0;
+
+    for (int64_t granule = ferry_pageset_next(set, 0, 0, 1); granule >= 0;
+         granule = ferry_pageset_next(set, (uint64_t)granule + 1, 0, 1)) {
+        for (uint64_t page = (uint64_t)granule * FERRY_GRANULE_PAGES;
+             page < ((uint64_t)granule + 1) * FERRY_GRANULE_PAGES &&
+             page < ferry_region_nr_pages(&fetch->regions->list[region]);
+             page++) {
+            if (!is_missing(fetch, region, page)) {
+                continue;
+            }
+            if (page == end && end) {
+                end++;
+                continue;
+            }
+            if (end && (*nr)++ < DESCRIBED_MAX) {
+                g_string_append_printf(text, " 0x%" PRIx64 "-0x%" PRIx64, first, end - 1);
+            }
+            first = page;
+            end = page + 1;
+        }
+    }
+    if (end && (*nr)++ < DESCRIBED_MAX) {
+        g_string_append_printf(text, " 0x%" PRIx64 "-0x%" PRIx64, first, end - 1);
+    }
+}
+
+char *ferry_fetch_describe(FerryFetch *fetch)
+{
+    GString *text = g_string_new(NULL);
+
+    g_string_append_printf(text, "%" PRIu64 " pages are missing:", atomic_load(&fetch->nr_missing));
+    for (uint32_t i = 0; i < fetch->regions->nr; i++) {
+        uint64_t count = ferry_pageset_count(fetch->missing[i]);
+        unsigned nr = 0;
+
+        if (count) {
+            g_string_append_printf(text, " %" PRIu64 " of RAM block '%s' (page numbers", count,
+                                   fetch->regions->list[i].id);
+            describe_region(fetch, i, text, &nr);
+            g_string_append(text, nr > DESCRIBED_MAX ? " and more)" : ")");
+        }
+    }
+    return g_string_free(text, FALSE);
+}

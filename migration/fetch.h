@@ -1,0 +1,91 @@
+/*
+ * Fetching: the guest runs at the destination, and pages that it touches before they have come are
+ * asked for.
+ *
+ * How races between copies of a page are settled: pages are placed by the kernel, which places a
+ * page that is missing, whole, and never one that is there.  The source's vCPUs have stopped, so
+ * all copies of a page are the same; the first one to be placed counts, and later ones are dropped,
+ * whatever the guest has written to it by then.
+ *
+ * A page's bit is taken out of the set of missing pages only after the page was placed, with its
+ * granule locked.  So a page whose bit is not set is there, or was never touched at the source and
+ * is zero: the only pages that are filled without asking.
+ *
+ *   placing                         fault
+ *   -------                         -----
+ *   lock granule                    touch: not there
+ *   bit set? place                  bit set?  yes: ask (for nothing, if it has just been placed)
+ *   take bit out                              no: lock granule, place zero; if something is there,
+ *   unlock                                    the page has been placed meanwhile: wake, no more
+ *
+ * Threads: one for each lane reads faults; pages may be placed from any thread.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_FETCH_H
+#define FERRY_FETCH_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "pageset.h"
+#include "region.h"
+#include "stats.h"
+#include "userfault.h"
+#include "wire.h"
+
+typedef struct FerryFetch FerryFetch;
+
+typedef struct FerryFetchOps {
+    /* The guest waits for this page: ask for it.  From the lane's thread, or from ask_again's. */
+    void (*want)(void *opaque, unsigned lane, uint32_t region, uint64_t page);
+    /* Nothing is missing any more.  From whatever thread placed the last page; once. */
+    void (*complete)(void *opaque);
+    /* The kernel failed, or memory is not as it must be; takes over @error.  Any thread. */
+    void (*failed)(void *opaque, GError *error);
+} FerryFetchOps;
+
+/* Over @regions, which must outlive it, with @nr_lanes threads once armed. */
+FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_lanes,
+                            const FerryFetchOps *ops, void *opaque, GError **errp);
+
+/* Ends the threads.  Pages that are still missing read as zero from here on. */
+void ferry_fetch_free(FerryFetch *fetch);
+
+/* The missing pages of each region.  Before it is armed, the caller fills them. */
+FerryPageset *const *ferry_fetch_missing(FerryFetch *fetch);
+
+/*
+ * From here on, whoever touches a missing page waits for it.  @present: pages that hold something,
+ * of each region; those that are missing are dropped, after which @present is of no use.
+ */
+bool ferry_fetch_arm(FerryFetch *fetch, FerryPageset *const *present, GError **errp);
+
+/* The threads of which it is told how long they had to wait: vCPUs. */
+void ferry_fetch_set_vcpus(FerryFetch *fetch, const uint32_t *threads, unsigned nr_threads);
+
+/*
+ * Place the pages of a PAGES frame whose @extents have been checked, with their contents in
+ * @payload.  Those that are not missing are left alone.
+ */
+bool ferry_fetch_place(FerryFetch *fetch, const FerryFrame *frame, const FerryExtent *extents,
+                       const uint8_t *payload, GError **errp);
+
+/* Ask once more for all pages that the guest waits for: after a broken connection. */
+void ferry_fetch_ask_again(FerryFetch *fetch);
+
+void ferry_fetch_query(FerryFetch *fetch, FerryFetchStats *stats);
+
+/*
+ * How long each vCPU waited so far, and all of them at once; ms.  @vcpu_ms has room for as many as
+ * were set.
+ */
+void ferry_fetch_blocked(FerryFetch *fetch, uint64_t *vcpu_ms, uint64_t *all_ms);
+
+/* Where pages are missing, in words, for a person; the caller's to free. */
+char *ferry_fetch_describe(FerryFetch *fetch);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FerryFetch, ferry_fetch_free)
+
+#endif
