@@ -58,24 +58,30 @@ static void shut_all_down_locked(FerryDestination *destination)
 /* The guest may be running here: the session waits for another connection. */
 static void break_off(FerryDestination *destination, const GError *error)
 {
-    FerryChannel *control = NULL;
+    Link *control = NULL;
     bool news;
 
     g_mutex_lock(&destination->lock);
     news = !destination->closing && (!destination->broken || destination->resuming);
     destination->broken = true;
     destination->resuming = false;
-    if (news && destination->control && !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_IO)) {
-        control = destination->control->channel;
+    if (news && !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_IO)) {
+        control = destination->control;
     }
-    g_mutex_unlock(&destination->lock);
-    if (control) {
-        ferry_control_send_error(control, error->message);
+    /* Only the session's own channels: some that have just come may be the next connection's. */
+    for (guint i = 0; news && i < destination->links->len; i++) {
+        Link *link = g_ptr_array_index(destination->links, i);
+
+        if (link->proved && link != control) {
+            ferry_channel_shutdown(link->channel);
+        }
     }
-    g_mutex_lock(&destination->lock);
-    shut_all_down_locked(destination);
     g_cond_broadcast(&destination->changed);
     g_mutex_unlock(&destination->lock);
+    if (control) {
+        ferry_control_send_error(control->channel, error->message);
+        ferry_channel_shutdown(control->channel);
+    }
     if (news) {
         destination->ops.broken(destination->opaque, error);
     }

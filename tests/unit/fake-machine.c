@@ -366,7 +366,76 @@ static FerryChannel *pair_dial(void *opaque, const char *name, GError **errp)
         return NULL;
     }
     pair->nr_dialled++;
+    if (pair->fetching) {
+        int ends[2];
+        Relay *relay;
+
+        g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), ==, 0);
+        relay = relay_new(ends[1], fake_pair_dial(pair));
+        g_mutex_lock(&pair->lock);
+        if (g_str_equal(name, "control")) {
+            pair->first_relay = pair->relays->len;
+            if (pair->cut_after) {
+                relay_cut_after(relay, pair->cut_after);
+            }
+        }
+        g_ptr_array_add(pair->relays, relay);
+        g_mutex_unlock(&pair->lock);
+        return ferry_channel_new_socket(ends[0], name);
+    }
     return ferry_channel_new_socket(fake_pair_dial(pair), name);
+}
+
+Relay *fake_pair_relay(FakePair *pair, unsigned number)
+{
+    Relay *relay;
+
+    g_mutex_lock(&pair->lock);
+    g_assert_cmpuint(pair->first_relay + number, <, pair->relays->len);
+    relay = g_ptr_array_index(pair->relays, pair->first_relay + number);
+    g_mutex_unlock(&pair->lock);
+    return relay;
+}
+
+void fake_pair_cut(FakePair *pair)
+{
+    g_mutex_lock(&pair->lock);
+    for (guint i = pair->first_relay; i < pair->relays->len; i++) {
+        relay_cut(g_ptr_array_index(pair->relays, i));
+    }
+    g_mutex_unlock(&pair->lock);
+}
+
+static void pair_go(void *opaque)
+{
+    FakePair *pair = opaque;
+
+    g_mutex_lock(&pair->lock);
+    g_assert_false(pair->went);
+    pair->went = true;
+    g_cond_broadcast(&pair->news);
+    g_mutex_unlock(&pair->lock);
+}
+
+static void pair_broken(void *opaque, const GError *why)
+{
+    FakePair *pair = opaque;
+
+    g_mutex_lock(&pair->lock);
+    pair->nr_broken++;
+    g_cond_broadcast(&pair->news);
+    g_mutex_unlock(&pair->lock);
+}
+
+static void pair_damaged(void *opaque, const GError *why)
+{
+    FakePair *pair = opaque;
+
+    g_mutex_lock(&pair->lock);
+    g_clear_pointer(&pair->damaged, g_free);
+    pair->damaged = g_strdup(why->message);
+    g_cond_broadcast(&pair->news);
+    g_mutex_unlock(&pair->lock);
 }
 
 static bool pair_next_tracker(void *opaque, const GError *why, FerryTracker *next)
@@ -378,26 +447,29 @@ static bool pair_next_tracker(void *opaque, const GError *why, FerryTracker *nex
     return true;
 }
 
-static FakePair *pair_new(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
-                          bool checksum, bool ordered)
+static FakePair *pair_new(const FakeRegion *from, const FakeRegion *to,
+                          const FerrySourceConfig *wanted, bool ordered)
 {
     static const FerryDestinationOps ops = {
         .list_regions = pair_list_regions,
         .complete = pair_complete,
         .warn = pair_warn,
+        .go = pair_go,
+        .broken = pair_broken,
+        .damaged = pair_damaged,
     };
     FakePair *pair = g_new0(FakePair, 1);
     FerryRegions regions;
-    FerrySourceConfig config = {
-        .session = 0xfe44,
-        .version = FERRY_WIRE_VERSION_MAX,
-        .nr_channels = nr_channels,
-        .checksum = checksum,
-        .dial = pair_dial,
-        .next_tracker = pair_next_tracker,
-        .opaque = pair,
-    };
+    FerrySourceConfig config = *wanted;
 
+    config.session = 0xfe44;
+    config.version = FERRY_WIRE_VERSION_MAX;
+    config.dial = pair_dial;
+    config.next_tracker = pair_next_tracker;
+    config.opaque = pair;
+    pair->fetching = config.nr_fetch > 0;
+    pair->relays = g_ptr_array_new_with_free_func((GDestroyNotify)relay_free);
+    g_cond_init(&pair->news);
     g_mutex_init(&pair->lock);
     pair->warnings = g_ptr_array_new_with_free_func(g_free);
     pair->from = fake_machine_new(from, true);
@@ -415,12 +487,25 @@ static FakePair *pair_new(const FakeRegion *from, const FakeRegion *to, unsigned
 FakePair *fake_pair_new(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
                         bool checksum)
 {
-    return pair_new(from, to, nr_channels, checksum, false);
+    return pair_new(from, to,
+                    &(FerrySourceConfig){.nr_channels = nr_channels, .checksum = checksum}, false);
 }
 
 FakePair *fake_pair_new_ordered(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels)
 {
-    return pair_new(from, to, nr_channels, false, true);
+    return pair_new(from, to, &(FerrySourceConfig){.nr_channels = nr_channels}, true);
+}
+
+FakePair *fake_pair_new_fetching(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
+                                 unsigned nr_fetch, unsigned timeout_ms, bool ordered)
+{
+    return pair_new(from, to,
+                    &(FerrySourceConfig){
+                        .nr_channels = nr_channels,
+                        .nr_fetch = nr_fetch,
+                        .timeout_ms = timeout_ms,
+                    },
+                    ordered);
 }
 
 void fake_pair_free(FakePair *pair)
@@ -430,6 +515,9 @@ void fake_pair_free(FakePair *pair)
     fake_machine_free(pair->from);
     fake_machine_free(pair->to);
     g_ptr_array_unref(pair->warnings);
+    g_ptr_array_unref(pair->relays);
+    g_cond_clear(&pair->news);
+    g_free(pair->damaged);
     g_free(pair->failed_tracker);
     g_mutex_clear(&pair->lock);
     g_free(pair);

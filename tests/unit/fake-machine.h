@@ -10,6 +10,7 @@
 #include "accel/tracker.h"
 #include "migration/destination.h"
 #include "migration/source.h"
+#include "relay.h"
 
 #define FAKE_REGIONS_MAX 4
 
@@ -69,13 +70,30 @@ typedef struct FakePair {
     _Atomic unsigned nr_complete;
     FerryTracker tracker; /* the source's */
     char *failed_tracker; /* why it was replaced */
+
+    /* Pages may be left missing: every connection goes through a relay. */
+    bool fetching;
+    GPtrArray *relays;    /* of Relay *: in the order of dialling; those of broken connections too */
+    uint64_t cut_after;   /* the next control channels break after so many bytes; 0: they do not */
+    guint first_relay;    /* of the connection in use */
+    GCond news;           /* with the lock: one of the next three has changed */
+    bool went;            /* the destination may run the guest */
+    unsigned nr_broken;   /* how often the destination has said that the connection broke */
+    char *damaged;        /* why the destination's memory is damaged */
 } FakePair;
 
 FakePair *fake_pair_new(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
                         bool checksum);
 /* The same, with a tracker that feeds pages in its own order. */
 FakePair *fake_pair_new_ordered(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels);
+/* The same, with fetch channels; @timeout_ms: see watch.h. */
+FakePair *fake_pair_new_fetching(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
+                                 unsigned nr_fetch, unsigned timeout_ms, bool ordered);
 void fake_pair_free(FakePair *pair);
+
+/* Cut all connections that are in use, or only the one that was dialled @number-th of them. */
+void fake_pair_cut(FakePair *pair);
+Relay *fake_pair_relay(FakePair *pair, unsigned number);
 
 /* A new connection to the destination; returns the other end's descriptor. */
 int fake_pair_dial(FakePair *pair);

@@ -353,8 +353,8 @@ static void test_hello(void)
         FerryHello hello = {
             .session = random64(),
             .version = FERRY_WIRE_VERSION_MIN,
-            .role = g_test_rand_bit() ? FERRY_ROLE_CONTROL : FERRY_ROLE_DATA,
-            .index = (uint8_t)random_upto(FERRY_DATA_CHANNELS_MAX - 1),
+            .role = (uint8_t)g_test_rand_int_range(FERRY_ROLE_DATA, FERRY_ROLE_FETCH + 1),
+            .index = (uint8_t)random_upto(FERRY_FETCH_CHANNELS_MAX - 1),
         };
         g_autoptr(GByteArray) body = ferry_hello_encode(&hello);
         FerryHello decoded;

@@ -1,0 +1,503 @@
+/*
+ * Migrations that leave pages missing: the guest runs at the destination, on real memory with a real
+ * userfaultfd, while they are fetched.
+ *
+ * What the guest may see is known: the source's memory does not change after the stop, so a page is
+ * what it is there until the guest here has written it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "fake-machine.h"
+#include "migration/error.h"
+#include "migration/fetch.h"
+#include "migration/watch.h"
+
+#define NR_GUESTS 3
+
+static const FakeRegion small[] = {
+    {.id = "pc.ram", .nr_pages = 20000, .touched_pages = 3000},
+    {.id = "vga.vram", .nr_pages = 777, .touched_pages = 777, .shared = true},
+    {.id = "pc.bios", .nr_pages = 64, .touched_pages = 64},
+    {0},
+};
+
+static const FakeRegion wide[] = {
+    {.id = "pc.ram", .nr_pages = 3 * 32768 + 100, .touched_pages = 30000},
+    {.id = "mem.shared", .nr_pages = 40000, .touched_pages = 9000, .shared = true},
+    {0},
+};
+
+/* --- The guest at the destination --------------------------------------------------------------- */
+
+/* One vCPU: reads and writes pages of its own, all over memory. */
+typedef struct Guest {
+    FakePair *pair;
+    unsigned number;
+    GThread *thread;
+    _Atomic bool stop;
+    _Atomic uint64_t nr_pages;
+    uint64_t *written[FAKE_REGIONS_MAX]; /* what it has written to each page; 0: nothing */
+} Guest;
+
+static uint64_t *host_of(const FakeMachine *machine, uint32_t region, uint64_t page)
+{
+    return (uint64_t *)(machine->regions.list[region].host + page * FERRY_PAGE_BYTES);
+}
+
+/* Whether a page is what this guest must see. */
+static bool is_right(const Guest *guest, uint32_t region, uint64_t page)
+{
+    const uint64_t *here = host_of(guest->pair->to, region, page);
+    uint64_t written = guest->written[region][page];
+
+    for (size_t i = 0; written && i < FERRY_PAGE_BYTES / sizeof(*here); i += 64) {
+        if (here[i] != written + i) {
+            return false;
+        }
+    }
+    return written || memcmp(here, host_of(guest->pair->from, region, page), FERRY_PAGE_BYTES) == 0;
+}
+
+static void touch(Guest *guest, uint32_t region, uint64_t page, uint64_t value)
+{
+    g_assert_true(is_right(guest, region, page));
+    if (value) {
+        uint64_t *here = host_of(guest->pair->to, region, page);
+
+        for (size_t i = 0; i < FERRY_PAGE_BYTES / sizeof(*here); i += 64) {
+            here[i] = value + i;
+        }
+        guest->written[region][page] = value;
+    }
+    atomic_fetch_add(&guest->nr_pages, 1);
+}
+
+static gpointer guest_run(gpointer opaque)
+{
+    Guest *guest = opaque;
+    const FerryRegions *regions = &guest->pair->to->regions;
+    uint64_t random = 88172645463325252 + guest->number;
+
+    while (!atomic_load(&guest->stop)) {
+        uint32_t region;
+        uint64_t nr_pages;
+
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        region = (uint32_t)(random >> 60) % (uint32_t)regions->nr;
+        nr_pages = ferry_region_nr_pages(&regions->list[region]);
+        /* Its own pages only: what another guest has written is not known to this one. */
+        touch(guest, region, (random >> 8) % (nr_pages / NR_GUESTS) * NR_GUESTS + guest->number,
+              random & 1 ? random | 1 : 0);
+    }
+    return NULL;
+}
+
+static void guests_start(FakePair *pair, Guest guests[NR_GUESTS])
+{
+    for (unsigned i = 0; i < NR_GUESTS; i++) {
+        Guest *guest = &guests[i];
+
+        *guest = (Guest){.pair = pair, .number = i};
+        for (size_t j = 0; j < pair->to->regions.nr; j++) {
+            guest->written[j] =
+                g_new0(uint64_t, ferry_region_nr_pages(&pair->to->regions.list[j]));
+        }
+        guest->thread = g_thread_new("guest", guest_run, guest);
+    }
+}
+
+/* Stop, and compare all of memory. */
+static void guests_finish(FakePair *pair, Guest guests[NR_GUESTS])
+{
+    for (unsigned i = 0; i < NR_GUESTS; i++) {
+        atomic_store(&guests[i].stop, true);
+        g_thread_join(guests[i].thread);
+        g_assert_cmpuint(guests[i].nr_pages, >, 0);
+    }
+    for (uint32_t region = 0; region < pair->to->regions.nr; region++) {
+        uint64_t nr_pages = ferry_region_nr_pages(&pair->to->regions.list[region]);
+
+        for (uint64_t page = 0; page < nr_pages; page++) {
+            g_assert_true(is_right(&guests[page % NR_GUESTS], region, page));
+        }
+    }
+    for (unsigned i = 0; i < NR_GUESTS; i++) {
+        for (size_t j = 0; j < pair->to->regions.nr; j++) {
+            g_free(guests[i].written[j]);
+        }
+    }
+}
+
+/* --- A migration, step by step ------------------------------------------------------------------- */
+
+typedef struct Case {
+    const char *name;
+    const FakeRegion *regions;
+    unsigned nr_channels, nr_fetch;
+    int nr_rounds; /* before pages are left missing; -1: not even the first pass */
+    bool busy;
+    bool ordered;   /* the tracker is of the kind that feeds */
+    bool announced; /* while the guest runs */
+    bool retracted; /* announced once before, and taken back */
+} Case;
+
+/* To just before the stop. */
+static void copy_for_a_while(FakePair *pair, const Case *c)
+{
+    g_autoptr(GError) error = NULL;
+
+    ferry_source_connect(pair->source, &error);
+    g_assert_no_error(error);
+    for (int round = 0; round <= c->nr_rounds; round++) {
+        do {
+            g_assert_true(ferry_source_step(pair->source, 20, &error));
+        } while (!ferry_source_first_pass_done(pair->source));
+        if (round < c->nr_rounds) {
+            g_assert_true(ferry_source_harvest(pair->source, NULL, &error));
+        }
+    }
+    if (c->retracted) {
+        g_assert_true(ferry_source_announce(pair->source, &error));
+        g_assert_true(ferry_source_step(pair->source, 5, &error));
+    }
+    if (c->announced) {
+        ferry_source_announce(pair->source, &error);
+        g_assert_no_error(error);
+    }
+}
+
+static void wait_for(FakePair *pair, const bool *what)
+{
+    g_mutex_lock(&pair->lock);
+    while (!*what) {
+        g_cond_wait(&pair->news, &pair->lock);
+    }
+    g_mutex_unlock(&pair->lock);
+}
+
+/* From the stop until the guest runs at the destination. */
+static void switch_over(FakePair *pair, Guest guests[NR_GUESTS])
+{
+    g_autoptr(GError) error = NULL;
+
+    if (pair->from->workload) {
+        fake_machine_stop(pair->from);
+    }
+    g_assert_true(ferry_source_stopped(pair->source, &error));
+    ferry_source_leave(pair->source, &error);
+    g_assert_no_error(error);
+    g_assert_true(ferry_destination_wait_left(pair->destination, &error));
+    ferry_destination_loaded(pair->destination);
+    ferry_source_go(pair->source, &error);
+    g_assert_no_error(error);
+    wait_for(pair, &pair->went);
+    ferry_destination_running(pair->destination);
+    guests_start(pair, guests);
+}
+
+static void finish(FakePair *pair, Guest guests[NR_GUESTS])
+{
+    g_autoptr(GError) error = NULL;
+
+    while (!ferry_source_is_complete(pair->source)) {
+        ferry_source_push(pair->source, 100, &error);
+        g_assert_no_error(error);
+    }
+    g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
+    ferry_destination_send_report(pair->destination);
+    g_assert_true(ferry_source_finish(pair->source, 10000));
+    guests_finish(pair, guests);
+    g_assert_null(pair->damaged);
+}
+
+static void test_leave(gconstpointer data)
+{
+    const Case *c = data;
+    FakePair *pair = fake_pair_new_fetching(c->regions, c->regions, c->nr_channels, c->nr_fetch,
+                                            10000, c->ordered);
+    FerryStats stats, there;
+    Guest guests[NR_GUESTS];
+
+    if (c->busy) {
+        fake_machine_run(pair->from);
+    }
+    copy_for_a_while(pair, c);
+    if (!c->busy && c->nr_rounds >= 0) {
+        /* Some must be missing. */
+        for (uint64_t page = 0; page < 500; page += 3) {
+            fake_machine_write(pair->from, 0, page, page + 1);
+        }
+    }
+    switch_over(pair, guests);
+    finish(pair, guests);
+
+    ferry_source_query(pair->source, &stats);
+    ferry_destination_query(pair->destination, &there);
+    g_assert_cmpint(stats.phase, ==, FERRY_SESSION_DONE);
+    g_assert_true(stats.has_report && stats.has_fetch && there.has_fetch);
+    g_assert_cmpuint(stats.fetch.handed_pages, >, 0);
+    g_assert_cmpuint(stats.fetch.handed_pages, ==, there.fetch.handed_pages);
+    g_assert_cmpuint(there.fetch.placed_pages, ==, there.fetch.handed_pages);
+    g_assert_cmpuint(there.fetch.missing_pages, ==, 0);
+    g_assert_cmpuint(there.fetch.latency.nr, <=, there.fetch.faults);
+    g_assert_cmpuint(stats.fetch.faults, <=, there.fetch.faults);
+    ferry_stats_clear(&stats);
+    ferry_stats_clear(&there);
+    fake_pair_free(pair);
+}
+
+/* --- Broken connections -------------------------------------------------------------------------- */
+
+static const Case at_once = {.regions = wide, .nr_channels = 2, .nr_fetch = 2, .nr_rounds = -1};
+
+/* Both sides notice, and the source reconnects. */
+static void recover(FakePair *pair, unsigned nr_broken)
+{
+    g_autoptr(GError) error = NULL;
+
+    while (ferry_source_push(pair->source, 50, &error)) {
+        g_assert_false(ferry_source_is_complete(pair->source));
+    }
+    g_clear_error(&error);
+    g_mutex_lock(&pair->lock);
+    while (pair->nr_broken < nr_broken) {
+        g_cond_wait(&pair->news, &pair->lock);
+    }
+    g_mutex_unlock(&pair->lock);
+    ferry_source_reconnect(pair->source, FERRY_WIRE_VERSION_MAX, 0xfe44, &error);
+    g_assert_no_error(error);
+}
+
+/* So slow that there is time to break something. */
+static void slow_down(FakePair *pair)
+{
+    ferry_source_set_bandwidth(pair->source, 8 << 20);
+}
+
+static void test_cut(gconstpointer data)
+{
+    int which = GPOINTER_TO_INT(data);
+    FakePair *pair = fake_pair_new_fetching(wide, wide, 2, 2, 10000, false);
+    FerryStats there;
+    Guest guests[NR_GUESTS];
+
+    copy_for_a_while(pair, &at_once);
+    switch_over(pair, guests);
+    for (unsigned i = 1; i <= 3; i++) {
+        slow_down(pair);
+        g_usleep(100000);
+        if (which < 0) {
+            fake_pair_cut(pair);
+        } else {
+            relay_cut(fake_pair_relay(pair, (unsigned)which));
+        }
+        recover(pair, i);
+    }
+    ferry_source_set_bandwidth(pair->source, 0);
+    finish(pair, guests);
+    ferry_destination_query(pair->destination, &there);
+    g_assert_cmpuint(there.fetch.nr_recoveries, ==, 3);
+    ferry_stats_clear(&there);
+    fake_pair_free(pair);
+}
+
+/* One channel lets nothing through any more, but does not break. */
+static void test_hang(gconstpointer data)
+{
+    unsigned which = GPOINTER_TO_UINT(data);
+    FakePair *pair = fake_pair_new_fetching(wide, wide, 2, 2, FERRY_NETWORK_TIMEOUT_MIN_MS, false);
+    Guest guests[NR_GUESTS];
+
+    copy_for_a_while(pair, &at_once);
+    switch_over(pair, guests);
+    slow_down(pair);
+    g_usleep(100000);
+    relay_stall(fake_pair_relay(pair, which), true);
+    recover(pair, 1);
+    ferry_source_set_bandwidth(pair->source, 0);
+    finish(pair, guests);
+    fake_pair_free(pair);
+}
+
+/* The connection breaks again while it is being resumed, after ever more bytes. */
+static void test_cut_resuming(void)
+{
+    FakePair *pair = fake_pair_new_fetching(wide, wide, 2, 2, 10000, false);
+    g_autoptr(GError) error = NULL;
+    Guest guests[NR_GUESTS];
+    unsigned nr_failed = 0;
+
+    copy_for_a_while(pair, &at_once);
+    switch_over(pair, guests);
+    slow_down(pair);
+    g_usleep(100000);
+    fake_pair_cut(pair);
+    while (ferry_source_push(pair->source, 50, &error)) {
+    }
+    g_clear_error(&error);
+    for (unsigned limit = 1; limit < 5000; limit *= 2) {
+        pair->cut_after = limit;
+        if (ferry_source_reconnect(pair->source, FERRY_WIRE_VERSION_MAX, 0xfe44, &error)) {
+            fake_pair_cut(pair);
+            while (ferry_source_push(pair->source, 50, &error)) {
+            }
+        } else {
+            nr_failed++;
+        }
+        g_clear_error(&error);
+    }
+    g_assert_cmpuint(nr_failed, >, 5);
+    pair->cut_after = 0;
+    g_assert_false(ferry_source_reconnect(pair->source, FERRY_WIRE_VERSION_MAX, 0xbad, &error));
+    g_assert_error(error, FERRY_ERROR, FERRY_ERROR_REFUSED);
+    g_clear_error(&error);
+    ferry_source_reconnect(pair->source, FERRY_WIRE_VERSION_MAX, 0xfe44, &error);
+    g_assert_no_error(error);
+    ferry_source_set_bandwidth(pair->source, 0);
+    finish(pair, guests);
+    fake_pair_free(pair);
+}
+
+/* The destination cannot load the guest: it is still the source's. */
+static void test_load_fails(void)
+{
+    FakePair *pair = fake_pair_new_fetching(small, small, 2, 1, 10000, false);
+    g_autoptr(GError) error = NULL;
+    FerryStats stats;
+
+    copy_for_a_while(pair, &at_once);
+    g_assert_true(ferry_source_stopped(pair->source, &error));
+    g_assert_true(ferry_source_leave(pair->source, &error));
+    g_assert_true(ferry_destination_wait_left(pair->destination, &error));
+    ferry_destination_free(pair->destination, "no such device");
+    pair->destination = NULL;
+    g_assert_false(ferry_source_go(pair->source, &error));
+    g_assert_error(error, FERRY_ERROR, FERRY_ERROR_REFUSED);
+    g_assert_nonnull(strstr(error->message, "no such device"));
+    g_assert_false(pair->went);
+    ferry_source_query(pair->source, &stats);
+    g_assert_cmpint(stats.phase, ==, FERRY_SESSION_FAILED);
+    ferry_stats_clear(&stats);
+    fake_pair_free(pair);
+}
+
+/* --- The parts ------------------------------------------------------------------------------------ */
+
+static void part_want(void *opaque, unsigned lane, uint32_t region, uint64_t page)
+{
+}
+
+static void part_complete(void *opaque)
+{
+    (*(unsigned *)opaque)++;
+}
+
+static void part_failed(void *opaque, GError *error)
+{
+    g_error_free(error);
+    *(unsigned *)opaque += 100;
+}
+
+static const FerryFetchOps part_ops = {
+    .want = part_want,
+    .complete = part_complete,
+    .failed = part_failed,
+};
+
+/* A page that somebody touched before it was watched is not taken for the source's. */
+static void test_touched(void)
+{
+    FakeMachine *machine = fake_machine_new(small, false);
+    FerryPageset *present[3];
+    const FerryFrame frame = {
+        .type = FERRY_FRAME_PAGES,
+        .nr_extents = 1,
+        .payload_bytes = 4 * FERRY_PAGE_BYTES,
+    };
+    const FerryExtent extent = {.first = 0, .nr_pages = 4};
+    g_autofree uint8_t *payload = g_malloc0(4 * FERRY_PAGE_BYTES);
+    g_autoptr(GError) error = NULL;
+    FerryFetch *fetch;
+    unsigned calls = 0;
+
+    fetch = ferry_fetch_new(&machine->regions, 1, &part_ops, &calls, &error);
+    g_assert_no_error(error);
+    for (size_t i = 0; i < machine->regions.nr; i++) {
+        present[i] = ferry_pageset_new(ferry_region_nr_pages(&machine->regions.list[i]));
+    }
+    memset(payload, 7, 4 * FERRY_PAGE_BYTES);
+    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 0, 4);
+    *host_of(machine, 0, 2) = 1;
+    g_assert_true(ferry_fetch_arm(fetch, present, &error));
+    g_assert_false(ferry_fetch_place(fetch, &frame, &extent, payload, &error));
+    g_assert_error(error, FERRY_ERROR, FERRY_ERROR_SYSTEM);
+    g_assert_nonnull(strstr(error->message, "page 0x2 of RAM block 'pc.ram'"));
+    g_assert_cmpuint(calls, ==, 100);
+    /* Those before it have come. */
+    g_assert_cmpuint(*host_of(machine, 0, 1), ==, UINT64_C(0x0707070707070707));
+    g_assert_cmpuint(ferry_pageset_count(ferry_fetch_missing(fetch)[0]), ==, 2);
+    ferry_fetch_free(fetch);
+    for (size_t i = 0; i < machine->regions.nr; i++) {
+        ferry_pageset_free(present[i]);
+    }
+    fake_machine_free(machine);
+}
+
+static void test_latency(void)
+{
+    FerryLatency latency = {0};
+
+    g_assert_cmpuint(ferry_latency_percentile(&latency, 50000), ==, 0);
+    for (unsigned us = 1; us <= 1000; us++) {
+        ferry_latency_add(&latency, us * 1000);
+    }
+    for (unsigned percent = 1; percent <= 100; percent++) {
+        uint64_t exact = percent * 10000;
+        uint64_t found = ferry_latency_percentile(&latency, percent * 1000);
+
+        g_assert_cmpuint(found, >=, exact);
+        g_assert_cmpuint(found, <=, exact + exact / 8 + 1000);
+    }
+    ferry_latency_add(&latency, UINT64_C(1) << 62);
+    g_assert_cmpuint(ferry_latency_percentile(&latency, 100000), <=, UINT64_C(1) << 62);
+    g_assert_cmpuint(latency.max_ns, ==, UINT64_C(1) << 62);
+}
+
+int main(int argc, char **argv)
+{
+    static const Case cases[] = {
+        {"idle", small, 1, 1, 0, false, false, true, false},
+        {"busy", wide, 3, 2, 2, true, false, true, false},
+        {"ordered", wide, 2, 1, 2, true, true, true, false},
+        {"unannounced", wide, 2, 1, 1, true, false, false, false},
+        {"retracted", wide, 2, 1, 1, true, false, true, true},
+        {"retracted-ordered", wide, 2, 1, 1, true, true, true, true},
+        {"at-once", wide, 2, 2, -1, true, false, false, false},
+        {"at-once-announced", wide, 8, 3, -1, true, true, true, false},
+    };
+
+    g_test_init(&argc, &argv, NULL);
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *path = g_strdup_printf("/fetch/leave/%s", cases[i].name);
+
+        g_test_add_data_func(path, &cases[i], test_leave);
+    }
+    g_test_add_data_func("/fetch/cut/all", GINT_TO_POINTER(-1), test_cut);
+    g_test_add_data_func("/fetch/cut/control", GINT_TO_POINTER(0), test_cut);
+    g_test_add_data_func("/fetch/cut/data", GINT_TO_POINTER(1), test_cut);
+    g_test_add_data_func("/fetch/cut/fetch", GINT_TO_POINTER(3), test_cut);
+    g_test_add_data_func("/fetch/hang/control", GUINT_TO_POINTER(0), test_hang);
+    g_test_add_data_func("/fetch/hang/data", GUINT_TO_POINTER(2), test_hang);
+    g_test_add_data_func("/fetch/hang/fetch", GUINT_TO_POINTER(4), test_hang);
+    g_test_add_func("/fetch/cut/resuming", test_cut_resuming);
+    g_test_add_func("/fetch/load-fails", test_load_fails);
+    g_test_add_func("/fetch/touched", test_touched);
+    g_test_add_func("/fetch/latency", test_latency);
+    return g_test_run();
+}
