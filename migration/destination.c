@@ -502,16 +502,6 @@ char *ferry_destination_describe_missing(FerryDestination *destination)
     return ferry_fetch_describe(destination->receiver.fetch);
 }
 
-bool ferry_destination_blocked(FerryDestination *destination, uint64_t *vcpu_ms, uint64_t *all_ms)
-{
-    bool left = ferry_destination_is_left(destination);
-
-    if (left) {
-        ferry_fetch_blocked(destination->receiver.fetch, vcpu_ms, all_ms);
-    }
-    return left;
-}
-
 void ferry_destination_running(FerryDestination *destination)
 {
     g_mutex_lock(&destination->lock);
@@ -626,7 +616,8 @@ void ferry_destination_query(FerryDestination *destination, FerryStats *stats)
     stats->report = make_report(destination);
     stats->has_fetch = destination->left;
     if (destination->left) {
-        ferry_fetch_query(destination->receiver.fetch, &stats->fetch);
+        stats->vcpu_blocked_ms = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+        ferry_fetch_query(destination->receiver.fetch, &stats->fetch, stats->vcpu_blocked_ms);
         stats->fetch.nr_recoveries = destination->nr_recoveries;
         stats->remaining_bytes = stats->fetch.missing_pages * FERRY_PAGE_BYTES;
     }

@@ -98,12 +98,6 @@ void ferry_destination_break(FerryDestination *destination);
 char *ferry_destination_describe_missing(FerryDestination *destination);
 
 /*
- * How long each vCPU has waited for pages, and all at once; ms.  False if none were left missing.
- * @vcpu_ms has room for as many as list_vcpus gave.
- */
-bool ferry_destination_blocked(FerryDestination *destination, uint64_t *vcpu_ms, uint64_t *all_ms);
-
-/*
  * The device state is in; the vCPUs run.  For the report; and with pages missing, the source is told
  * that it is in, and go() comes in return.
  */

@@ -536,7 +536,24 @@ bool ferry_fetch_arm(FerryFetch *fetch, FerryPageset *const *present, GError **e
 
 /* --- Reports ---------------------------------------------------------------------------------- */
 
-void ferry_fetch_query(FerryFetch *fetch, FerryFetchStats *stats)
+/* With the lock held: what waits still counts until now. */
+static void query_blocked(FerryFetch *fetch, FerryFetchStats *stats, GArray *vcpu_ms)
+{
+    uint64_t now_ns = ferry_now_ns(), all_ns = fetch->all_waited_ns;
+
+    for (guint i = 0; i < fetch->vcpus->len; i++) {
+        const Vcpu *vcpu = &g_array_index(fetch->vcpus, Vcpu, i);
+        uint64_t ms = (vcpu->waited_ns + (vcpu->since_ns ? now_ns - vcpu->since_ns : 0)) / 1000000;
+
+        g_array_append_val(vcpu_ms, ms);
+    }
+    if (fetch->vcpus->len && fetch->nr_waiting == fetch->vcpus->len) {
+        all_ns += now_ns - fetch->all_since_ns;
+    }
+    stats->all_blocked_ms = all_ns / 1000000;
+}
+
+void ferry_fetch_query(FerryFetch *fetch, FerryFetchStats *stats, GArray *vcpu_ms)
 {
     *stats = (FerryFetchStats){
         .zero_faults = atomic_load(&fetch->zero_faults),
@@ -548,24 +565,7 @@ void ferry_fetch_query(FerryFetch *fetch, FerryFetchStats *stats)
     g_mutex_lock(&fetch->lock);
     stats->faults = fetch->faults;
     stats->latency = fetch->latency;
-    g_mutex_unlock(&fetch->lock);
-}
-
-void ferry_fetch_blocked(FerryFetch *fetch, uint64_t *vcpu_ms, uint64_t *all_ms)
-{
-    uint64_t now_ns = ferry_now_ns();
-
-    g_mutex_lock(&fetch->lock);
-    for (guint i = 0; i < fetch->vcpus->len; i++) {
-        const Vcpu *vcpu = &g_array_index(fetch->vcpus, Vcpu, i);
-
-        vcpu_ms[i] =
-            (vcpu->waited_ns + (vcpu->since_ns ? now_ns - vcpu->since_ns : 0)) / 1000000;
-    }
-    *all_ms = (fetch->all_waited_ns + (fetch->vcpus->len && fetch->nr_waiting == fetch->vcpus->len
-                                           ? now_ns - fetch->all_since_ns
-                                           : 0)) /
-              1000000;
+    query_blocked(fetch, stats, vcpu_ms);
     g_mutex_unlock(&fetch->lock);
 }
 

@@ -75,13 +75,8 @@ bool ferry_fetch_place(FerryFetch *fetch, const FerryFrame *frame, const FerryEx
 /* Ask once more for all pages that the guest waits for: after a broken connection. */
 void ferry_fetch_ask_again(FerryFetch *fetch);
 
-void ferry_fetch_query(FerryFetch *fetch, FerryFetchStats *stats);
-
-/*
- * How long each vCPU waited so far, and all of them at once; ms.  @vcpu_ms has room for as many as
- * were set.
- */
-void ferry_fetch_blocked(FerryFetch *fetch, uint64_t *vcpu_ms, uint64_t *all_ms);
+/* @vcpu_ms: how long each vCPU waited is appended, as uint64_t. */
+void ferry_fetch_query(FerryFetch *fetch, FerryFetchStats *stats, GArray *vcpu_ms);
 
 /* Where pages are missing, in words, for a person; the caller's to free. */
 char *ferry_fetch_describe(FerryFetch *fetch);

@@ -71,6 +71,7 @@ struct FerrySource {
     bool has_report;
     FerryReport report;
     _Atomic bool cancelled;
+    _Atomic bool hanging_up; /* this side ends the connection: that it breaks is no news */
 };
 
 void ferry_source_set_phase(FerrySource *source, FerrySessionPhase phase);

@@ -48,6 +48,7 @@ static void free_resume_missing(FerrySource *source)
 
 void ferry_source_hang_up(FerrySource *source)
 {
+    atomic_store(&source->hanging_up, true);
     ferry_source_shutdown(source);
     if (source->control_thread) {
         g_thread_join(source->control_thread);
@@ -59,6 +60,7 @@ void ferry_source_hang_up(FerrySource *source)
     }
     ferry_copy_end_senders(source->copy);
     ferry_lines_clear(&source->lines);
+    atomic_store(&source->hanging_up, false);
 }
 
 void ferry_source_free(FerrySource *source)
@@ -242,7 +244,8 @@ static gpointer control_run(gpointer opaque)
     g_mutex_unlock(&source->lock);
     /* After its report the destination has nothing more to say: then this is the end, no error. */
     if (!over) {
-        if (source->config.failed && !atomic_load(&source->cancelled)) {
+        if (source->config.failed && !atomic_load(&source->cancelled) &&
+            !atomic_load(&source->hanging_up)) {
             source->config.failed(source->config.opaque, error);
         }
         ferry_copy_fail(source->copy, g_error_copy(error));

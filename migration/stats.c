@@ -11,6 +11,17 @@ void ferry_stats_clear(FerryStats *stats)
 {
     g_clear_pointer(&stats->channels, g_array_unref);
     g_clear_pointer(&stats->rounds, g_array_unref);
+    g_clear_pointer(&stats->vcpu_blocked_ms, g_array_unref);
+}
+
+void ferry_stats_copy(FerryStats *to, const FerryStats *from)
+{
+    *to = *from;
+    g_array_ref(to->channels);
+    g_array_ref(to->rounds);
+    if (to->vcpu_blocked_ms) {
+        g_array_ref(to->vcpu_blocked_ms);
+    }
 }
 
 void ferry_histogram_add(FerryHistogram *histogram, uint64_t ns)

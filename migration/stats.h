@@ -69,6 +69,7 @@ typedef struct FerryFetchStats {
     uint64_t missing_pages;  /* now */
     uint64_t handed_pages;   /* missing at the hand-over */
     uint64_t nr_recoveries;
+    uint64_t all_blocked_ms; /* how long all vCPUs at once waited */
     FerryLatency latency;    /* of faults, from their being seen to their being answered */
 } FerryFetchStats;
 
@@ -89,9 +90,12 @@ typedef struct FerryStats {
     FerryReport report;
     bool has_fetch;
     FerryFetchStats fetch;
+    GArray *vcpu_blocked_ms; /* of uint64_t: how long each vCPU waited; NULL where that is not known */
 } FerryStats;
 
 void ferry_stats_clear(FerryStats *stats);
+/* The lists are shared, and must not be changed. */
+void ferry_stats_copy(FerryStats *to, const FerryStats *from);
 
 void ferry_histogram_add(FerryHistogram *histogram, uint64_t ns);
 

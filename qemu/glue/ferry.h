@@ -9,6 +9,7 @@
 #include "qemu/typedefs.h"
 
 struct MigrationIncomingState;
+struct MigrationInfo;
 struct QIOChannel;
 struct SaveVMHandlers;
 struct SocketAddress;
@@ -49,6 +50,34 @@ void ferry_outgoing_cancel(void);
 bool ferry_bitmap_sync(bool last_stage);
 bool ferry_free_page_hint(void *addr, size_t len);
 bool ferry_bytes_remaining(uint64_t *bytes);
+
+/* --- Post-copy; with @mis or @s, what QEMU would do stands behind each --- */
+
+/* Whether a session is open, at either end. */
+bool ferry_has_session(void);
+
+/* The vCPUs have stopped: leave what is missing to be fetched.  Migration thread, with the BQL. */
+void ferry_postcopy_leave(MigrationState *s);
+
+/*
+ * Send the device state, and wait until the destination has it.  Not 0: the guest is still this
+ * side's.  Migration thread, with the BQL.
+ */
+int ferry_send_packaged(MigrationState *s, const uint8_t *data, size_t nr_bytes);
+
+/* At the destination: memory is emptied; is about to lack pages; lacks pages. */
+int ferry_postcopy_init(struct MigrationIncomingState *mis);
+int ferry_postcopy_prepare(struct MigrationIncomingState *mis);
+int ferry_postcopy_listen(struct MigrationIncomingState *mis);
+
+/* The device state is loaded: have @run called in the main loop when the guest may run. */
+void ferry_postcopy_run(void (*run)(void *opaque), struct MigrationIncomingState *mis);
+
+/* The migration stream broke.  The thread that reads it. */
+void ferry_postcopy_paused(struct MigrationIncomingState *mis);
+
+/* How long vCPUs waited for pages, in query-migrate. */
+void ferry_fill_blocktime(struct MigrationInfo *info);
 
 /* Whether KVM has dirty rings because the user, and not Ferry, wants them. */
 bool ferry_kvm_rings_were_asked_for(void);

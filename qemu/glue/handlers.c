@@ -29,10 +29,21 @@ static int save_live_complete_precopy(QEMUFile *f, void *opaque)
                                    : stock.save_live_complete_precopy(f, opaque);
 }
 
+static int save_live_complete_postcopy(QEMUFile *f, void *opaque)
+{
+    return ferry_outgoing_active() ? ferry_save_complete_postcopy(f)
+                                   : stock.save_live_complete_postcopy(f, opaque);
+}
+
+static int resume_prepare(MigrationState *s, void *opaque)
+{
+    return ferry_outgoing_active() ? ferry_resume_prepare(s) : stock.resume_prepare(s, opaque);
+}
+
 static void state_pending_exact(void *opaque, uint64_t *must_precopy, uint64_t *can_postcopy)
 {
     if (ferry_outgoing_active()) {
-        ferry_save_pending(true, must_precopy);
+        ferry_save_pending(true, must_precopy, can_postcopy);
     } else {
         stock.state_pending_exact(opaque, must_precopy, can_postcopy);
     }
@@ -41,7 +52,7 @@ static void state_pending_exact(void *opaque, uint64_t *must_precopy, uint64_t *
 static void state_pending_estimate(void *opaque, uint64_t *must_precopy, uint64_t *can_postcopy)
 {
     if (ferry_outgoing_active()) {
-        ferry_save_pending(false, must_precopy);
+        ferry_save_pending(false, must_precopy, can_postcopy);
     } else {
         stock.state_pending_estimate(opaque, must_precopy, can_postcopy);
     }
@@ -78,6 +89,8 @@ SaveVMHandlers *ferry_ram_handlers(SaveVMHandlers *handlers)
     wrapped.save_setup = save_setup;
     wrapped.save_live_iterate = save_live_iterate;
     wrapped.save_live_complete_precopy = save_live_complete_precopy;
+    wrapped.save_live_complete_postcopy = save_live_complete_postcopy;
+    wrapped.resume_prepare = resume_prepare;
     wrapped.state_pending_exact = state_pending_exact;
     wrapped.state_pending_estimate = state_pending_estimate;
     wrapped.save_cleanup = save_cleanup;

@@ -32,6 +32,7 @@
 static struct {
     FerryDestination *destination;
     uint8_t version;
+    uint64_t token;           /* of the session */
     bool active;              /* the source's stream says that Ferry carries the memory */
     Coroutine *waiting;       /* for the memory to be complete */
     QIONetListener *listener; /* our own, when QEMU has none */
@@ -79,6 +80,11 @@ static void complete(void *opaque)
 static void warn(void *opaque, const char *message)
 {
     warn_report("ferry: %s", message);
+}
+
+FerryDestination *ferry_incoming_destination(void)
+{
+    return qatomic_read(&incoming.destination);
 }
 
 /* --- Negotiation ------------------------------------------------------------------------------ */
@@ -158,17 +164,41 @@ static void yank(void *opaque)
     ferry_destination_shutdown(opaque);
 }
 
+/* Tell the source the version, the token and where to dial. */
+static void answer(MigrationIncomingState *mis)
+{
+    bool listens = false;
+    uint32_t number = 0;
+
+    if (!mis->transport_data) {
+        /* In a recovery this is not the main thread. */
+        BQL_LOCK_GUARD();
+        close_listener();
+        listens = open_listener(mis, &number);
+    }
+    migrate_send_rp_pong(mis, FERRY_PONG_MAGIC << 16 | incoming.version << 8 |
+                                  (listens ? FERRY_PONG_LISTENS : 0));
+    migrate_send_rp_pong(mis, (uint32_t)incoming.token);
+    migrate_send_rp_pong(mis, incoming.token >> 32);
+    if (listens) {
+        migrate_send_rp_pong(mis, number);
+    }
+}
+
 void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
 {
     static const FerryDestinationOps ops = {
         .list_regions = list_regions,
         .complete = complete,
         .warn = warn,
+        .list_vcpus = ferry_postcopy_list_vcpus,
+        .go = ferry_postcopy_go,
+        .broken = ferry_postcopy_broken,
+        .damaged = ferry_postcopy_damaged,
     };
+    FerryDestinationConfig config = {.timeout_ms = ferry_settings()->network_timeout_ms};
     uint8_t oldest = value >> 8, newest = value;
-    bool listens = false;
-    uint32_t number = 0;
-    uint64_t token;
+    const char *reason;
 
     if (value >> 16 != FERRY_PING_MAGIC) {
         migrate_send_rp_pong(mis, value);
@@ -179,8 +209,20 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
         migrate_send_rp_pong(mis, value);
         return;
     }
+    if (incoming.destination && mis->state == MIGRATION_STATUS_POSTCOPY_RECOVER) {
+        /* The same session goes on, on another connection. */
+        ferry_postcopy_hold_stream(mis);
+        answer(mis);
+        return;
+    }
     if (incoming.destination) {
         /* A source asks once; whoever asks again is not one of ours. */
+        migrate_send_rp_pong(mis, value);
+        return;
+    }
+    reason = ferry_postcopy_why_not();
+    if (reason) {
+        set_reason(reason);
         migrate_send_rp_pong(mis, value);
         return;
     }
@@ -190,20 +232,12 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
         return;
     }
     incoming.version = MIN(newest, FERRY_WIRE_VERSION_MAX);
-    qemu_guest_getrandom_nofail(&token, sizeof(token));
-    incoming.destination = ferry_destination_new(token, &ops, NULL);
+    qemu_guest_getrandom_nofail(&incoming.token, sizeof(incoming.token));
+    config.session = incoming.token;
+    qatomic_set(&incoming.destination, ferry_destination_new(&config, &ops, NULL));
     yank_register_function(MIGRATION_YANK_INSTANCE, yank, incoming.destination);
     set_reason(NULL);
-    if (!mis->transport_data) {
-        listens = open_listener(mis, &number);
-    }
-    migrate_send_rp_pong(mis, FERRY_PONG_MAGIC << 16 | incoming.version << 8 |
-                                  (listens ? FERRY_PONG_LISTENS : 0));
-    migrate_send_rp_pong(mis, (uint32_t)token);
-    migrate_send_rp_pong(mis, token >> 32);
-    if (listens) {
-        migrate_send_rp_pong(mis, number);
-    }
+    answer(mis);
 }
 
 int ferry_listen_backlog(int backlog)
@@ -226,7 +260,7 @@ static void end_session(const char *reason, bool later)
 {
     FerryDestination *destination = incoming.destination;
 
-    incoming.destination = NULL;
+    qatomic_set(&incoming.destination, NULL);
     yank_unregister_function(MIGRATION_YANK_INSTANCE, yank, destination);
     if (later) {
         aio_bh_schedule_oneshot(qemu_get_aio_context(), free_later, destination);
@@ -242,6 +276,11 @@ bool ferry_incoming_channel(QIOChannel *ioc)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
 
+    if (incoming.destination && mis->state == MIGRATION_STATUS_POSTCOPY_PAUSED &&
+        !mis->from_src_file) {
+        /* A recovery begins with another main channel. */
+        return false;
+    }
     if (incoming.destination) {
         /* From here on it is yanked with the session. */
         migration_ioc_unregister_yank(ioc);
@@ -281,6 +320,7 @@ static void stand_down(void)
     close_listener();
     if (incoming.destination) {
         end_session(NULL, false);
+        ferry_postcopy_stand_down();
         set_reason("the source did not open Ferry's channels");
     } else if (!incoming.reason) {
         set_reason("the source has no Ferry, or has it switched off");
@@ -304,7 +344,8 @@ static int load_end(void)
     GError *error = NULL;
     bool done = ferry_destination_is_complete(incoming.destination, &error);
 
-    if (!done && !error) {
+    /* With pages missing, the source says that this is the end when it knows that they have come. */
+    if (!done && !error && !ferry_destination_is_left(incoming.destination)) {
         if (qemu_in_coroutine()) {
             incoming.waiting = qemu_coroutine_self();
             qemu_coroutine_yield();
@@ -380,6 +421,7 @@ void ferry_load_cleanup(void)
     }
     ferry_destination_query(incoming.destination, &incoming.last);
     incoming.has_last = true;
+    ferry_postcopy_hold_stream(NULL);
     end_session("it could not load the state of the guest", !failed);
     incoming.active = false;
 }
@@ -394,9 +436,7 @@ bool ferry_incoming_query(FerryStats *stats, bool *active, uint8_t *version, cha
         return true;
     }
     if (incoming.has_last) {
-        *stats = incoming.last;
-        g_array_ref(stats->channels);
-        g_array_ref(stats->rounds);
+        ferry_stats_copy(stats, &incoming.last);
         return true;
     }
     return false;

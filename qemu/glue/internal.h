@@ -16,7 +16,9 @@
 
 #include "ferry/accel/tracker.h"
 #include "ferry/migration/channel.h"
+#include "ferry/migration/destination.h"
 #include "ferry/migration/region.h"
+#include "ferry/migration/source.h"
 #include "ferry/migration/stats.h"
 
 /* Values of PING and PONG: 16 bits of magic, then what each says. */
@@ -43,6 +45,8 @@ typedef struct FerrySettings {
     uint8_t channels; /* 0: choose from the CPUs */
     FerryTraceMode trace;
     bool x_defer; /* put off pages that stay hot; off to measure what that saves */
+    FerrySwitchoverMode switchover;
+    uint32_t network_timeout_ms;
 } FerrySettings;
 
 FerrySettings *ferry_settings(void);
@@ -113,12 +117,46 @@ bool ferry_outgoing_active(void);
 int ferry_save_setup(QEMUFile *f, Error **errp);
 int ferry_save_iterate(QEMUFile *f);
 int ferry_save_complete(QEMUFile *f);
-void ferry_save_pending(bool exact, uint64_t *must_precopy);
+void ferry_save_pending(bool exact, uint64_t *must_precopy, uint64_t *can_postcopy);
+int ferry_save_complete_postcopy(QEMUFile *f);
+int ferry_resume_prepare(MigrationState *s);
 void ferry_save_cleanup(void);
+
+/*
+ * The source's parts.  source: the session; only while it is active, from the thread that drives it.
+ * session_error: have the migration fail, or pause, with @error (taken over); returns -EIO.  count:
+ * bring QEMU's counters up to date.  is_left: pages were left missing at the destination.
+ * wants_postcopy: a round has ended with @pending bytes to go: go over to post-copy if it is time.
+ * announce: it is: prepare the destination.  pending_postcopy: what to tell QEMU is left.
+ */
+FerrySource *ferry_outgoing_source(void);
+int ferry_session_error(QEMUFile *f, GError *error);
+void ferry_outgoing_count(void);
+bool ferry_postcopy_is_left(void);
+void ferry_postcopy_reset(void);
+void ferry_postcopy_consider(bool round_ended, uint64_t pending);
+uint64_t ferry_postcopy_pending(uint64_t limit);
+int ferry_postcopy_push(QEMUFile *f, unsigned timeout_ms);
 
 /* Whether the section that comes next is Ferry's; takes it in if so, with *@ret its result. */
 bool ferry_load_state(QEMUFile *f, int *ret);
 void ferry_load_cleanup(void);
+
+/* The session at the destination, or NULL.  Any thread; it stays until the migration ends. */
+FerryDestination *ferry_incoming_destination(void);
+
+/*
+ * The destination's part of post-copy.  stand_down: the source goes on without Ferry.  why_not: why
+ * post-copy, which the user has permitted, must be QEMU's own; NULL if it need not.  hold_stream: the
+ * stream that is to be broken when Ferry's channels are, or NULL.  The rest are FerryDestinationOps.
+ */
+void ferry_postcopy_hold_stream(MigrationIncomingState *mis);
+void ferry_postcopy_stand_down(void);
+const char *ferry_postcopy_why_not(void);
+void ferry_postcopy_list_vcpus(void *opaque, GArray *threads);
+void ferry_postcopy_go(void *opaque);
+void ferry_postcopy_broken(void *opaque, const GError *why);
+void ferry_postcopy_damaged(void *opaque, const GError *why);
 
 /* False when there is nothing to tell; *@reason says why Ferry is not in use, or is NULL. */
 bool ferry_outgoing_query(FerryStats *stats, bool *active, uint8_t *version, char **reason);

@@ -71,6 +71,26 @@ static void fill_arm_times(FerryInfo *info, const FerryHistogram *arm)
     }
 }
 
+static FerryFetchInfo *make_fetch(const FerryFetchStats *stats)
+{
+    FerryFetchInfo *fetch = g_new0(FerryFetchInfo, 1);
+
+    fetch->handed_pages = stats->handed_pages;
+    fetch->missing_pages = stats->missing_pages;
+    fetch->faults = stats->faults;
+    fetch->zero_faults = stats->zero_faults;
+    fetch->placed_pages = stats->placed_pages;
+    fetch->duplicate_pages = stats->duplicates;
+    fetch->recoveries = stats->nr_recoveries;
+    fetch->count = stats->latency.nr;
+    fetch->p50 = ferry_latency_percentile(&stats->latency, 50000) / 1000;
+    fetch->p90 = ferry_latency_percentile(&stats->latency, 90000) / 1000;
+    fetch->p99 = ferry_latency_percentile(&stats->latency, 99000) / 1000;
+    fetch->p999 = ferry_latency_percentile(&stats->latency, 99900) / 1000;
+    fetch->max = stats->latency.max_ns / 1000;
+    return fetch;
+}
+
 static void fill_stats(FerryInfo *info, const FerryStats *stats)
 {
     info->has_phase = true;
@@ -96,6 +116,9 @@ static void fill_stats(FerryInfo *info, const FerryStats *stats)
     fill_arm_times(info, &stats->arm);
     fill_channels(info, stats);
     fill_rounds(info, stats);
+    if (stats->has_fetch) {
+        info->fetch = make_fetch(&stats->fetch);
+    }
     if (stats->has_report) {
         info->blackout = g_new0(FerryBlackout, 1);
         info->blackout->memory = stats->report.memory_ns / 1000;
@@ -154,6 +177,12 @@ void qmp_ferry_set_parameters(FerryParameters *params, Error **errp)
     if (params->has_trace) {
         current->trace = params->trace;
     }
+    if (params->has_switchover) {
+        current->switchover = params->switchover;
+    }
+    if (params->has_network_timeout) {
+        current->network_timeout_ms = params->network_timeout;
+    }
 }
 
 FerryParameters *qmp_query_ferry_parameters(Error **errp)
@@ -162,7 +191,9 @@ FerryParameters *qmp_query_ferry_parameters(Error **errp)
     FerryParameters *params = g_new0(FerryParameters, 1);
 
     params->has_enabled = params->has_channels = params->has_checksum = true;
-    params->has_trace = true;
+    params->has_trace = params->has_switchover = params->has_network_timeout = true;
+    params->switchover = current->switchover;
+    params->network_timeout = current->network_timeout_ms;
     params->trace = current->trace;
     params->enabled = current->enabled;
     params->channels = current->channels;
@@ -222,6 +253,19 @@ void hmp_info_ferry(Monitor *mon, const QDict *qdict)
                        " pages (%" PRIu64 " kbytes) sent in %" PRIu64 " us\n",
                        ++number, e->value->dirty_pages, e->value->harvest_time, e->value->pages,
                        e->value->bytes >> 10, e->value->time);
+    }
+    if (info->fetch) {
+        const FerryFetchInfo *fetch = info->fetch;
+
+        monitor_printf(mon,
+                       "fetch: %" PRIu64 " pages handed over missing, %" PRIu64
+                       " missing now, %" PRIu64 " faults, %" PRIu64 " recoveries\n",
+                       fetch->handed_pages, fetch->missing_pages, fetch->faults,
+                       fetch->recoveries);
+        monitor_printf(mon,
+                       "fault latency: p50 %" PRIu64 " us, p90 %" PRIu64 " us, p99 %" PRIu64
+                       " us, p99.9 %" PRIu64 " us, max %" PRIu64 " us\n",
+                       fetch->p50, fetch->p90, fetch->p99, fetch->p999, fetch->max);
     }
     if (info->blackout) {
         monitor_printf(mon,

@@ -16,6 +16,9 @@
 #include "ferry/glue/ferry.h"
 #include "internal.h"
 
+/* Longer than a TCP connection needs to get over the loss of a few segments. */
+#define NETWORK_TIMEOUT_MS 10000
+
 #define TYPE_FERRY "ferry"
 OBJECT_DECLARE_SIMPLE_TYPE(FerryObject, FERRY)
 
@@ -49,6 +52,15 @@ static const PropertyInfo trace_property = {
     .set_default_value = qdev_propinfo_set_default_value_enum,
 };
 
+static const PropertyInfo switchover_property = {
+    .type = "FerrySwitchoverMode",
+    .description = "when to go over to post-copy, where permitted: precopy, postcopy or auto",
+    .enum_table = &FerrySwitchoverMode_lookup,
+    .get = qdev_propinfo_get_enum,
+    .set = qdev_propinfo_set_enum,
+    .set_default_value = qdev_propinfo_set_default_value_enum,
+};
+
 static const Property ferry_properties[] = {
     DEFINE_PROP_BOOL("enabled", FerryObject, parameters.enabled, true),
     DEFINE_PROP_BOOL("checksum", FerryObject, parameters.checksum, false),
@@ -56,6 +68,10 @@ static const Property ferry_properties[] = {
     DEFINE_PROP_BOOL("x-defer", FerryObject, parameters.x_defer, true),
     DEFINE_PROP_SIGNED("trace", FerryObject, parameters.trace, FERRY_TRACE_MODE_AUTO,
                        trace_property, FerryTraceMode),
+    DEFINE_PROP_SIGNED("switchover", FerryObject, parameters.switchover,
+                       FERRY_SWITCHOVER_MODE_AUTO, switchover_property, FerrySwitchoverMode),
+    DEFINE_PROP_UINT32("network-timeout", FerryObject, parameters.network_timeout_ms,
+                       NETWORK_TIMEOUT_MS),
 };
 
 static void ferry_class_init(ObjectClass *class, void *data)

@@ -50,6 +50,9 @@
 /* Data channels when the user does not say: up to this. */
 #define CHANNELS_AUTO_MAX 8
 
+/* One thread answers as many requests as so many vCPUs are likely to have at once. */
+#define VCPUS_PER_FETCH_CHANNEL 32
+
 static struct {
     GMutex lock; /* for source, active, last, reason, version */
     FerrySource *source;
@@ -112,9 +115,6 @@ static const char *why_not(MigrationState *s)
     if (migrate_colo()) {
         return "capability x-colo is set";
     }
-    if (migrate_postcopy_ram()) {
-        return "capability postcopy-ram is set";
-    }
     if (migrate_xbzrle()) {
         return "capability xbzrle is set";
     }
@@ -132,9 +132,14 @@ static const char *why_not(MigrationState *s)
 
 bool ferry_wants_return_path(MigrationState *s)
 {
-    const char *reason = why_not(s);
+    const char *reason;
 
     ferry_peer_reset();
+    if (s->state == MIGRATION_STATUS_POSTCOPY_RECOVER_SETUP) {
+        /* The session is there, but its connection has to be made anew. */
+        return ferry_outgoing_active();
+    }
+    reason = why_not(s);
     qatomic_set(&outgoing.cancelling, false);
     g_mutex_lock(&outgoing.lock);
     if (outgoing.has_last) {
@@ -260,6 +265,15 @@ static unsigned choose_channels(void)
     return CLAMP(MAX(nr_cpus - nr_vcpus, nr_cpus / 4), 1, CHANNELS_AUTO_MAX);
 }
 
+/* For pages that the guest waits for: one, and more only if very many vCPUs may wait at once. */
+static unsigned choose_fetch_channels(void)
+{
+    if (!migrate_postcopy_ram()) {
+        return 0;
+    }
+    return MIN(1 + current_machine->smp.cpus / VCPUS_PER_FETCH_CHANNEL, FERRY_FETCH_CHANNELS_MAX);
+}
+
 static void drop_session(void)
 {
     FerrySource *source;
@@ -305,6 +319,8 @@ void ferry_negotiate(MigrationState *s)
     g_mutex_unlock(&outgoing.lock);
     config.version = version;
     config.nr_channels = choose_channels();
+    config.nr_fetch = choose_fetch_channels();
+    config.timeout_ms = ferry_settings()->network_timeout_ms;
     config.checksum = ferry_settings()->checksum;
     config.send_hot = !ferry_settings()->x_defer;
 
@@ -322,6 +338,7 @@ void ferry_negotiate(MigrationState *s)
     }
     outgoing.counted_bytes = outgoing.counted_normal = outgoing.counted_zero = 0;
     outgoing.stopped = false;
+    ferry_postcopy_reset();
     outgoing.period_dirty_pages = 0;
     outgoing.throttle = (FerryThrottle){0};
 
@@ -384,15 +401,16 @@ static void skip_discarded(void)
     }
 }
 
-/* Bring QEMU's counters up to date. */
-static void count(void)
+void ferry_outgoing_count(void)
 {
+    Stat64 *phase = ferry_postcopy_is_left() ? &mig_stats.postcopy_bytes
+                    : runstate_is_running()  ? &mig_stats.precopy_bytes
+                                             : &mig_stats.downtime_bytes;
     FerryCounters now;
 
     ferry_source_count(outgoing.source, &now);
     stat64_add(&mig_stats.multifd_bytes, now.sent_bytes - outgoing.counted_bytes);
-    stat64_add(runstate_is_running() ? &mig_stats.precopy_bytes : &mig_stats.downtime_bytes,
-               now.sent_bytes - outgoing.counted_bytes);
+    stat64_add(phase, now.sent_bytes - outgoing.counted_bytes);
     stat64_add(&mig_stats.normal_pages, now.normal_pages - outgoing.counted_normal);
     stat64_add(&mig_stats.zero_pages, now.zero_pages - outgoing.counted_zero);
     outgoing.counted_bytes = now.sent_bytes;
@@ -415,7 +433,7 @@ static void wait_for_cancel(void)
     }
 }
 
-static int session_error(QEMUFile *f, GError *error)
+int ferry_session_error(QEMUFile *f, GError *error)
 {
     Error *err = NULL;
 
@@ -461,16 +479,24 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
     return qemu_fflush(f);
 }
 
+FerrySource *ferry_outgoing_source(void)
+{
+    return outgoing.source;
+}
+
 int ferry_save_iterate(QEMUFile *f)
 {
     uint64_t rate = migration_rate_get() * (1000 / BUFFER_DELAY);
     GError *error = NULL;
 
     ferry_source_set_bandwidth(outgoing.source, rate);
-    if (!ferry_source_step(outgoing.source, ITERATE_MS, &error)) {
-        return session_error(f, error);
+    if (ferry_postcopy_is_left()) {
+        return ferry_postcopy_push(f, ITERATE_MS);
     }
-    count();
+    if (!ferry_source_step(outgoing.source, ITERATE_MS, &error)) {
+        return ferry_session_error(f, error);
+    }
+    ferry_outgoing_count();
     qemu_put_be64(f, FERRY_STREAM_PART);
     return 1;
 }
@@ -545,13 +571,15 @@ static bool harvest(Error **errp)
     return true;
 }
 
-void ferry_save_pending(bool exact, uint64_t *must_precopy)
+/* How much QEMU is to think is left; *round_ended: everything that is known of has just been sent. */
+static uint64_t pending_bytes(bool exact, bool *round_ended)
 {
     MigrationState *s = migrate_get_current();
     uint64_t limit = s->threshold_size;
     uint64_t pending = ferry_source_remaining_bytes(outgoing.source);
     bool go_on;
 
+    *round_ended = false;
     /*
      * QEMU asks for the exact value only when the estimate is below the limit.  With a limit of nothing
      * that is never: it switches over as soon as the estimate is nothing, whatever was written
@@ -561,8 +589,7 @@ void ferry_save_pending(bool exact, uint64_t *must_precopy)
      */
     if (!exact && (limit > 0 || pending > 0) &&
         (pending < limit || !ferry_source_may_harvest(outgoing.source))) {
-        *must_precopy += pending;
-        return;
+        return pending;
     }
     if (ferry_source_may_harvest(outgoing.source)) {
         Error *err = NULL;
@@ -573,8 +600,9 @@ void ferry_save_pending(bool exact, uint64_t *must_precopy)
         bql_unlock();
         if (!fine) {
             qemu_file_set_error_obj(s->to_dst_file, -EIO, err);
-            return;
+            return pending;
         }
+        *round_ended = true;
         go_on = (runstate_is_running() &&
                  ferry_source_wants_round(outgoing.source, limit ? limit : UINT64_MAX)) ||
                 (limit == 0 && migrate_downtime_limit() > 0 &&
@@ -588,9 +616,26 @@ void ferry_save_pending(bool exact, uint64_t *must_precopy)
      * shorten the blackout, say that it does not fit yet.
      */
     if (go_on) {
-        *must_precopy += MAX(pending, limit + 1);
+        return MAX(pending, limit + 1);
+    }
+    return limit ? pending : 0;
+}
+
+void ferry_save_pending(bool exact, uint64_t *must_precopy, uint64_t *can_postcopy)
+{
+    bool round_ended;
+    uint64_t pending;
+
+    if (ferry_postcopy_is_left()) {
+        *can_postcopy += ferry_postcopy_pending(migrate_get_current()->threshold_size);
+        return;
+    }
+    pending = pending_bytes(exact, &round_ended);
+    if (migrate_postcopy_ram()) {
+        *can_postcopy += pending;
+        ferry_postcopy_consider(round_ended, pending);
     } else {
-        *must_precopy += limit ? pending : 0;
+        *must_precopy += pending;
     }
 }
 
@@ -669,15 +714,15 @@ int ferry_save_complete(QEMUFile *f)
         /* The guest was paused all along. */
         outgoing.stopped = true;
         if (!ferry_source_stopped(outgoing.source, &error)) {
-            return session_error(f, error);
+            return ferry_session_error(f, error);
         }
     }
     precopy_notify(PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC, NULL);
     if (!ferry_source_hand_over(outgoing.source, &error)) {
-        return session_error(f, error);
+        return ferry_session_error(f, error);
     }
     stat64_add(&mig_stats.dirty_sync_count, 1);
-    count();
+    ferry_outgoing_count();
     qemu_put_be64(f, FERRY_STREAM_END);
     return qemu_fflush(f);
 }
@@ -693,7 +738,7 @@ void ferry_save_cleanup(void)
     if (s->state == MIGRATION_STATUS_COMPLETED) {
         ferry_source_finish(outgoing.source, REPORT_TIMEOUT_MS);
     }
-    count();
+    ferry_outgoing_count();
     drop_session();
     if (outgoing.logging) {
         memory_global_dirty_log_stop(GLOBAL_DIRTY_MIGRATION);
@@ -714,9 +759,7 @@ bool ferry_outgoing_query(FerryStats *stats, bool *active, uint8_t *version, cha
     if (outgoing.source) {
         ferry_source_query(outgoing.source, stats);
     } else if (outgoing.has_last) {
-        *stats = outgoing.last;
-        g_array_ref(stats->channels);
-        g_array_ref(stats->rounds);
+        ferry_stats_copy(stats, &outgoing.last);
     }
     g_mutex_unlock(&outgoing.lock);
     return known;
