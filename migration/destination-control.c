@@ -173,6 +173,7 @@ static bool take_draft(Link *link, const FerryFrame *frame, GError **errp)
     if (!check_missing(destination, frame->first_page, errp)) {
         return false;
     }
+    ferry_fetch_prepare(receiver->fetch);
     for (size_t i = 0; i < receiver->regions.nr; i++) {
         if (!ferry_drop_stale(&receiver->regions.list[i], ferry_fetch_missing(receiver->fetch)[i],
                               receiver->present[i], errp)) {

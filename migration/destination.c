@@ -59,9 +59,10 @@ static void shut_all_down_locked(FerryDestination *destination)
 static void break_off(FerryDestination *destination, const GError *error)
 {
     Link *control = NULL;
-    bool news;
+    bool news, complete;
 
     g_mutex_lock(&destination->lock);
+    complete = destination->complete;
     news = !destination->closing && (!destination->broken || destination->resuming);
     destination->broken = true;
     destination->resuming = false;
@@ -82,7 +83,8 @@ static void break_off(FerryDestination *destination, const GError *error)
         ferry_control_send_error(control->channel, error->message);
         ferry_channel_shutdown(control->channel);
     }
-    if (news) {
+    /* With all pages in, the source closes them when it is content. */
+    if (news && !complete) {
         destination->ops.broken(destination->opaque, error);
     }
 }

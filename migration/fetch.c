@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "drop.h"
@@ -54,6 +55,7 @@ struct FerryFetch {
     Lane *lanes;
     unsigned nr_lanes;
     int quit_fd;
+    bool prepared;
 
     GMutex locks[NR_LOCKS]; /* of granules: see fetch.h */
     _Atomic uint64_t nr_missing;
@@ -72,6 +74,18 @@ struct FerryFetch {
     uint64_t faults;
     FerryLatency latency;
 };
+
+static void advise(FerryFetch *fetch, int advice)
+{
+    for (size_t i = 0; i < fetch->regions->nr; i++) {
+        const FerryRegion *region = &fetch->regions->list[i];
+
+        if (!(region->flags & FERRY_REGION_HUGETLB) && region->length_bytes) {
+            /* A kernel that does not know it has no huge pages. */
+            (void)madvise(region->host, region->length_bytes, advice);
+        }
+    }
+}
 
 FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_lanes,
                             const FerryFetchOps *ops, void *opaque, GError **errp)
@@ -132,6 +146,9 @@ void ferry_fetch_free(FerryFetch *fetch)
         }
     }
     ferry_userfault_free(fetch->uffd);
+    if (fetch->prepared && !atomic_load(&fetch->complete)) {
+        advise(fetch, MADV_HUGEPAGE);
+    }
     close(fetch->quit_fd);
     for (size_t i = 0; i < fetch->regions->nr; i++) {
         ferry_pageset_free(fetch->missing[i]);
@@ -278,6 +295,14 @@ void ferry_fetch_ask_again(FerryFetch *fetch)
 
 /* --- Placing ---------------------------------------------------------------------------------- */
 
+void ferry_fetch_prepare(FerryFetch *fetch)
+{
+    if (!fetch->prepared) {
+        fetch->prepared = true;
+        advise(fetch, MADV_NOHUGEPAGE);
+    }
+}
+
 static void unregister_all(FerryFetch *fetch)
 {
     for (size_t i = 0; i < fetch->regions->nr; i++) {
@@ -293,6 +318,7 @@ static void note_placed(FerryFetch *fetch, uint64_t nr_pages)
     atomic_fetch_add_explicit(&fetch->placed_pages, nr_pages, memory_order_relaxed);
     if (nr_pages && atomic_fetch_sub(&fetch->nr_missing, nr_pages) == nr_pages) {
         unregister_all(fetch);
+        advise(fetch, MADV_HUGEPAGE);
         atomic_store(&fetch->complete, true);
         fetch->ops.complete(fetch->opaque);
     }
@@ -515,6 +541,7 @@ bool ferry_fetch_arm(FerryFetch *fetch, FerryPageset *const *present, GError **e
 {
     uint64_t nr_missing = ferry_missing_count(fetch->regions, fetch->missing);
 
+    ferry_fetch_prepare(fetch);
     atomic_store(&fetch->nr_missing, nr_missing);
     fetch->nr_handed = nr_missing;
     for (uint32_t i = 0; i < fetch->regions->nr; i++) {

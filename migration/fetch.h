@@ -57,7 +57,13 @@ void ferry_fetch_free(FerryFetch *fetch);
 FerryPageset *const *ferry_fetch_missing(FerryFetch *fetch);
 
 /*
- * From here on, whoever touches a missing page waits for it.  @present: pages that hold something,
+ * Before pages are dropped that will be missing: from here on, the kernel provides no huge pages, in
+ * which there would be no missing ones.  Again when nothing is missing any more.
+ */
+void ferry_fetch_prepare(FerryFetch *fetch);
+
+/*
+ * From here on, whoever touches a missing page waits for it.  @present: pages that may hold something,
  * of each region; those that are missing are dropped, after which @present is of no use.
  */
 bool ferry_fetch_arm(FerryFetch *fetch, FerryPageset *const *present, GError **errp);

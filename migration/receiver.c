@@ -42,22 +42,26 @@ static bool is_undamaged(const Arrival *arrival, const FerryChannel *channel, ui
     return true;
 }
 
-/* Keep account of which pages hold something, for when they are to be dropped. */
+/*
+ * Keep account of which pages may hold something, for when they are to be dropped.  Where one page is
+ * written, the kernel may have provided a huge one, or do so later.
+ */
 static void note_present(FerryReceiver *receiver, const Arrival *arrival)
 {
     uint32_t index = arrival->frame->region;
+    bool any = false;
 
     for (uint32_t i = 0; receiver->fetch && i < arrival->frame->nr_extents; i++) {
         const FerryExtent *extent = &arrival->extents[i];
-        uint64_t first = arrival->frame->first_page + extent->first;
 
-        if (extent->zero) {
-            ferry_pageset_remove(receiver->present[index], first, extent->nr_pages);
-        } else {
-            ferry_pageset_add(receiver->present[index], first, extent->nr_pages);
-        }
-        ferry_pageset_remove(ferry_fetch_missing(receiver->fetch)[index], first,
-                             extent->nr_pages);
+        any |= !extent->zero;
+        ferry_pageset_remove(ferry_fetch_missing(receiver->fetch)[index],
+                             arrival->frame->first_page + extent->first, extent->nr_pages);
+    }
+    if (any) {
+        ferry_pageset_add(receiver->present[index], arrival->frame->first_page,
+                          MIN(FERRY_GRANULE_PAGES, ferry_region_nr_pages(arrival->region) -
+                                                       arrival->frame->first_page));
     }
 }
 

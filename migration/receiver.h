@@ -22,7 +22,7 @@ typedef struct FerryReceiver {
     FerryRegions regions;
     FerryScanner *scanner;
     FerryFetch *fetch;      /* NULL if no pages can be left missing */
-    FerryPageset **present; /* pages that hold something, of each region; the same */
+    FerryPageset **present; /* pages that may hold something, of each region; the same */
     _Atomic bool armed;     /* pages are missing: they are placed, not written */
     _Atomic uint64_t normal_pages; /* that came with their content */
     _Atomic uint64_t zero_pages;

@@ -228,6 +228,8 @@ static void add_region(FakeMachine *machine, const FakeRegion *fake)
                         (fake->shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_NORESERVE,
                         region->fd, 0);
     g_assert_true(region->host != MAP_FAILED);
+    /* As QEMU's memory is: what is written may bring more with it than was written. */
+    (void)madvise(region->host, region->length_bytes, MADV_HUGEPAGE);
     machine->dirty[index] = g_malloc0(nr_bytes);
     machine->armed[index] = g_malloc0(nr_bytes);
 }
