@@ -55,6 +55,7 @@ struct FerryDestination {
     bool committed;       /* the source was told that the guest can run here: it may have taken note */
     bool may_run;         /* it has */
     bool broken;          /* a channel failed after that; others are waited for */
+    uint32_t attempt;     /* the source's, at connecting */
     bool resuming;        /* the first of them, the control channel, is in */
     unsigned nr_recoveries;
     bool complete;

@@ -167,18 +167,25 @@ static bool is_any_stale_alive(FerryDestination *destination)
     return false;
 }
 
+/* Whether a channel of another connection than the one in use belongs to the next one. */
+static bool is_next(const FerryDestination *destination, const FerryHello *hello)
+{
+    return destination->resuming && destination->attempt == hello->attempt;
+}
+
 /* The connection is broken, and a channel of a new one has come.  With the lock held. */
 static void make_way(FerryDestination *destination, const FerryHello *hello)
 {
     gint64 deadline = g_get_monotonic_time() + ORDER_US;
 
-    while (hello->role != FERRY_ROLE_CONTROL && destination->broken && !destination->resuming &&
-           !destination->closing &&
+    while (hello->role != FERRY_ROLE_CONTROL && destination->broken &&
+           !is_next(destination, hello) && !destination->closing &&
            g_cond_wait_until(&destination->changed, &destination->lock, deadline)) {
     }
     if (hello->role != FERRY_ROLE_CONTROL) {
         return;
     }
+    destination->attempt = hello->attempt;
     for (guint i = 0; i < destination->links->len; i++) {
         Link *link = g_ptr_array_index(destination->links, i);
 
@@ -204,6 +211,9 @@ static bool has_room(const FerryDestination *destination, const FerryHello *hell
 {
     const FerryLayout *layout = &destination->layout;
 
+    if (hello->attempt != destination->attempt) {
+        return false;
+    }
     switch (hello->role) {
     case FERRY_ROLE_CONTROL:
         return true;

@@ -16,21 +16,18 @@ void ferry_lines_init(FerryLines *lines)
     g_mutex_init(&lines->lock);
 }
 
-static FerryChannel *open_channel(FerryRole role, unsigned index, uint64_t session,
-                                  uint16_t version, FerryDialFn *dial, void *opaque, GError **errp)
+static FerryChannel *open_channel(FerryRole role, unsigned index, FerryHello hello,
+                                  FerryDialFn *dial, void *opaque, GError **errp)
 {
     g_autofree char *name = role == FERRY_ROLE_CONTROL ? g_strdup("control")
                             : role == FERRY_ROLE_DATA  ? g_strdup_printf("data %u", index)
                                                        : g_strdup_printf("fetch %u", index);
     g_autoptr(FerryChannel) channel = dial(opaque, name, errp);
-    FerryHello hello = {
-        .session = session,
-        .version = version,
-        .role = (uint8_t)role,
-        .index = (uint8_t)index,
-    };
-    g_autoptr(GByteArray) body = ferry_hello_encode(&hello);
+    g_autoptr(GByteArray) body = NULL;
 
+    hello.role = (uint8_t)role;
+    hello.index = (uint8_t)index;
+    body = ferry_hello_encode(&hello);
     if (!channel || !ferry_control_send(channel, FERRY_FRAME_HELLO, 0, body, errp)) {
         return NULL;
     }
@@ -56,24 +53,24 @@ static bool keep(FerryLines *lines, FerryChannel **place, FerryChannel *channel,
     return !shut;
 }
 
-bool ferry_lines_open(FerryLines *lines, const FerryLayout *layout, uint64_t session,
-                      uint16_t version, FerryDialFn *dial, void *opaque, GError **errp)
+bool ferry_lines_open(FerryLines *lines, const FerryLayout *layout, const FerryHello *hello,
+                      FerryDialFn *dial, void *opaque, GError **errp)
 {
     FerryChannel *channel;
 
     lines->layout = *layout;
-    channel = open_channel(FERRY_ROLE_CONTROL, 0, session, version, dial, opaque, errp);
+    channel = open_channel(FERRY_ROLE_CONTROL, 0, *hello, dial, opaque, errp);
     if (!channel || !keep(lines, &lines->control, channel, errp)) {
         return false;
     }
     for (unsigned i = 0; i < layout->nr_data; i++) {
-        channel = open_channel(FERRY_ROLE_DATA, i, session, version, dial, opaque, errp);
+        channel = open_channel(FERRY_ROLE_DATA, i, *hello, dial, opaque, errp);
         if (!channel || !keep(lines, &lines->data[i], channel, errp)) {
             return false;
         }
     }
     for (unsigned i = 0; i < layout->nr_fetch; i++) {
-        channel = open_channel(FERRY_ROLE_FETCH, i, session, version, dial, opaque, errp);
+        channel = open_channel(FERRY_ROLE_FETCH, i, *hello, dial, opaque, errp);
         if (!channel || !keep(lines, &lines->fetch[i], channel, errp)) {
             return false;
         }

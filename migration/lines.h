@@ -30,9 +30,12 @@ typedef FerryChannel *FerryDialFn(void *opaque, const char *name, GError **errp)
 
 void ferry_lines_init(FerryLines *lines);
 
-/* Open @layout's channels, the control channel first, each with its hello. */
-bool ferry_lines_open(FerryLines *lines, const FerryLayout *layout, uint64_t session,
-                      uint16_t version, FerryDialFn *dial, void *opaque, GError **errp);
+/*
+ * Open @layout's channels, the control channel first, each with its hello: like @hello, with its own
+ * role and index.
+ */
+bool ferry_lines_open(FerryLines *lines, const FerryLayout *layout, const FerryHello *hello,
+                      FerryDialFn *dial, void *opaque, GError **errp);
 
 /* Break all channels that exist, and those that are being opened. */
 void ferry_lines_shutdown(FerryLines *lines);

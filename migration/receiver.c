@@ -43,9 +43,23 @@ static bool is_undamaged(const Arrival *arrival, const FerryChannel *channel, ui
 }
 
 /*
- * Keep account of which pages may hold something, for when they are to be dropped.  Where one page is
- * written, the kernel may have provided a huge one, or do so later.
+ * Where one page is written, the kernel may have provided a huge one, or do so later: as it lies in
+ * memory, or in its file.  It may begin before the granule, and end after it.
  */
+static void note_provided(FerryReceiver *receiver, uint32_t index, uint64_t first_page)
+{
+    const FerryRegion *region = &receiver->regions.list[index];
+    uint64_t origin = region->flags & FERRY_REGION_SHARED ? region->fd_offset_bytes
+                                                          : (uintptr_t)region->host;
+    uint64_t before = origin / FERRY_PAGE_BYTES % FERRY_GRANULE_PAGES;
+    uint64_t first = first_page > before ? first_page - before : 0;
+    uint64_t end = first_page + FERRY_GRANULE_PAGES + (before ? FERRY_GRANULE_PAGES - before : 0);
+
+    ferry_pageset_add(receiver->present[index], first,
+                      MIN(end, ferry_region_nr_pages(region)) - first);
+}
+
+/* Keep account of which pages may hold something, for when they are to be dropped. */
 static void note_present(FerryReceiver *receiver, const Arrival *arrival)
 {
     uint32_t index = arrival->frame->region;
@@ -59,9 +73,7 @@ static void note_present(FerryReceiver *receiver, const Arrival *arrival)
                              arrival->frame->first_page + extent->first, extent->nr_pages);
     }
     if (any) {
-        ferry_pageset_add(receiver->present[index], arrival->frame->first_page,
-                          MIN(FERRY_GRANULE_PAGES, ferry_region_nr_pages(arrival->region) -
-                                                       arrival->frame->first_page));
+        note_provided(receiver, index, arrival->frame->first_page);
     }
 }
 

@@ -11,6 +11,9 @@
 /* How often a wait for the destination looks whether a sender has failed. */
 #define LOOK_MS 50
 
+/* How long the destination may take to say what is missing. */
+#define RESUME_MS 10000
+
 bool ferry_source_stopped(FerrySource *source, GError **errp)
 {
     atomic_store(&source->copy->stopped, true);
@@ -81,7 +84,7 @@ static bool send_draft(FerrySource *source)
            ferry_missing_send(source->lines.control, regions, base, true, NULL) &&
            ferry_control_send(source->lines.control, FERRY_FRAME_DRAFT,
                               ferry_missing_count(regions, base), NULL, NULL) &&
-           ferry_source_wait(source, &source->drafted);
+           ferry_source_wait(source, &source->drafted, 0);
 }
 
 bool ferry_source_announce(FerrySource *source, GError **errp)
@@ -224,7 +227,7 @@ bool ferry_source_leave(FerrySource *source, GError **errp)
 
 bool ferry_source_go(FerrySource *source, GError **errp)
 {
-    if (!ferry_source_wait(source, &source->loaded)) {
+    if (!ferry_source_wait(source, &source->loaded, 0)) {
         return ferry_source_fail(source, errp);
     }
     /* Before it is said: from here on nobody can know whether the destination has heard it. */
@@ -308,7 +311,7 @@ static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
         ferry_pageset_move(source->resume_missing[i], NULL);
     }
     if (!ferry_control_send(source->lines.control, FERRY_FRAME_RESUME, 0, body, NULL) ||
-        !ferry_source_wait(source, &source->resumed)) {
+        !ferry_source_wait(source, &source->resumed, RESUME_MS)) {
         return false;
     }
     ferry_copy_replace_pages(source->copy, source->resume_missing);

@@ -32,6 +32,7 @@ struct FerrySource {
     GThread *control_thread;
     FerryServer *servers[FERRY_FETCH_CHANNELS_MAX];
     FerryWatch *watch;
+    uint32_t attempt; /* of the next connection */
     bool announced;  /* the destination knows what was set apart */
     bool left;       /* pages were left missing */
     uint64_t handed_pages; /* how many */
@@ -89,8 +90,11 @@ void ferry_source_turn_round(FerrySource *source, uint64_t dirty_pages, uint64_t
 /* Ask the tracker what was written; @last: the vCPUs have stopped, and all is in the page sets. */
 bool ferry_source_look(FerrySource *source, bool last, uint64_t *dirty_pages, GError **errp);
 
-/* Wait until the control thread has noted @what; false when it has ended instead. */
-bool ferry_source_wait(FerrySource *source, const bool *what);
+/*
+ * Wait until the control thread has noted @what; false when it has ended instead, or after
+ * @timeout_ms (0: never).
+ */
+bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_ms);
 
 /* What was announced is not to be left missing: send it after all. */
 void ferry_source_retract(FerrySource *source);

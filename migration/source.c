@@ -309,8 +309,14 @@ void ferry_source_cancel(FerrySource *source)
 
 bool ferry_source_open(FerrySource *source, const FerryLayout *layout, GError **errp)
 {
-    return ferry_lines_open(&source->lines, layout, source->config.session, source->config.version,
-                            source->config.dial, source->config.opaque, errp);
+    const FerryHello hello = {
+        .session = source->config.session,
+        .version = source->config.version,
+        .attempt = source->attempt++,
+    };
+
+    return ferry_lines_open(&source->lines, layout, &hello, source->config.dial,
+                            source->config.opaque, errp);
 }
 
 void ferry_source_listen(FerrySource *source)
@@ -318,13 +324,15 @@ void ferry_source_listen(FerrySource *source)
     source->control_thread = g_thread_new("ferry-control", control_run, source);
 }
 
-bool ferry_source_wait(FerrySource *source, const bool *what)
+bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_ms)
 {
+    gint64 deadline =
+        timeout_ms ? g_get_monotonic_time() + (gint64)timeout_ms * 1000 : G_MAXINT64;
     bool came;
 
     g_mutex_lock(&source->lock);
-    while (!*what && !source->control_over) {
-        g_cond_wait(&source->changed, &source->lock);
+    while (!*what && !source->control_over &&
+           g_cond_wait_until(&source->changed, &source->lock, deadline)) {
     }
     came = *what;
     g_mutex_unlock(&source->lock);
@@ -360,7 +368,7 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     if (!ferry_first_pass_prepare(source->first_pass, errp)) {
         return ferry_source_fail_here(source);
     }
-    if (!ferry_source_wait(source, &source->ready)) {
+    if (!ferry_source_wait(source, &source->ready, 0)) {
         return ferry_source_fail(source, errp);
     }
     ferry_copy_start(source->copy, source->lines.data, layout.nr_data);

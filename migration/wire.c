@@ -11,7 +11,7 @@
 #include "crc32c.h"
 #include "error.h"
 
-#define HELLO_BYTES        12
+#define HELLO_BYTES        16
 #define REPORT_BYTES       24
 #define LAYOUT_BYTES       8
 #define COUNT_BYTES        8
@@ -20,7 +20,7 @@
 #define EXTENT_ZERO        (UINT32_C(1) << 31)
 
 _Static_assert(FERRY_FRAME_BYTES == 4 + 1 + 1 + 2 + 4 + 4 + 8 + 4 + 4, "header layout");
-_Static_assert(HELLO_BYTES == 8 + 2 + 1 + 1, "hello layout");
+_Static_assert(HELLO_BYTES == 8 + 2 + 1 + 1 + 4, "hello layout");
 _Static_assert(REGION_FIXED_BYTES == 1 + 8 + 4 + 4, "region layout");
 _Static_assert(FERRY_REGIONS_MAX *(REGION_FIXED_BYTES + FERRY_REGION_ID_MAX) < FERRY_BODY_MAX,
                "the longest list of regions fits a body");
@@ -204,6 +204,7 @@ GByteArray *ferry_hello_encode(const FerryHello *hello)
     put16(body->data + 8, hello->version);
     body->data[10] = hello->role;
     body->data[11] = hello->index;
+    put32(body->data + 12, hello->attempt);
     return body;
 }
 
@@ -219,6 +220,7 @@ bool ferry_hello_decode(const uint8_t *in, size_t nr_bytes, FerryHello *hello, G
         .version = get16(in + 8),
         .role = in[10],
         .index = in[11],
+        .attempt = get32(in + 12),
     };
     if (hello->version < FERRY_WIRE_VERSION_MIN || hello->version > FERRY_WIRE_VERSION_MAX) {
         return protocol_error(errp, "protocol version %u is not supported (%d to %d are)",

@@ -156,6 +156,7 @@ typedef enum {
 
 typedef struct FerryHello {
     uint64_t session; /* the token that the destination chose */
+    uint32_t attempt; /* 0 for a session's first channels, more for each time that it is resumed */
     uint16_t version;
     uint8_t role;  /* FerryRole */
     uint8_t index; /* among the channels of that role */

@@ -224,8 +224,13 @@ static void add_region(FakeMachine *machine, const FakeRegion *fake)
     if (fake->shared) {
         g_assert_cmpint(ftruncate(region->fd, (off_t)region->length_bytes), ==, 0);
     }
-    region->host = mmap(NULL, region->length_bytes, PROT_READ | PROT_WRITE,
-                        (fake->shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_NORESERVE,
+    /* With something in between, so that no huge page belongs to two. */
+    region->host = mmap(NULL, region->length_bytes + FERRY_PAGE_BYTES, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    g_assert_true(region->host != MAP_FAILED);
+    region->host = mmap(region->host, region->length_bytes, PROT_READ | PROT_WRITE,
+                        (fake->shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_NORESERVE |
+                            MAP_FIXED,
                         region->fd, 0);
     g_assert_true(region->host != MAP_FAILED);
     /* As QEMU's memory is: what is written may bring more with it than was written. */
@@ -257,7 +262,8 @@ FakeMachine *fake_machine_new(const FakeRegion *regions, bool fill)
 void fake_machine_free(FakeMachine *machine)
 {
     for (size_t i = 0; i < machine->regions.nr; i++) {
-        munmap(machine->regions.list[i].host, machine->regions.list[i].length_bytes);
+        munmap(machine->regions.list[i].host,
+               machine->regions.list[i].length_bytes + FERRY_PAGE_BYTES);
         if (machine->regions.list[i].fd >= 0) {
             close(machine->regions.list[i].fd);
         }

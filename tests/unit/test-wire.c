@@ -352,6 +352,7 @@ static void test_hello(void)
     for (int i = 0; i < NR_RANDOM; i++) {
         FerryHello hello = {
             .session = random64(),
+            .attempt = (uint32_t)random64(),
             .version = FERRY_WIRE_VERSION_MIN,
             .role = (uint8_t)g_test_rand_int_range(FERRY_ROLE_DATA, FERRY_ROLE_FETCH + 1),
             .index = (uint8_t)random_upto(FERRY_FETCH_CHANNELS_MAX - 1),
@@ -368,6 +369,7 @@ static void test_hello(void)
             }
             g_assert_true(ferry_hello_decode(part, nr_bytes, &decoded, &error));
             g_assert_cmpuint(decoded.session, ==, hello.session);
+            g_assert_cmpuint(decoded.attempt, ==, hello.attempt);
             g_assert_cmpuint(decoded.version, ==, hello.version);
             g_assert_cmpuint(decoded.role, ==, hello.role);
             g_assert_cmpuint(decoded.index, ==, hello.index);
