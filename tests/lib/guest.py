@@ -101,6 +101,30 @@ def _number(value):
     return [int(p) for p in parts] if all(p.isdigit() for p in parts) else value
 
 
+class Accesses:
+    """How long slow accesses took: `slow` is their number, `longest_us` the longest."""
+
+    def __init__(self, answer):
+        self.slow = answer.slow
+        self.longest_us = answer.longest_ns / 1e3
+        self.histogram = answer.hist_1us
+
+    @staticmethod
+    def bound_us(i):
+        """Where bucket i begins: there are eight for each power of two."""
+        return (8 + i % 8) * 2 ** (i // 8 + 7) / 1e3
+
+    def percentile_us(self, percent):
+        """As if the accesses were spread evenly over their bucket; None if there was none."""
+        wanted, below = self.slow * percent / 100, 0
+        for i, nr in enumerate(self.histogram):
+            if nr and below + nr >= wanted:
+                low, high = self.bound_us(i), self.bound_us(i + 1)
+                return min(low + (high - low) * (wanted - below) / nr, self.longest_us)
+            below += nr
+        return None
+
+
 # In seconds: our time, ours minus the guest's, and by how much that may be wrong.
 ClockOffset = collections.namedtuple('ClockOffset', 'ours offset doubt')
 
@@ -156,12 +180,32 @@ class Guest:
         return self.ask('S', 'STATS')
 
     def history(self, slots):
-        """Pages written in each of the last `slots` slots of the guest's time that are over, oldest
-        first: each slot_ns long, the first of them from first_ns on."""
+        """Pages written (`writes`) in each of the last `slots` slots of the guest's time that are over,
+        and the longest gap that began there (`gaps_us`), oldest first: each slot_ns long, the first
+        of them from first_ns on."""
         answer = self.ask(f'H {slots}', 'HISTORY')
-        if not isinstance(answer.writes, list):
-            answer.writes = [answer.writes]
+        for name in ('writes', 'gaps_us'):
+            if not isinstance(getattr(answer, name), list):
+                setattr(answer, name, [getattr(answer, name)])
         return answer
+
+    def watch_accesses(self, least_us):
+        """Watch from now on how long it takes to touch a page that is written; what takes `least_us`
+        is slow. 0: watch no longer."""
+        self.ask(f'A {round(least_us * 1000)}', 'WATCHING')
+
+    def begin_accesses(self, since):
+        """Let accesses() know only of accesses that began at `since` by the guest's clock (seconds), or
+        later.  It remembers the last few thousand until it is told."""
+        self.ask(f'F {round(since * 1e9)}', 'FROM')
+
+    def end_accesses(self):
+        """Let accesses() know only of accesses until now. The guest goes on as if it still watched them."""
+        self.ask('N', 'NOTED')
+
+    def accesses(self):
+        """The slow accesses since what begin_accesses() said."""
+        return Accesses(self.ask('L', 'ACCESSES'))
 
     def pause(self):
         self.ask('P', 'PAUSED')
