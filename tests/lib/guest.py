@@ -129,6 +129,30 @@ class Accesses:
 ClockOffset = collections.namedtuple('ClockOffset', 'ours offset doubt')
 
 
+class Clock:
+    """The guest's clock by ours, from two ClockOffsets: its idea of a second may be a little off."""
+
+    def __init__(self, first, last):
+        span = last.ours - first.ours
+        self.last = last
+        self.drift = (last.offset - first.offset) / span
+        self.drift_doubt = (last.doubt + first.doubt) / span
+
+    def offset(self, ours):
+        """Ours less the guest's at our time `ours`, unless the guest's stood still since."""
+        return self.last.offset + self.drift * (ours - self.last.ours)
+
+    def doubt(self, ours):
+        """By how much that may be wrong."""
+        return self.last.doubt + self.drift_doubt * (ours - self.last.ours)
+
+    def stopped(self, after):
+        """How long it stood still before the ClockOffset `after`, and by how much that may be wrong;
+        nothing if it is less than that."""
+        stopped, doubt = after.offset - self.offset(after.ours), after.doubt + self.doubt(after.ours)
+        return (stopped if stopped > doubt else 0.0), doubt
+
+
 class Guest:
     """The program in the guest. After a migration, make another one with the target VM."""
 
@@ -282,25 +306,18 @@ class Blackout:
     BASELINE_S = 1.0
 
     def __init__(self, guest):
-        # Two samples: the guest's idea of a second may be a little off ours.
         first = guest.clock_offset()
         guest.reset_gaps()
         time.sleep(self.BASELINE_S)
         self.quiet_ms = guest.stats().gap_ns / 1e6
-        self.before = guest.clock_offset()
-        span = self.before.ours - first.ours
-        self.drift = (self.before.offset - first.offset) / span
-        self.drift_doubt = (self.before.doubt + first.doubt) / span
+        self.clock = Clock(first, guest.clock_offset())
         guest.reset_gaps()
 
     def end(self, guest):
         self.stats = guest.stats()
-        after = guest.clock_offset()
-        span = after.ours - self.before.ours
-        stopped = after.offset - self.before.offset - self.drift * span
-        doubt = self.before.doubt + after.doubt + self.drift_doubt * span
+        stopped, doubt = self.clock.stopped(guest.clock_offset())
         self.doubt_ms = doubt * 1e3
-        self.stopped_ms = stopped * 1e3 if stopped > doubt else 0.0
+        self.stopped_ms = stopped * 1e3
         self.gap_ms = self.stats.gap_ns / 1e6
         self.ms = self.gap_ms + self.stopped_ms
         return self
