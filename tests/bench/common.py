@@ -2,6 +2,8 @@
 """What the benchmarks share: warm memory, checks, tables, and the frame of a program."""
 
 import argparse
+import bisect
+import itertools
 import json
 import os
 import platform
@@ -67,6 +69,44 @@ def check_ferry(result, wanted, title):
         raise Wrong(f'{title}: Ferry was {"" if used else "not "}used: {result.ferry}')
 
 
+# What the guest says of itself
+
+class Written:
+    """How many pages the guest had written, by our clock, from its own history.
+
+    at, writes, gaps_us    when each slot began, and what the history says of it
+    """
+
+    def __init__(self, history, before, after, stopped):
+        """before, after: our clock less the guest's, at the source and at the target."""
+        starts = [(history.first_ns + i * history.slot_ns) / 1e9
+                  for i in range(len(history.writes) + 1)]
+        self.at = [t + (before if t + before < stopped else after) for t in starts]
+        self.total = [0, *itertools.accumulate(history.writes)]
+        self.writes = history.writes
+        self.gaps_us = history.gaps_us
+
+    def until(self, t):
+        i = bisect.bisect_right(self.at, t) - 1
+        if i < 0 or i >= len(self.writes):
+            raise Wrong("the guest's history of its writes does not reach that far: the migration took "
+                        'too long (fill or write less)')
+        part = (t - self.at[i]) / (self.at[i + 1] - self.at[i])
+        return self.total[i] + min(part, 1.0) * self.writes[i]
+
+    def between(self, begin, end):
+        return self.until(end) - self.until(begin)
+
+    def longest_gap_ms(self, begin, end):
+        """Of the slots that are at least in part between the two."""
+        return max((gap / 1e3 for gap, t, t_end in zip(self.gaps_us, self.at, self.at[1:])
+                    if t < end and t_end > begin), default=0.0)
+
+    def plot(self, origin):
+        """[seconds after origin, pages] of each slot"""
+        return [[round(t - origin, 3), n] for t, n in zip(self.at, self.writes)]
+
+
 # What comes out
 
 def note(text):
@@ -128,6 +168,18 @@ def words(allowed):
             if word not in allowed:
                 raise argparse.ArgumentTypeError(f"'{word}': choose from {', '.join(allowed)}")
         return chosen
+    return parse
+
+
+def numbers(least):
+    def parse(text):
+        try:
+            values = [int(word) for word in text.split(',')]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}': numbers with commas between them") from None
+        if min(values) < least:
+            raise argparse.ArgumentTypeError(f"'{text}': at least {least}")
+        return values
     return parse
 
 

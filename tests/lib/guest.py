@@ -101,8 +101,56 @@ def _number(value):
     return [int(p) for p in parts] if all(p.isdigit() for p in parts) else value
 
 
+class Accesses:
+    """How long slow accesses took: `slow` is their number, `longest_us` the longest."""
+
+    def __init__(self, answer):
+        self.slow = answer.slow
+        self.longest_us = answer.longest_ns / 1e3
+        self.histogram = answer.hist_1us
+
+    @staticmethod
+    def bound_us(i):
+        """Where bucket i begins: there are eight for each power of two."""
+        return (8 + i % 8) * 2 ** (i // 8 + 7) / 1e3
+
+    def percentile_us(self, percent):
+        """As if the accesses were spread evenly over their bucket; None if there was none."""
+        wanted, below = self.slow * percent / 100, 0
+        for i, nr in enumerate(self.histogram):
+            if nr and below + nr >= wanted:
+                low, high = self.bound_us(i), self.bound_us(i + 1)
+                return min(low + (high - low) * (wanted - below) / nr, self.longest_us)
+            below += nr
+        return None
+
+
 # In seconds: our time, ours minus the guest's, and by how much that may be wrong.
 ClockOffset = collections.namedtuple('ClockOffset', 'ours offset doubt')
+
+
+class Clock:
+    """The guest's clock by ours, from two ClockOffsets: its idea of a second may be a little off."""
+
+    def __init__(self, first, last):
+        span = last.ours - first.ours
+        self.last = last
+        self.drift = (last.offset - first.offset) / span
+        self.drift_doubt = (last.doubt + first.doubt) / span
+
+    def offset(self, ours):
+        """Ours less the guest's at our time `ours`, unless the guest's stood still since."""
+        return self.last.offset + self.drift * (ours - self.last.ours)
+
+    def doubt(self, ours):
+        """By how much that may be wrong."""
+        return self.last.doubt + self.drift_doubt * (ours - self.last.ours)
+
+    def stopped(self, after):
+        """How long it stood still before the ClockOffset `after`, and by how much that may be wrong;
+        nothing if it is less than that."""
+        stopped, doubt = after.offset - self.offset(after.ours), after.doubt + self.doubt(after.ours)
+        return (stopped if stopped > doubt else 0.0), doubt
 
 
 class Guest:
@@ -156,12 +204,32 @@ class Guest:
         return self.ask('S', 'STATS')
 
     def history(self, slots):
-        """Pages written in each of the last `slots` slots of the guest's time that are over, oldest
-        first: each slot_ns long, the first of them from first_ns on."""
+        """Pages written (`writes`) in each of the last `slots` slots of the guest's time that are over,
+        and the longest gap that began there (`gaps_us`), oldest first: each slot_ns long, the first
+        of them from first_ns on."""
         answer = self.ask(f'H {slots}', 'HISTORY')
-        if not isinstance(answer.writes, list):
-            answer.writes = [answer.writes]
+        for name in ('writes', 'gaps_us'):
+            if not isinstance(getattr(answer, name), list):
+                setattr(answer, name, [getattr(answer, name)])
         return answer
+
+    def watch_accesses(self, least_us):
+        """Watch from now on how long it takes to touch a page that is written; what takes `least_us`
+        is slow. 0: watch no longer."""
+        self.ask(f'A {round(least_us * 1000)}', 'WATCHING')
+
+    def begin_accesses(self, since):
+        """Let accesses() know only of accesses that began at `since` by the guest's clock (seconds), or
+        later.  It remembers the last few thousand until it is told."""
+        self.ask(f'F {round(since * 1e9)}', 'FROM')
+
+    def end_accesses(self):
+        """Let accesses() know only of accesses until now. The guest goes on as if it still watched them."""
+        self.ask('N', 'NOTED')
+
+    def accesses(self):
+        """The slow accesses since what begin_accesses() said."""
+        return Accesses(self.ask('L', 'ACCESSES'))
 
     def pause(self):
         self.ask('P', 'PAUSED')
@@ -238,25 +306,18 @@ class Blackout:
     BASELINE_S = 1.0
 
     def __init__(self, guest):
-        # Two samples: the guest's idea of a second may be a little off ours.
         first = guest.clock_offset()
         guest.reset_gaps()
         time.sleep(self.BASELINE_S)
         self.quiet_ms = guest.stats().gap_ns / 1e6
-        self.before = guest.clock_offset()
-        span = self.before.ours - first.ours
-        self.drift = (self.before.offset - first.offset) / span
-        self.drift_doubt = (self.before.doubt + first.doubt) / span
+        self.clock = Clock(first, guest.clock_offset())
         guest.reset_gaps()
 
     def end(self, guest):
         self.stats = guest.stats()
-        after = guest.clock_offset()
-        span = after.ours - self.before.ours
-        stopped = after.offset - self.before.offset - self.drift * span
-        doubt = self.before.doubt + after.doubt + self.drift_doubt * span
+        stopped, doubt = self.clock.stopped(guest.clock_offset())
         self.doubt_ms = doubt * 1e3
-        self.stopped_ms = stopped * 1e3 if stopped > doubt else 0.0
+        self.stopped_ms = stopped * 1e3
         self.gap_ms = self.stats.gap_ns / 1e6
         self.ms = self.gap_ms + self.stopped_ms
         return self

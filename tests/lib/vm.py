@@ -474,6 +474,12 @@ class VM:
         return fields
 
 
+def event_time(event):
+    """When QEMU says that an event was, by time.monotonic(): later than that is when we read of it."""
+    stamp = event['timestamp']['seconds'] + event['timestamp']['microseconds'] / 1e6
+    return stamp - time.time() + time.monotonic()
+
+
 def process_cpu(pid):
     """CPU seconds of a process, ended threads included, to the ns (see clock_getcpuclockid(3))."""
     return time.clock_gettime((~pid << 3) | 2)

@@ -24,6 +24,11 @@
 #define FIRST_BUCKET_US 64
 #define SLOT_MS         50   /* of the history of writes */
 #define HISTORY_SLOTS   2048 /* remembered: the last 102 seconds */
+#define LOG_ENTRIES     8192 /* the last slow accesses, remembered one by one */
+
+/* Times of slow accesses: eight buckets for each power of two from 1024 ns to 17 s. */
+#define ACCESS_SHIFT      10
+#define ACCESS_NR_BUCKETS ((34 - ACCESS_SHIFT) * 8)
 
 struct worker {
     uint64_t seen; /* the newest orders obeyed */
@@ -33,6 +38,14 @@ struct worker {
     uint64_t last, due, random, cursor, first, nr_pages;
     uint64_t slot, slot_end; /* of the history: time / SLOT_MS, and when it ends, in ticks */
     uint16_t history[HISTORY_SLOTS]; /* pages written in slot n: [n % HISTORY_SLOTS] */
+    uint32_t gaps_us[HISTORY_SLOTS]; /* the longest gap that began in slot n; 0: none to speak of */
+    uint64_t watch_from;             /* since when accesses are watched */
+    uint64_t watch_least;            /* the least ticks that make one slow; 0: none is watched */
+    uint64_t nr_accesses;
+    uint64_t lost_until;    /* when the last slow one began that was forgotten altogether */
+    uint64_t unlogged_from; /* when the first one began that is only counted; 0: none */
+    uint64_t unlogged_longest;
+    uint32_t unlogged[ACCESS_NR_BUCKETS];
     bool filled;
 } __attribute__((aligned(128)));
 
@@ -45,9 +58,24 @@ static uint64_t nr_damaged;
 static struct {
     uint64_t number;
     uint64_t rate;
-    uint64_t reset; /* the orders that last said: forget the gaps */
+    uint64_t reset;       /* the orders that last said: forget the gaps */
+    uint64_t watch;       /* the orders that last said: watch accesses, or watch none */
+    uint64_t watch_least; /* which are slow, in ticks; 0: watch none */
     bool going;
 } orders __attribute__((aligned(128)));
+
+/*
+ * The last slow accesses of all workers. What is overwritten there is counted in the worker's histogram
+ * if it began late enough, or forgotten. An entry is written again only LOG_ENTRIES slow accesses later.
+ */
+static struct {
+    uint64_t nr;     /* how many there were */
+    uint64_t from;   /* only those count that began then or later; 0: that is not yet known */
+    uint64_t closed; /* no more are to be noted */
+    struct slow_access {
+        uint64_t begin, ticks;
+    } entries[LOG_ENTRIES];
+} slow __attribute__((aligned(128)));
 
 static uint64_t acquire(const uint64_t *p)
 {
@@ -195,9 +223,18 @@ static uint64_t ns_of_ticks(uint64_t ticks)
     return ticks / hz * 1000000000u + ticks % hz * 1000000000u / hz;
 }
 
+static uint64_t ticks_of_ns(uint64_t ns)
+{
+    uint64_t hz = guest_hz(), second = 1000000000u;
+
+    return ns / second * hz + ns % second * hz / second;
+}
+
+/* A gap that ends now, before the history has advanced. */
 static void note_gap(struct worker *w, uint64_t gap)
 {
     uint64_t first_bucket = guest_hz() / 1000000 * FIRST_BUCKET_US;
+    uint32_t *longest = &w->gaps_us[w->slot % HISTORY_SLOTS], us;
     unsigned int i = 0;
 
     if (gap > w->gap) {
@@ -206,6 +243,8 @@ static void note_gap(struct worker *w, uint64_t gap)
     if (gap < first_bucket) {
         return;
     }
+    us = (uint32_t)(ns_of_ticks(gap) / 1000);
+    *longest = us > *longest ? us : *longest;
     for (gap /= first_bucket; gap > 1 && i < LOAD_NR_BUCKETS - 1; gap /= 2) {
         i++;
     }
@@ -221,7 +260,7 @@ static void forget_gaps(struct worker *w)
     w->last = guest_now();
 }
 
-/* History: how many pages were written in each SLOT_MS of the guest's time */
+/* History: how many pages were written in each SLOT_MS of the guest's time, and the longest gap */
 
 static void history_start(struct worker *w, uint64_t now)
 {
@@ -232,23 +271,117 @@ static void history_start(struct worker *w, uint64_t now)
 static void history_advance(struct worker *w, uint64_t now)
 {
     while (now >= w->slot_end) {
-        w->history[(w->slot + 1) % HISTORY_SLOTS] = 0;
         w->slot++;
+        w->history[w->slot % HISTORY_SLOTS] = 0;
+        w->gaps_us[w->slot % HISTORY_SLOTS] = 0;
         w->slot_end += ticks_of_ms(SLOT_MS);
     }
 }
 
 /* A worker that stands still has not come to the newest slots: what it has there is old. */
-static uint64_t history_sum(uint64_t slot)
+static bool history_has(const struct worker *w, uint64_t slot)
+{
+    return slot <= w->slot && slot + HISTORY_SLOTS > w->slot;
+}
+
+static uint64_t history_writes(uint64_t slot)
 {
     uint64_t nr = 0;
 
     for (unsigned int k = 0; k < nr_workers; k++) {
-        if (slot <= workers[k].slot && slot + HISTORY_SLOTS > workers[k].slot) {
+        if (history_has(&workers[k], slot)) {
             nr += workers[k].history[slot % HISTORY_SLOTS];
         }
     }
     return nr;
+}
+
+static uint64_t history_gap_us(uint64_t slot)
+{
+    uint64_t longest = 0;
+
+    for (unsigned int k = 0; k < nr_workers; k++) {
+        uint64_t us = history_has(&workers[k], slot) ? workers[k].gaps_us[slot % HISTORY_SLOTS] : 0;
+
+        longest = us > longest ? us : longest;
+    }
+    return longest;
+}
+
+/* Accesses: how long the first touch of each page takes that is written */
+
+static void watch_start(struct worker *w, uint64_t least)
+{
+    w->watch_least = least;
+    w->watch_from = guest_now();
+    w->nr_accesses = 0;
+    w->lost_until = w->unlogged_from = w->unlogged_longest = 0;
+    for (unsigned int i = 0; i < ACCESS_NR_BUCKETS; i++) {
+        w->unlogged[i] = 0;
+    }
+}
+
+static unsigned int access_bucket(uint64_t ticks)
+{
+    uint64_t ns = ns_of_ticks(ticks);
+    unsigned int power;
+
+    if (ns < 1u << ACCESS_SHIFT) {
+        return 0;
+    }
+    power = 63 - (unsigned int)__builtin_clzll(ns);
+    if (power >= ACCESS_SHIFT + ACCESS_NR_BUCKETS / 8) {
+        return ACCESS_NR_BUCKETS - 1;
+    }
+    return (power - ACCESS_SHIFT) * 8 + (ns >> (power - 3) & 7);
+}
+
+static void forget_slow(struct worker *w, const struct slow_access *access)
+{
+    uint64_t from = acquire(&slow.from);
+
+    if (!from || access->begin < from) {
+        w->lost_until = access->begin > w->lost_until ? access->begin : w->lost_until;
+        return;
+    }
+    if (!w->unlogged_from || access->begin < w->unlogged_from) {
+        w->unlogged_from = access->begin;
+    }
+    if (access->ticks > w->unlogged_longest) {
+        w->unlogged_longest = access->ticks;
+    }
+    w->unlogged[access_bucket(access->ticks)]++;
+}
+
+static void note_slow(struct worker *w, uint64_t begin, uint64_t ticks)
+{
+    struct slow_access *entry;
+    uint64_t i;
+
+    if (acquire(&slow.closed)) {
+        return;
+    }
+    i = __atomic_fetch_add(&slow.nr, 1, __ATOMIC_RELAXED);
+    entry = &slow.entries[i % LOG_ENTRIES];
+    if (i >= LOG_ENTRIES) {
+        forget_slow(w, entry);
+    }
+    entry->begin = begin;
+    entry->ticks = ticks;
+}
+
+/* Read a word and write it back: whatever is in the way of either is over afterwards. */
+static void touch(struct worker *w, volatile uint32_t *word)
+{
+    uint64_t begin = guest_now(), ticks;
+    uint32_t value = *word;
+
+    *word = value;
+    ticks = guest_now() - begin;
+    w->nr_accesses++;
+    if (ticks >= w->watch_least) {
+        note_slow(w, begin, ticks);
+    }
 }
 
 /* Pages */
@@ -278,6 +411,10 @@ static void write_one(struct worker *w)
 {
     uint64_t index = next_index(w);
 
+    if (w->watch_least) {
+        touch(w, &generations[index]);
+        touch(w, (volatile uint32_t *)guest_page(index));
+    }
     generations[index]++;
     make_page(index);
     w->nr_writes++;
@@ -327,6 +464,9 @@ static void obey(struct worker *w)
     }
     if (acquire(&orders.reset) > w->seen) {
         forget_gaps(w);
+    }
+    if (acquire(&orders.watch) > w->seen) {
+        watch_start(w, orders.watch_least);
     }
     w->due = guest_now();
     release(&w->seen, number);
@@ -423,6 +563,79 @@ static void stats(void)
     say_end();
 }
 
+/* Watch accesses from now on, if any counts as slow. The log is emptied while no worker writes. */
+static void watch(uint64_t least_ns)
+{
+    bool was_going = orders.going;
+
+    if (!order(false)) {
+        return;
+    }
+    slow.nr = slow.from = slow.closed = 0;
+    orders.watch_least = ticks_of_ns(least_ns);
+    watch_start(&workers[0], orders.watch_least);
+    release(&orders.watch, orders.number + 1);
+    if (order(was_going)) {
+        load_say("WATCHING", &least_ns);
+    }
+}
+
+/* Whether all that a worker knows of is all that began since then: what is only counted has no time. */
+static bool knows_since(const struct worker *w, uint64_t from)
+{
+    return from >= w->watch_from && from > w->lost_until &&
+           (!w->unlogged_from || w->unlogged_from >= from);
+}
+
+static void accesses(void)
+{
+    static uint32_t buckets[ACCESS_NR_BUCKETS];
+    uint64_t nr = 0, nr_all = 0, longest = 0, logged;
+    bool was_going = orders.going;
+
+    if (!order(false)) {
+        return;
+    }
+    for (unsigned int i = 0; i < ACCESS_NR_BUCKETS; i++) {
+        buckets[i] = 0;
+    }
+    for (unsigned int k = 0; k < nr_workers; k++) {
+        const struct worker *w = &workers[k];
+
+        if (!knows_since(w, slow.from)) {
+            load_say("ERROR accesses were not watched since, or too many were slow", NULL);
+            goto out;
+        }
+        for (unsigned int i = 0; i < ACCESS_NR_BUCKETS; i++) {
+            buckets[i] += w->unlogged[i];
+            nr += w->unlogged[i];
+        }
+        nr_all += w->nr_accesses;
+        longest = w->unlogged_longest > longest ? w->unlogged_longest : longest;
+    }
+    logged = slow.nr < LOG_ENTRIES ? slow.nr : LOG_ENTRIES;
+    for (uint64_t i = 0; i < logged; i++) {
+        uint64_t ticks = slow.entries[i].ticks;
+
+        if (slow.entries[i].begin >= slow.from) {
+            buckets[access_bucket(ticks)]++;
+            nr++;
+            longest = ticks > longest ? ticks : longest;
+        }
+    }
+    say_number("ACCESSES watched=", nr_all);
+    say_number(" slow=", nr);
+    say_number(" longest_ns=", ns_of_ticks(longest));
+    for (unsigned int i = 0; i < ACCESS_NR_BUCKETS; i++) {
+        say_number(i ? "," : " hist_1us=", buckets[i]);
+    }
+    say_end();
+out:
+    if (was_going) {
+        order(true);
+    }
+}
+
 /* The last `nr` slots that are over, oldest first. */
 static void history(uint64_t nr)
 {
@@ -437,7 +650,10 @@ static void history(uint64_t nr)
     say_number("HISTORY slot_ns=", ns_of_ticks(slot_ticks));
     say_number(" first_ns=", ns_of_ticks((end - nr) * slot_ticks));
     for (uint64_t slot = end - nr; slot < end; slot++) {
-        say_number(slot == end - nr ? " writes=" : ",", history_sum(slot));
+        say_number(slot == end - nr ? " writes=" : ",", history_writes(slot));
+    }
+    for (uint64_t slot = end - nr; slot < end; slot++) {
+        say_number(slot == end - nr ? " gaps_us=" : ",", history_gap_us(slot));
     }
     say_end();
 }
@@ -526,6 +742,13 @@ static bool run_simple(char command)
             load_say(command == 'G' ? "GOING" : "PAUSED", NULL);
         }
         return true;
+    case 'N':
+        release(&slow.closed, true);
+        load_say("NOTED", NULL);
+        return true;
+    case 'L':
+        accesses();
+        return true;
     case 'R':
         forget_gaps(&workers[0]);
         release(&orders.reset, orders.number + 1);
@@ -554,6 +777,21 @@ static bool run_with_argument(char command, const char *argument)
             load_say("RATE", &n);
         }
         return true;
+    case 'A':
+        rest = parse_number(argument, &n);
+        if (!rest || *rest) {
+            return false;
+        }
+        watch(n);
+        return true;
+    case 'F':
+        rest = parse_number(argument, &n);
+        if (!rest || *rest) {
+            return false;
+        }
+        release(&slow.from, ticks_of_ns(n));
+        load_say("FROM", &n);
+        return true;
     case 'H':
         rest = parse_number(argument, &n);
         if (!rest || *rest || !n) {
@@ -573,7 +811,7 @@ static void run_command(const char *line)
 {
     if (!(line[1] == '\0' ? run_simple(line[0])
                           : line[1] == ' ' && run_with_argument(line[0], line + 2))) {
-        load_say("ERROR commands: I T S H V Z P G R W X", NULL);
+        load_say("ERROR commands: I T S H A F N L V Z P G R W X", NULL);
     }
 }
 
