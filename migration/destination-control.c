@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "control.h"
-#include "drop.h"
 #include "error.h"
 #include "destination-internal.h"
 
@@ -58,11 +57,6 @@ static bool prepare_fetch(FerryDestination *destination, const FerryLayout *layo
     if (!receiver->fetch) {
         g_prefix_error(errp, "post-copy is not possible: ");
         return false;
-    }
-    receiver->present = g_new0(FerryPageset *, receiver->regions.nr);
-    for (size_t i = 0; i < receiver->regions.nr; i++) {
-        receiver->present[i] =
-            ferry_pageset_new(ferry_region_nr_pages(&receiver->regions.list[i]));
     }
     return true;
 }
@@ -130,17 +124,16 @@ static bool take_missing(FerryDestination *destination, const FerryFrame *frame,
                               ferry_fetch_missing(receiver->fetch), errp);
 }
 
-static bool forget_draft(FerryDestination *destination, const FerryFrame *frame, GError **errp)
+static bool forget_draft(Link *link, const FerryFrame *frame, GError **errp)
 {
-    FerryReceiver *receiver = &destination->receiver;
+    FerryDestination *destination = link->destination;
 
     if (!may_draft(destination)) {
         return out_of_turn(frame, errp);
     }
-    for (size_t i = 0; i < receiver->regions.nr; i++) {
-        ferry_pageset_move(ferry_fetch_missing(receiver->fetch)[i], NULL);
-    }
-    return ferry_missing_finish(&destination->missing_reader, errp);
+    ferry_missing_clear(&destination->missing_reader);
+    ferry_fetch_forget(destination->receiver.fetch);
+    return ferry_control_send(link->channel, FERRY_FRAME_DRAFTED, 0, NULL, errp);
 }
 
 /* Both sides must mean the same pages. */
@@ -173,12 +166,8 @@ static bool take_draft(Link *link, const FerryFrame *frame, GError **errp)
     if (!check_missing(destination, frame->first_page, errp)) {
         return false;
     }
-    ferry_fetch_prepare(receiver->fetch);
-    for (size_t i = 0; i < receiver->regions.nr; i++) {
-        if (!ferry_drop_stale(&receiver->regions.list[i], ferry_fetch_missing(receiver->fetch)[i],
-                              receiver->present[i], errp)) {
-            return false;
-        }
+    if (!ferry_fetch_draft(receiver->fetch, errp)) {
+        return false;
     }
     return ferry_control_send(link->channel, FERRY_FRAME_DRAFTED, 0, NULL, errp);
 }
@@ -232,7 +221,7 @@ static bool take_over(FerryDestination *destination, uint64_t nr_missing, GError
         return false;
     }
     set_vcpus(destination);
-    if (!ferry_fetch_arm(receiver->fetch, receiver->present, errp)) {
+    if (!ferry_fetch_arm(receiver->fetch, errp)) {
         return false;
     }
     atomic_store(&receiver->armed, true);
@@ -340,7 +329,7 @@ static bool take_frame(Link *link, const FerryFrame *frame, const GByteArray *bo
     case FERRY_FRAME_REGIONS:
         return take_regions(link, body, errp);
     case FERRY_FRAME_FORGET:
-        return forget_draft(destination, frame, errp);
+        return forget_draft(link, frame, errp);
     case FERRY_FRAME_MISSING:
         return take_missing(destination, frame, body, errp);
     case FERRY_FRAME_DRAFT:

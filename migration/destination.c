@@ -108,6 +108,10 @@ static void give_up(FerryDestination *destination, const GError *error)
     g_mutex_lock(&destination->lock);
     if (destination->error) {
         shut_all_down_locked(destination);
+        /* The thread that loads the device state may wait for a page; it must get to know. */
+        if (destination->receiver.fetch) {
+            ferry_fetch_release(destination->receiver.fetch);
+        }
     }
     announce(destination);
     g_mutex_unlock(&destination->lock);
@@ -475,9 +479,10 @@ bool ferry_destination_wait_left(FerryDestination *destination, GError **errp)
     return left;
 }
 
-void ferry_destination_loaded(FerryDestination *destination)
+bool ferry_destination_loaded(FerryDestination *destination, GError **errp)
 {
     FerryChannel *control = NULL;
+    bool fine;
 
     g_mutex_lock(&destination->lock);
     destination->loaded_ns = ferry_now_ns();
@@ -485,10 +490,15 @@ void ferry_destination_loaded(FerryDestination *destination)
         destination->committed = true;
         control = destination->control->channel;
     }
+    fine = !destination->error;
+    if (!fine) {
+        g_propagate_error(errp, g_error_copy(destination->error));
+    }
     g_mutex_unlock(&destination->lock);
     if (control) {
         ferry_control_send(control, FERRY_FRAME_LOADED, 0, NULL, NULL);
     }
+    return fine;
 }
 
 bool ferry_destination_is_left(FerryDestination *destination)

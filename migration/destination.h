@@ -99,9 +99,9 @@ char *ferry_destination_describe_missing(FerryDestination *destination);
 
 /*
  * The device state is in; the vCPUs run.  For the report; and with pages missing, the source is told
- * that it is in, and go() comes in return.
+ * that it is in, and go() comes in return.  False if the session has failed before that.
  */
-void ferry_destination_loaded(FerryDestination *destination);
+bool ferry_destination_loaded(FerryDestination *destination, GError **errp);
 void ferry_destination_running(FerryDestination *destination);
 
 /* Send the source the report of the blackout; does nothing before the memory is complete. */

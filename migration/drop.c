@@ -96,9 +96,9 @@ static bool add(FerryDropper *dropper, uint64_t first_page, uint64_t nr_pages, G
     return true;
 }
 
-/* The pages of one granule, of which some are stale. */
+/* Some pages of one granule. */
 static bool drop_granule(FerryDropper *dropper, uint64_t granule,
-                         const uint64_t stale[FERRY_GRANULE_WORDS], GError **errp)
+                         const uint64_t pages[FERRY_GRANULE_WORDS], GError **errp)
 {
     uint64_t first = granule * FERRY_GRANULE_PAGES;
 
@@ -106,7 +106,7 @@ static bool drop_granule(FerryDropper *dropper, uint64_t granule,
         return add(dropper, first, FERRY_GRANULE_PAGES, errp);
     }
     for (uint32_t word = 0; word < FERRY_GRANULE_WORDS; word++) {
-        for (uint64_t bits = stale[word]; bits;) {
+        for (uint64_t bits = pages[word]; bits;) {
             unsigned start = (unsigned)__builtin_ctzll(bits);
             uint64_t rest = bits >> start;
             unsigned nr = rest == UINT64_MAX ? 64 : (unsigned)__builtin_ctzll(~rest);
@@ -120,28 +120,31 @@ static bool drop_granule(FerryDropper *dropper, uint64_t granule,
     return true;
 }
 
-static bool drop_all(FerryDropper *dropper, FerryPageset *missing, FerryPageset *present,
+static bool drop_all(FerryDropper *dropper, FerryPageset *missing, FerryPageset *dropped,
                      GError **errp)
 {
     for (int64_t granule = ferry_pageset_next(missing, 0, 0, 1); granule >= 0;
          granule = ferry_pageset_next(missing, (uint64_t)granule + 1, 0, 1)) {
-        uint64_t stale[FERRY_GRANULE_WORDS], any = 0;
+        uint64_t pages[FERRY_GRANULE_WORDS], any = 0;
 
         for (uint32_t i = 0; i < FERRY_GRANULE_WORDS; i++) {
             uint64_t word = (uint64_t)granule * FERRY_GRANULE_WORDS + i;
 
-            stale[i] = ferry_pageset_remove_mask(present, word, ferry_pageset_get(missing, word));
-            any |= stale[i];
+            pages[i] = ferry_pageset_get(missing, word) & ~ferry_pageset_get(dropped, word);
+            any |= pages[i];
         }
-        if (any && !drop_granule(dropper, (uint64_t)granule, stale, errp)) {
-            return false;
+        if (any) {
+            ferry_pageset_add_granule(dropped, (uint64_t)granule, pages);
+            if (!drop_granule(dropper, (uint64_t)granule, pages, errp)) {
+                return false;
+            }
         }
     }
     return flush(dropper, errp);
 }
 
-bool ferry_drop_stale(const FerryRegion *region, FerryPageset *missing, FerryPageset *present,
-                      GError **errp)
+bool ferry_drop_missing(const FerryRegion *region, FerryPageset *missing, FerryPageset *dropped,
+                        GError **errp)
 {
     g_autofree FerryDropper *dropper = g_new0(FerryDropper, 1);
     bool fine;
@@ -149,7 +152,7 @@ bool ferry_drop_stale(const FerryRegion *region, FerryPageset *missing, FerryPag
     dropper->region = region;
     dropper->pidfd =
         is_anonymous(region) ? (int)syscall(SYS_pidfd_open, (long)getpid(), 0L) : -1;
-    fine = drop_all(dropper, missing, present, errp);
+    fine = drop_all(dropper, missing, dropped, errp);
     if (dropper->pidfd >= 0) {
         close(dropper->pidfd);
     }

@@ -18,11 +18,11 @@
 #include "region.h"
 
 /*
- * Drop the pages of @region that are both in @missing and in @present, whatever backs them, and take
- * them out of @present.  Where the region's pages are larger than those of the sets, one of which a
- * part is present is dropped as a whole.
+ * Drop the pages of @region that are in @missing and not in @dropped, whatever backs them and whether
+ * they are there or not, and add them to @dropped.  Where the region's pages are larger than those of
+ * the sets, one of which a part is to be dropped is dropped as a whole.
  */
-bool ferry_drop_stale(const FerryRegion *region, FerryPageset *missing, FerryPageset *present,
-                      GError **errp);
+bool ferry_drop_missing(const FerryRegion *region, FerryPageset *missing, FerryPageset *dropped,
+                        GError **errp);
 
 #endif

@@ -51,11 +51,14 @@ struct FerryFetch {
     FerryFetchOps ops;
     void *opaque;
     FerryUserfault *uffd;
-    FerryPageset **missing; /* of each region */
+    FerryPageset **missing; /* of each region; so are the next two */
+    FerryPageset **dropped; /* pages that are not there, for they were dropped while watched */
+    bool *watched;
     Lane *lanes;
     unsigned nr_lanes;
     int quit_fd;
-    bool prepared;
+    bool drafted;
+    _Atomic bool armed;
 
     GMutex locks[NR_LOCKS]; /* of granules: see fetch.h */
     _Atomic uint64_t nr_missing;
@@ -117,7 +120,10 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_lanes,
     fetch->nr_lanes = nr_lanes;
     fetch->lanes = g_new0(Lane, nr_lanes);
     fetch->missing = g_new0(FerryPageset *, regions->nr);
+    fetch->dropped = g_new0(FerryPageset *, regions->nr);
+    fetch->watched = g_new0(bool, regions->nr);
     for (size_t i = 0; i < regions->nr; i++) {
+        fetch->dropped[i] = ferry_pageset_new(ferry_region_nr_pages(&regions->list[i]));
         fetch->missing[i] = ferry_pageset_new(ferry_region_nr_pages(&regions->list[i]));
     }
     for (size_t i = 0; i < NR_LOCKS; i++) {
@@ -146,12 +152,13 @@ void ferry_fetch_free(FerryFetch *fetch)
         }
     }
     ferry_userfault_free(fetch->uffd);
-    if (fetch->prepared && !atomic_load(&fetch->complete)) {
+    if (fetch->drafted && !atomic_load(&fetch->complete)) {
         advise(fetch, MADV_HUGEPAGE);
     }
     close(fetch->quit_fd);
     for (size_t i = 0; i < fetch->regions->nr; i++) {
         ferry_pageset_free(fetch->missing[i]);
+        ferry_pageset_free(fetch->dropped[i]);
     }
     for (size_t i = 0; i < NR_LOCKS; i++) {
         g_mutex_clear(&fetch->locks[i]);
@@ -160,6 +167,8 @@ void ferry_fetch_free(FerryFetch *fetch)
     g_array_unref(fetch->pending);
     g_array_unref(fetch->vcpus);
     g_free(fetch->missing);
+    g_free(fetch->dropped);
+    g_free(fetch->watched);
     g_free(fetch->lanes);
     g_free(fetch);
 }
@@ -295,18 +304,10 @@ void ferry_fetch_ask_again(FerryFetch *fetch)
 
 /* --- Placing ---------------------------------------------------------------------------------- */
 
-void ferry_fetch_prepare(FerryFetch *fetch)
-{
-    if (!fetch->prepared) {
-        fetch->prepared = true;
-        advise(fetch, MADV_NOHUGEPAGE);
-    }
-}
-
 static void unregister_all(FerryFetch *fetch)
 {
     for (size_t i = 0; i < fetch->regions->nr; i++) {
-        if (fetch->regions->list[i].length_bytes) {
+        if (fetch->watched[i]) {
             ferry_userfault_unregister(fetch->uffd, &fetch->regions->list[i]);
         }
     }
@@ -504,7 +505,7 @@ static void take_fault(Lane *lane, const FerryUserfaultEvent *event)
                (region->page_size_bytes / FERRY_PAGE_BYTES);
         if (!is_missing(fetch, i, page)) {
             fill_zero(fetch, i, page);
-        } else if (note_fault(fetch, i, page, event->thread)) {
+        } else if (note_fault(fetch, i, page, event->thread) && atomic_load(&fetch->armed)) {
             fetch->ops.want(fetch->opaque, lane->number, i, page);
         }
         return;
@@ -537,27 +538,74 @@ static gpointer lane_run(gpointer opaque)
 
 /* --- Arming ----------------------------------------------------------------------------------- */
 
-bool ferry_fetch_arm(FerryFetch *fetch, FerryPageset *const *present, GError **errp)
+static void start_lanes(FerryFetch *fetch)
 {
-    uint64_t nr_missing = ferry_missing_count(fetch->regions, fetch->missing);
-
-    ferry_fetch_prepare(fetch);
-    atomic_store(&fetch->nr_missing, nr_missing);
-    fetch->nr_handed = nr_missing;
-    for (uint32_t i = 0; i < fetch->regions->nr; i++) {
-        /* First, so that nobody can fill a page again which is about to be dropped. */
-        if (ferry_pageset_count(fetch->missing[i]) &&
-            (!ferry_userfault_register(fetch->uffd, &fetch->regions->list[i], errp) ||
-             !ferry_drop_stale(&fetch->regions->list[i], fetch->missing[i], present[i], errp))) {
-            return false;
-        }
-    }
-    for (unsigned i = 0; i < fetch->nr_lanes; i++) {
+    for (unsigned i = 0; i < fetch->nr_lanes && !fetch->lanes[i].thread; i++) {
         g_autofree char *name = g_strdup_printf("ferry-fault-%u", i);
 
         fetch->lanes[i] = (Lane){.fetch = fetch, .number = i};
         fetch->lanes[i].thread = g_thread_new(name, lane_run, &fetch->lanes[i]);
     }
+}
+
+bool ferry_fetch_draft(FerryFetch *fetch, GError **errp)
+{
+    start_lanes(fetch);
+    if (!fetch->drafted) {
+        fetch->drafted = true;
+        advise(fetch, MADV_NOHUGEPAGE);
+    }
+    for (uint32_t i = 0; i < fetch->regions->nr; i++) {
+        const FerryRegion *region = &fetch->regions->list[i];
+
+        if (!ferry_pageset_count(fetch->missing[i])) {
+            continue;
+        }
+        /* First, so that nobody can fill a page again that has been dropped. */
+        if (!fetch->watched[i] && !ferry_userfault_register(fetch->uffd, region, errp)) {
+            return false;
+        }
+        fetch->watched[i] = true;
+        if (!ferry_drop_missing(region, fetch->missing[i], fetch->dropped[i], errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void ferry_fetch_forget(FerryFetch *fetch)
+{
+    for (uint32_t i = 0; i < fetch->regions->nr; i++) {
+        ferry_pageset_move(fetch->missing[i], NULL);
+        ferry_pageset_move(fetch->dropped[i], NULL);
+    }
+    /* Who waits goes on, and finds zero, as before the draft. */
+    unregister_all(fetch);
+    memset(fetch->watched, 0, sizeof(*fetch->watched) * fetch->regions->nr);
+    g_mutex_lock(&fetch->lock);
+    g_array_set_size(fetch->pending, 0);
+    atomic_store(&fetch->nr_pending, 0);
+    g_mutex_unlock(&fetch->lock);
+    if (fetch->drafted) {
+        fetch->drafted = false;
+        advise(fetch, MADV_HUGEPAGE);
+    }
+}
+
+void ferry_fetch_release(FerryFetch *fetch)
+{
+    unregister_all(fetch);
+}
+
+bool ferry_fetch_arm(FerryFetch *fetch, GError **errp)
+{
+    if (!ferry_fetch_draft(fetch, errp)) {
+        return false;
+    }
+    fetch->nr_handed = ferry_missing_count(fetch->regions, fetch->missing);
+    atomic_store(&fetch->nr_missing, fetch->nr_handed);
+    atomic_store(&fetch->armed, true);
+    ferry_fetch_ask_again(fetch);
     return true;
 }
 

@@ -46,27 +46,31 @@ typedef struct FerryFetchOps {
     void (*failed)(void *opaque, GError *error);
 } FerryFetchOps;
 
-/* Over @regions, which must outlive it, with @nr_lanes threads once armed. */
+/* Over @regions, which must outlive it, with @nr_lanes threads. */
 FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_lanes,
                             const FerryFetchOps *ops, void *opaque, GError **errp);
 
 /* Ends the threads.  Pages that are still missing read as zero from here on. */
 void ferry_fetch_free(FerryFetch *fetch);
 
-/* The missing pages of each region.  Before it is armed, the caller fills them. */
+/* The missing pages of each region.  Before it is armed, the caller adds to them. */
 FerryPageset *const *ferry_fetch_missing(FerryFetch *fetch);
 
 /*
- * Before pages are dropped that will be missing: from here on, the kernel provides no huge pages, in
- * which there would be no missing ones.  Again when nothing is missing any more.
+ * While the guest still runs at the source: drop the pages that are missing so far.  From here on,
+ * whoever touches one of them waits, until it is armed and the page has come; and the kernel provides
+ * no huge pages, in which there would be no missing ones.
  */
-void ferry_fetch_prepare(FerryFetch *fetch);
+bool ferry_fetch_draft(FerryFetch *fetch, GError **errp);
 
-/*
- * From here on, whoever touches a missing page waits for it.  @present: pages that may hold something,
- * of each region; those that are missing are dropped, after which @present is of no use.
- */
-bool ferry_fetch_arm(FerryFetch *fetch, FerryPageset *const *present, GError **errp);
+/* The opposite: nothing is missing, or going to be. */
+void ferry_fetch_forget(FerryFetch *fetch);
+
+/* Nothing will come any more: whoever waits goes on, and finds zero.  Any thread. */
+void ferry_fetch_release(FerryFetch *fetch);
+
+/* All missing pages are known, and can be asked for. */
+bool ferry_fetch_arm(FerryFetch *fetch, GError **errp);
 
 /* The threads of which it is told how long they had to wait: vCPUs. */
 void ferry_fetch_set_vcpus(FerryFetch *fetch, const uint32_t *threads, unsigned nr_threads);

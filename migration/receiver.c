@@ -14,10 +14,6 @@
 void ferry_receiver_clear(FerryReceiver *receiver)
 {
     ferry_fetch_free(receiver->fetch);
-    for (size_t i = 0; receiver->present && i < receiver->regions.nr; i++) {
-        ferry_pageset_free(receiver->present[i]);
-    }
-    g_free(receiver->present);
     ferry_regions_clear(&receiver->regions);
     ferry_scanner_free(receiver->scanner);
 }
@@ -40,41 +36,6 @@ static bool is_undamaged(const Arrival *arrival, const FerryChannel *channel, ui
         return false;
     }
     return true;
-}
-
-/*
- * Where one page is written, the kernel may have provided a huge one, or do so later: as it lies in
- * memory, or in its file.  It may begin before the granule, and end after it.
- */
-static void note_provided(FerryReceiver *receiver, uint32_t index, uint64_t first_page)
-{
-    const FerryRegion *region = &receiver->regions.list[index];
-    uint64_t origin = region->flags & FERRY_REGION_SHARED ? region->fd_offset_bytes
-                                                          : (uintptr_t)region->host;
-    uint64_t before = origin / FERRY_PAGE_BYTES % FERRY_GRANULE_PAGES;
-    uint64_t first = first_page > before ? first_page - before : 0;
-    uint64_t end = first_page + FERRY_GRANULE_PAGES + (before ? FERRY_GRANULE_PAGES - before : 0);
-
-    ferry_pageset_add(receiver->present[index], first,
-                      MIN(end, ferry_region_nr_pages(region)) - first);
-}
-
-/* Keep account of which pages may hold something, for when they are to be dropped. */
-static void note_present(FerryReceiver *receiver, const Arrival *arrival)
-{
-    uint32_t index = arrival->frame->region;
-    bool any = false;
-
-    for (uint32_t i = 0; receiver->fetch && i < arrival->frame->nr_extents; i++) {
-        const FerryExtent *extent = &arrival->extents[i];
-
-        any |= !extent->zero;
-        ferry_pageset_remove(ferry_fetch_missing(receiver->fetch)[index],
-                             arrival->frame->first_page + extent->first, extent->nr_pages);
-    }
-    if (any) {
-        note_provided(receiver, index, arrival->frame->first_page);
-    }
 }
 
 /* Straight into memory. */
@@ -115,7 +76,6 @@ static bool write_pages(FerryReceiver *receiver, FerryChannel *channel, Arrival 
             return false;
         }
     }
-    note_present(receiver, arrival);
     return true;
 }
 

@@ -13,7 +13,6 @@
 
 #include "channel.h"
 #include "fetch.h"
-#include "pageset.h"
 #include "region.h"
 #include "wire.h"
 
@@ -22,7 +21,6 @@ typedef struct FerryReceiver {
     FerryRegions regions;
     FerryScanner *scanner;
     FerryFetch *fetch;      /* NULL if no pages can be left missing */
-    FerryPageset **present; /* pages that may hold something, of each region; the same */
     _Atomic bool armed;     /* pages are missing: they are placed, not written */
     _Atomic uint64_t normal_pages; /* that came with their content */
     _Atomic uint64_t zero_pages;

@@ -149,7 +149,9 @@ bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
     FerryCopy *copy = source->copy;
     gint64 deadline = g_get_monotonic_time() + (gint64)timeout_ms * 1000;
 
-    ferry_source_retract(source);
+    if (!ferry_source_retract(source, errp)) {
+        return false;
+    }
     do {
         if (!feed_senders(source, errp)) {
             return false;

@@ -80,8 +80,7 @@ static bool send_draft(FerrySource *source)
     g_mutex_lock(&source->lock);
     source->drafted = false;
     g_mutex_unlock(&source->lock);
-    return ferry_control_send(source->lines.control, FERRY_FRAME_FORGET, 0, NULL, NULL) &&
-           ferry_missing_send(source->lines.control, regions, base, true, NULL) &&
+    return ferry_missing_send(source->lines.control, regions, base, true, NULL) &&
            ferry_control_send(source->lines.control, FERRY_FRAME_DRAFT,
                               ferry_missing_count(regions, base), NULL, NULL) &&
            ferry_source_wait(source, &source->drafted, 0);
@@ -112,13 +111,22 @@ bool ferry_source_announce(FerrySource *source, GError **errp)
     return send_draft(source) || ferry_source_fail(source, errp);
 }
 
-void ferry_source_retract(FerrySource *source)
+bool ferry_source_retract(FerrySource *source, GError **errp)
 {
-    if (source->announced) {
-        source->announced = false;
-        ferry_copy_rejoin(source->copy);
-        ferry_copy_unfreeze(source->copy);
+    if (!source->announced) {
+        return true;
     }
+    g_mutex_lock(&source->lock);
+    source->drafted = false;
+    g_mutex_unlock(&source->lock);
+    if (!ferry_control_send(source->lines.control, FERRY_FRAME_FORGET, 0, NULL, NULL) ||
+        !ferry_source_wait(source, &source->drafted, 0)) {
+        return ferry_source_fail(source, errp);
+    }
+    source->announced = false;
+    ferry_copy_rejoin(source->copy);
+    ferry_copy_unfreeze(source->copy);
+    return true;
 }
 
 /* --- Handing over ------------------------------------------------------------------------------- */
@@ -144,7 +152,9 @@ bool ferry_source_hand_over(FerrySource *source, GError **errp)
 
     atomic_store(&copy->stopped, true);
     ferry_pace_set_rate(copy->pace, 0);
-    ferry_source_retract(source);
+    if (!ferry_source_retract(source, errp)) {
+        return false;
+    }
     /* A guest that was paused all along may get here before the first pass is over. */
     while (!ferry_source_first_pass_done(source)) {
         if (!ferry_source_step(source, 100, errp)) {

@@ -97,7 +97,7 @@ bool ferry_source_look(FerrySource *source, bool last, uint64_t *dirty_pages, GE
 bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_ms);
 
 /* What was announced is not to be left missing: send it after all. */
-void ferry_source_retract(FerrySource *source);
+bool ferry_source_retract(FerrySource *source, GError **errp);
 
 /* On channels that have been opened: read what the destination says, in a thread. */
 void ferry_source_listen(FerrySource *source);

@@ -18,9 +18,13 @@
  *
  * Before a hand-over with pages missing, while the guest still runs; no pages are on their way:
  *
- *     | -- FORGET ------------------------------->  |  control: the last draft, if there was one
  *     | -- MISSING region, segment -------------->  |  control: pages that will be missing, as far
  *     | -- DRAFT number of pages ---------------->  |  as known: the destination drops its copies
+ *     | <-- DRAFTED ----------------------------- |
+ *
+ * It may be taken back, as long as no hand-over has followed; more pages come only after that:
+ *
+ *     | -- FORGET ------------------------------->  |  control
  *     | <-- DRAFTED ----------------------------- |
  *
  * Handing over, after the vCPUs have stopped:

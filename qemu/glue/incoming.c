@@ -393,7 +393,7 @@ bool ferry_load_state(QEMUFile *f, int *ret)
 void ferry_incoming_loaded(void)
 {
     if (incoming.active) {
-        ferry_destination_loaded(incoming.destination);
+        ferry_destination_loaded(incoming.destination, NULL);
     }
 }
 

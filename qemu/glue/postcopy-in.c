@@ -136,13 +136,18 @@ int ferry_postcopy_listen(MigrationIncomingState *mis)
 void ferry_postcopy_run(void (*run)(void *opaque), MigrationIncomingState *mis)
 {
     FerryDestination *destination = ferry_incoming_destination();
+    GError *error = NULL;
 
     if (!destination || !ferry_destination_is_left(destination)) {
         migration_bh_schedule(run, mis);
         return;
     }
     postcopy.run = run;
-    ferry_destination_loaded(destination);
+    if (!ferry_destination_loaded(destination, &error)) {
+        /* Past the point where QEMU knows how to fail; the guest goes on at the source. */
+        error_report("ferry: %s", error->message);
+        exit(EXIT_FAILURE);
+    }
 }
 
 static void run_now(void *opaque)

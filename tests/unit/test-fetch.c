@@ -201,7 +201,7 @@ static void switch_over(FakePair *pair, Guest guests[NR_GUESTS])
     ferry_source_leave(pair->source, &error);
     g_assert_no_error(error);
     g_assert_true(ferry_destination_wait_left(pair->destination, &error));
-    ferry_destination_loaded(pair->destination);
+    g_assert_true(ferry_destination_loaded(pair->destination, NULL));
     ferry_source_go(pair->source, &error);
     g_assert_no_error(error);
     wait_for(pair, &pair->went);
@@ -422,42 +422,102 @@ static const FerryFetchOps part_ops = {
     .failed = part_failed,
 };
 
-/* A page that somebody touched before it was watched is not taken for the source's. */
+static FerryFetch *part_new(FakeMachine *machine, unsigned *calls)
+{
+    g_autoptr(GError) error = NULL;
+    FerryFetch *fetch = ferry_fetch_new(&machine->regions, 1, &part_ops, calls, &error);
+
+    g_assert_no_error(error);
+    return fetch;
+}
+
+static const FerryFrame four_pages = {
+    .type = FERRY_FRAME_PAGES,
+    .nr_extents = 1,
+    .payload_bytes = 4 * FERRY_PAGE_BYTES,
+};
+static const FerryExtent four_extent = {.first = 0, .nr_pages = 4};
+
+/* A page that somebody touched at the destination, by a monitor for example, is dropped all the same. */
 static void test_touched(void)
 {
     FakeMachine *machine = fake_machine_new(small, false);
-    FerryPageset *present[3];
-    const FerryFrame frame = {
-        .type = FERRY_FRAME_PAGES,
-        .nr_extents = 1,
-        .payload_bytes = 4 * FERRY_PAGE_BYTES,
-    };
-    const FerryExtent extent = {.first = 0, .nr_pages = 4};
     g_autofree uint8_t *payload = g_malloc0(4 * FERRY_PAGE_BYTES);
     g_autoptr(GError) error = NULL;
-    FerryFetch *fetch;
     unsigned calls = 0;
+    FerryFetch *fetch = part_new(machine, &calls);
 
-    fetch = ferry_fetch_new(&machine->regions, 1, &part_ops, &calls, &error);
-    g_assert_no_error(error);
-    for (size_t i = 0; i < machine->regions.nr; i++) {
-        present[i] = ferry_pageset_new(ferry_region_nr_pages(&machine->regions.list[i]));
-    }
     memset(payload, 7, 4 * FERRY_PAGE_BYTES);
-    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 0, 4);
     *host_of(machine, 0, 2) = 1;
-    g_assert_true(ferry_fetch_arm(fetch, present, &error));
-    g_assert_false(ferry_fetch_place(fetch, &frame, &extent, payload, &error));
+    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 0, 3);
+    g_assert_true(ferry_fetch_draft(fetch, &error));
+    *host_of(machine, 0, 3) = 1;
+    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 3, 1);
+    g_assert_true(ferry_fetch_arm(fetch, &error));
+    g_assert_true(ferry_fetch_place(fetch, &four_pages, &four_extent, payload, &error));
+    for (uint64_t page = 0; page < 4; page++) {
+        g_assert_cmpuint(*host_of(machine, 0, page), ==, UINT64_C(0x0707070707070707));
+    }
+    g_assert_cmpuint(calls, ==, 1);
+    ferry_fetch_free(fetch);
+    fake_machine_free(machine);
+}
+
+/* If a missing page is there all the same, that is found out. */
+static void test_damaged(void)
+{
+    FakeMachine *machine = fake_machine_new(small, false);
+    g_autofree uint8_t *payload = g_malloc0(4 * FERRY_PAGE_BYTES);
+    g_autoptr(GError) error = NULL;
+    unsigned calls = 0;
+    FerryFetch *fetch = part_new(machine, &calls);
+
+    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 0, 2);
+    g_assert_true(ferry_fetch_arm(fetch, &error));
+    /* Not missing: it is filled at once. Then it is said to be, which is too late. */
+    g_assert_cmpuint(*host_of(machine, 0, 2), ==, 0);
+    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 2, 2);
+    g_assert_false(ferry_fetch_place(fetch, &four_pages, &four_extent, payload, &error));
     g_assert_error(error, FERRY_ERROR, FERRY_ERROR_SYSTEM);
     g_assert_nonnull(strstr(error->message, "page 0x2 of RAM block 'pc.ram'"));
-    g_assert_cmpuint(calls, ==, 100);
-    /* Those before it have come. */
-    g_assert_cmpuint(*host_of(machine, 0, 1), ==, UINT64_C(0x0707070707070707));
+    g_assert_cmpuint(calls, >=, 100);
     g_assert_cmpuint(ferry_pageset_count(ferry_fetch_missing(fetch)[0]), ==, 2);
     ferry_fetch_free(fetch);
-    for (size_t i = 0; i < machine->regions.nr; i++) {
-        ferry_pageset_free(present[i]);
+    fake_machine_free(machine);
+}
+
+static gpointer touch_page(gpointer opaque)
+{
+    return GSIZE_TO_POINTER(*host_of(opaque, 0, 1));
+}
+
+/* Who touches a page between the draft and the hand-over waits for it; or finds it as it was. */
+static void test_early_fault(gconstpointer data)
+{
+    bool forget = GPOINTER_TO_INT(data);
+    FakeMachine *machine = fake_machine_new(small, false);
+    g_autofree uint8_t *payload = g_malloc0(4 * FERRY_PAGE_BYTES);
+    g_autoptr(GError) error = NULL;
+    unsigned calls = 0;
+    FerryFetch *fetch = part_new(machine, &calls);
+    GThread *toucher;
+
+    memset(payload, 7, 4 * FERRY_PAGE_BYTES);
+    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 0, 4);
+    g_assert_true(ferry_fetch_draft(fetch, &error));
+    toucher = g_thread_new("toucher", touch_page, machine);
+    g_usleep(20000);
+    if (forget) {
+        ferry_fetch_forget(fetch);
+        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(toucher)), ==, 0);
+        g_assert_cmpuint(ferry_pageset_count(ferry_fetch_missing(fetch)[0]), ==, 0);
+    } else {
+        g_assert_true(ferry_fetch_arm(fetch, &error));
+        g_assert_true(ferry_fetch_place(fetch, &four_pages, &four_extent, payload, &error));
+        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(toucher)), ==,
+                         UINT64_C(0x0707070707070707));
     }
+    ferry_fetch_free(fetch);
     fake_machine_free(machine);
 }
 
@@ -510,6 +570,9 @@ int main(int argc, char **argv)
     g_test_add_func("/fetch/cut/resuming", test_cut_resuming);
     g_test_add_func("/fetch/load-fails", test_load_fails);
     g_test_add_func("/fetch/touched", test_touched);
+    g_test_add_func("/fetch/damaged", test_damaged);
+    g_test_add_data_func("/fetch/early/armed", GINT_TO_POINTER(FALSE), test_early_fault);
+    g_test_add_data_func("/fetch/early/forgotten", GINT_TO_POINTER(TRUE), test_early_fault);
     g_test_add_func("/fetch/latency", test_latency);
     return g_test_run();
 }

@@ -46,7 +46,7 @@ static void migrate(FakePair *pair, unsigned nr_rounds)
     g_assert_true(ferry_source_stopped(pair->source, &error));
     g_assert_true(ferry_source_hand_over(pair->source, &error));
     g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
-    ferry_destination_loaded(pair->destination);
+    g_assert_true(ferry_destination_loaded(pair->destination, NULL));
     ferry_destination_running(pair->destination);
     ferry_destination_send_report(pair->destination);
     g_assert_true(ferry_source_finish(pair->source, 10000));
