@@ -55,7 +55,11 @@ static void add_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_
     unsigned now = atomic_load(&copy->round) & 1;
     uint64_t hot = 0;
 
-    if (!note_written(copy, region, word, mask, now)) {
+    if (atomic_load(&copy->leaving)) {
+        /* In the blackout: most pages are known to be missing already. */
+        mask &= ~ferry_pageset_get(state->base, word);
+    }
+    if (!mask || !note_written(copy, region, word, mask, now)) {
         return;
     }
     if (may_defer && !copy->send_hot && !atomic_load(&copy->stopped)) {

@@ -73,6 +73,7 @@ typedef struct FerryCopy {
     _Atomic uint64_t hints[FERRY_DATA_CHANNELS_MAX];
 
     _Atomic bool stopped;             /* vCPUs do not run: nothing is written, no need to reset */
+    _Atomic bool leaving;             /* pages are being left missing: those set apart are no news */
     _Atomic bool fetching;            /* pages were left missing, and the destination asks for them */
     _Atomic bool frozen;              /* the senders take nothing */
     _Atomic uint64_t in_flight_pages; /* taken out of a set, not handed to the network yet */

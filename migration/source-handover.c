@@ -217,7 +217,11 @@ bool ferry_source_leave(FerrySource *source, GError **errp)
     g_assert(source->config.nr_fetch > 0);
     atomic_store(&copy->stopped, true);
     ferry_pace_set_rate(copy->pace, 0);
-    if (!ferry_source_announce(source, errp) || !ferry_source_look(source, true, NULL, errp)) {
+    if (!ferry_source_announce(source, errp)) {
+        return false;
+    }
+    atomic_store(&copy->leaving, true);
+    if (!ferry_source_look(source, true, NULL, errp)) {
         return false;
     }
     ferry_copy_reduce_late(copy);

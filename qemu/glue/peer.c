@@ -118,6 +118,9 @@ bool ferry_peer_ask(MigrationState *s, uint8_t *version, uint64_t *session, char
     gint64 deadline = g_get_monotonic_time() + PONG_TIMEOUT_MS * 1000;
     bool answered;
 
+    /* What is sent on it now is short and waited for; at the switchover too. */
+    qio_channel_set_delay(QIO_CHANNEL(ferry_underlying_socket(qemu_file_get_ioc(s->to_dst_file))),
+                          false);
     qemu_savevm_send_ping(s->to_dst_file, FERRY_PING_MAGIC << 16 | FERRY_WIRE_VERSION_MIN << 8 |
                                               FERRY_WIRE_VERSION_MAX);
     qemu_fflush(s->to_dst_file);
