@@ -35,13 +35,16 @@ static bool empty_memory(FerryDestination *destination, const FerryRegions *regi
     return true;
 }
 
-/* Wait until the channels of @layout are all in.  With the lock held. */
-static void wait_for_channels(FerryDestination *destination, const FerryLayout *layout)
+/* Wait until the channels of @layout are all in; false when that will not be.  With the lock held. */
+static bool wait_for_channels(Link *link, const FerryLayout *layout)
 {
+    FerryDestination *destination = link->destination;
+
     while ((destination->nr_data < layout->nr_data || destination->nr_fetch < layout->nr_fetch) &&
-           !destination->error && !destination->closing) {
+           !destination->error && !destination->closing && !link->stale) {
         g_cond_wait(&destination->changed, &destination->lock);
     }
+    return !link->stale;
 }
 
 /* Make ready for pages to be left missing, or say why that cannot be. */
@@ -92,7 +95,7 @@ static bool take_regions(Link *link, const GByteArray *body, GError **errp)
     }
     g_mutex_lock(&destination->lock);
     destination->layout = layout;
-    wait_for_channels(destination, &layout);
+    wait_for_channels(link, &layout);
     destination->ready = true;
     g_cond_broadcast(&destination->changed);
     g_mutex_unlock(&destination->lock);
@@ -192,6 +195,10 @@ static void start_watch(FerryDestination *destination)
         ferry_watch_add(watch, destination->fetch[i]->channel, true, true);
     }
     g_mutex_unlock(&destination->lock);
+    if (destination->ops.stream_idle_ms) {
+        ferry_watch_set_probe(watch, "the migration stream", destination->ops.stream_idle_ms,
+                              destination->opaque);
+    }
     destination->watch = watch;
     ferry_watch_start(watch);
 }
@@ -293,7 +300,7 @@ static bool take_resume(Link *link, const FerryFrame *frame, const GByteArray *b
     fine = destination->broken && destination->control == link && layout.nr_fetch > 0;
     if (fine) {
         destination->layout = layout;
-        wait_for_channels(destination, &layout);
+        fine = wait_for_channels(link, &layout);
     }
     complete = destination->complete;
     g_mutex_unlock(&destination->lock);

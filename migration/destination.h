@@ -55,6 +55,11 @@ typedef struct FerryDestinationOps {
     void (*list_vcpus)(void *opaque, GArray *threads);
     /* The source has let go of the guest: it may run here.  Once. */
     void (*go)(void *opaque);
+    /*
+     * For how many milliseconds nothing has come on the migration stream, which belongs to the
+     * session; optional.  Any thread.
+     */
+    uint64_t (*stream_idle_ms)(void *opaque);
     /* The connection broke after that, or just before; the source may come back.  Any thread. */
     void (*broken)(void *opaque, const GError *why);
     /* Guest memory is wrong, or cannot be made right: the guest must stop.  Any thread. */

@@ -24,6 +24,9 @@ struct FerryWatch {
     FerryWatchFn *silent;
     void *opaque;
     GArray *channels; /* of Watched */
+    const char *probe_name;
+    FerryWatchProbe *probe;
+    void *probe_opaque;
     GThread *beating, *looking;
 
     GMutex lock;
@@ -56,6 +59,14 @@ void ferry_watch_add(FerryWatch *watch, FerryChannel *channel, bool writes, bool
     };
 
     g_array_append_val(watch->channels, watched);
+}
+
+void ferry_watch_set_probe(FerryWatch *watch, const char *name, FerryWatchProbe *probe,
+                           void *opaque)
+{
+    watch->probe_name = name;
+    watch->probe = probe;
+    watch->probe_opaque = opaque;
 }
 
 /* Sleep; false when it is over. */
@@ -117,18 +128,31 @@ static GError *look_at(FerryWatch *watch, Watched *watched)
     return NULL;
 }
 
+/* What is wrong with any of them, or NULL. */
+static GError *look(FerryWatch *watch)
+{
+    GError *error = NULL;
+
+    for (guint i = 0; i < watch->channels->len && !error; i++) {
+        error = look_at(watch, &g_array_index(watch->channels, Watched, i));
+    }
+    if (!error && watch->probe && watch->probe(watch->probe_opaque) > watch->timeout_ms) {
+        error = g_error_new(FERRY_ERROR, FERRY_ERROR_IO, "%s: nothing came for %u ms",
+                            watch->probe_name, watch->timeout_ms);
+    }
+    return error;
+}
+
 static gpointer look_run(gpointer opaque)
 {
     FerryWatch *watch = opaque;
 
     while (wait_ms(watch, LOOK_MS)) {
-        for (guint i = 0; i < watch->channels->len; i++) {
-            GError *error = look_at(watch, &g_array_index(watch->channels, Watched, i));
+        GError *error = look(watch);
 
-            if (error) {
-                watch->silent(watch->opaque, error);
-                return NULL;
-            }
+        if (error) {
+            watch->silent(watch->opaque, error);
+            break;
         }
     }
     return NULL;

@@ -13,6 +13,7 @@
 
 #include <glib.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "channel.h"
 
@@ -30,6 +31,14 @@ FerryWatch *ferry_watch_new(unsigned timeout_ms, FerryWatchFn *silent, void *opa
 
 /* Before it starts.  @channel stays the caller's.  @writes, @reads: what this side does with it. */
 void ferry_watch_add(FerryWatch *watch, FerryChannel *channel, bool writes, bool reads);
+
+/*
+ * Something else that must be heard, called @name in messages: for how long it has been silent, in ms.
+ * Before it starts; called from a thread of the watch's.
+ */
+typedef uint64_t FerryWatchProbe(void *opaque);
+void ferry_watch_set_probe(FerryWatch *watch, const char *name, FerryWatchProbe *probe,
+                           void *opaque);
 
 void ferry_watch_start(FerryWatch *watch);
 

@@ -193,6 +193,7 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
         .warn = warn,
         .list_vcpus = ferry_postcopy_list_vcpus,
         .go = ferry_postcopy_go,
+        .stream_idle_ms = ferry_postcopy_stream_idle_ms,
         .broken = ferry_postcopy_broken,
         .damaged = ferry_postcopy_damaged,
     };
@@ -378,6 +379,7 @@ bool ferry_load_state(QEMUFile *f, int *ret)
         *ret = load_setup();
         break;
     case FERRY_STREAM_PART:
+        ferry_postcopy_note_part();
         *ret = 0;
         break;
     case FERRY_STREAM_END:

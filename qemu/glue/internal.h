@@ -148,9 +148,12 @@ FerryDestination *ferry_incoming_destination(void);
 /*
  * The destination's part of post-copy.  stand_down: the source goes on without Ferry.  why_not: why
  * post-copy, which the user has permitted, must be QEMU's own; NULL if it need not.  hold_stream: the
- * stream that is to be broken when Ferry's channels are, or NULL.  The rest are FerryDestinationOps.
+ * stream that is to be broken when Ferry's channels are, or NULL.  note_part: something has come on it.
+ * The rest are FerryDestinationOps.
  */
 void ferry_postcopy_hold_stream(MigrationIncomingState *mis);
+void ferry_postcopy_note_part(void);
+uint64_t ferry_postcopy_stream_idle_ms(void *opaque);
 void ferry_postcopy_stand_down(void);
 const char *ferry_postcopy_why_not(void);
 void ferry_postcopy_list_vcpus(void *opaque, GArray *threads);

@@ -69,7 +69,7 @@ static const Property ferry_properties[] = {
     DEFINE_PROP_SIGNED("trace", FerryObject, parameters.trace, FERRY_TRACE_MODE_AUTO,
                        trace_property, FerryTraceMode),
     DEFINE_PROP_SIGNED("switchover", FerryObject, parameters.switchover,
-                       FERRY_SWITCHOVER_MODE_AUTO, switchover_property, FerrySwitchoverMode),
+                       FERRY_SWITCHOVER_MODE_PRECOPY, switchover_property, FerrySwitchoverMode),
     DEFINE_PROP_UINT32("network-timeout", FerryObject, parameters.network_timeout_ms,
                        NETWORK_TIMEOUT_MS),
 };

@@ -34,6 +34,7 @@
 static struct {
     bool advised; /* QEMU wanted memory emptied, and Ferry does that */
     void (*run)(void *opaque);
+    int64_t part_ms; /* since when something is due on the stream; 0: nothing is.  Atomic */
     GMutex lock;    /* for what follows */
     QIOChannel *io; /* the stream's, to break it; a reference */
 } postcopy;
@@ -102,6 +103,11 @@ int ferry_postcopy_prepare(MigrationIncomingState *mis)
     return ferry_incoming_destination() ? 0 : postcopy_ram_prepare_discard(mis);
 }
 
+static void note_due(bool due)
+{
+    qatomic_set(&postcopy.part_ms, due ? g_get_monotonic_time() / 1000 : 0);
+}
+
 void ferry_postcopy_hold_stream(MigrationIncomingState *mis)
 {
     g_mutex_lock(&postcopy.lock);
@@ -111,6 +117,26 @@ void ferry_postcopy_hold_stream(MigrationIncomingState *mis)
     postcopy.io = mis ? QIO_CHANNEL(object_ref(OBJECT(qemu_file_get_ioc(mis->from_src_file))))
                       : NULL;
     g_mutex_unlock(&postcopy.lock);
+    /* Resumed, the source sends parts again; at first, only once the guest runs here. */
+    note_due(mis && runstate_is_running());
+}
+
+/* The source sends one several times a second while it pushes pages. */
+void ferry_postcopy_note_part(void)
+{
+    FerryDestination *destination = ferry_incoming_destination();
+
+    if (destination && ferry_destination_is_left(destination)) {
+        note_due(true);
+    }
+}
+
+/* On a thread of the engine's. */
+uint64_t ferry_postcopy_stream_idle_ms(void *opaque)
+{
+    int64_t part_ms = qatomic_read(&postcopy.part_ms);
+
+    return part_ms ? (uint64_t)(g_get_monotonic_time() / 1000 - part_ms) : 0;
 }
 
 int ferry_postcopy_listen(MigrationIncomingState *mis)
@@ -158,6 +184,7 @@ static void run_now(void *opaque)
 /* On a thread of the engine's. */
 void ferry_postcopy_go(void *opaque)
 {
+    note_due(true);
     aio_bh_schedule_oneshot(qemu_get_aio_context(), run_now, NULL);
 }
 

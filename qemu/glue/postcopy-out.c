@@ -110,6 +110,7 @@ int ferry_send_packaged(MigrationState *s, const uint8_t *data, size_t nr_bytes)
     if (ret) {
         return ret;
     }
+    ferry_source_set_bandwidth(ferry_outgoing_source(), migrate_max_postcopy_bandwidth());
     return ferry_source_go(ferry_outgoing_source(), &error)
                ? 0
                : ferry_session_error(s->to_dst_file, error);

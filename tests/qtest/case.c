@@ -89,7 +89,7 @@ void run_settings(Run *run, Vm *vm, bool incoming)
 }
 
 /* Where the destination says that it listens. */
-static char *listening_uri(Vm *vm)
+char *run_listening_uri(Vm *vm)
 {
     QDict *info = vm_command(vm, "query-migrate", NULL);
     QList *addresses = qdict_get_qlist(info, "socket-address");
@@ -112,7 +112,7 @@ void run_listen(Run *run)
 
     vm_do(run->destination, "migrate-incoming", arguments);
     g_free(run->uri);
-    run->uri = g_str_has_suffix(listen, ":0") ? listening_uri(run->destination) : g_strdup(listen);
+    run->uri = g_str_has_suffix(listen, ":0") ? run_listening_uri(run->destination) : g_strdup(listen);
 }
 
 void run_migrate(Run *run)
@@ -313,7 +313,8 @@ void run_release(Run *run)
 {
     vm_thaw(run->destination);
     take_answer(run);
-    set_parameters(run->source, "{ 'avail-switchover-bandwidth': 0, 'max-bandwidth': 0 }");
+    set_parameters(run->source, "{ 'avail-switchover-bandwidth': 0, 'max-bandwidth': 0, "
+                                "'max-postcopy-bandwidth': 0 }");
     if (run->proxy) {
         proxy_limit(run->proxy, UINT_MAX);
     }
@@ -342,17 +343,25 @@ static void check_used(Run *run, Vm *vm)
 {
     QDict *info = vm_command(vm, "query-ferry", NULL);
     const char *reason = qdict_get_try_str(info, "reason");
-    size_t nr_channels;
+    size_t nr_data = 0;
 
     if (reason || !qdict_haskey(info, "phase")) {
         g_error("%s: Ferry is not in use: %s", vm->name, reason ? reason : "no reason given");
     }
-    g_assert_cmpint(qdict_get_int(info, "version"), ==, 1);
-    nr_channels = qlist_size(qdict_get_qlist(info, "channels"));
-    g_assert_cmpuint(nr_channels, >=, 2);
-    if (run->c->channels) {
-        g_assert_cmpuint(nr_channels, ==, run->c->channels + 1);
+    g_assert_cmpint(qdict_get_int(info, "version"), ==, 2);
+    for (const QListEntry *e = qlist_first(qdict_get_qlist(info, "channels")); e;
+         e = qlist_next(e)) {
+        const char *name = qdict_get_str(qobject_to(QDict, qlist_entry_obj(e)), "name");
+
+        nr_data += g_str_has_prefix(name, "data ");
     }
+    if (!run->c->postcopy || vm == run->source) {
+        g_assert_cmpuint(nr_data, >=, 1);
+    }
+    if (run->c->channels && nr_data) {
+        g_assert_cmpuint(nr_data, ==, run->c->channels);
+    }
+    g_assert_cmpint(qdict_haskey(info, "fetch"), ==, run->c->postcopy);
     qobject_unref(info);
 }
 

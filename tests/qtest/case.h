@@ -144,6 +144,8 @@ struct Case {
     const char *destination_fallback;
     /* Optional: how many data channels there are, if that matters. */
     unsigned channels;
+    /* Optional: pages are left missing, and fetched. */
+    bool postcopy;
     /* Optional: how our source watches the guest: query-ferry's mode. */
     const char *trace;
     /* Required with it: part of the reason. */
@@ -161,6 +163,7 @@ void cases_add(const Case *cases, size_t nr_cases);
 void add_device_cases(void);
 void add_fallback_cases(void);
 void add_phase_cases(void);
+void add_postcopy_cases(void);
 void add_refusal_cases(void);
 void add_report_cases(void);
 void add_stranger_cases(void);
@@ -187,6 +190,9 @@ Vm *run_start_vm(Run *run, const char *name, bool incoming);
 /* Capabilities and parameters, as the case says. */
 void run_settings(Run *run, Vm *vm, bool incoming);
 
+/* Where this QEMU says that it listens; to be freed. */
+char *run_listening_uri(Vm *vm);
+
 /* Have the destination listen; finds run->uri. */
 void run_listen(Run *run);
 
@@ -204,6 +210,9 @@ void run_second(Run *run);
 
 /* Fails the test unless the comparison of memory, on which all this rests, sees a wrong byte. */
 void run_check_comparison(Run *run);
+
+/* migrate-start-postcopy, and wait until the guest runs at the destination. */
+void postcopy_go_over(Run *run);
 
 /* The destination becomes the source, and gets a new destination. */
 void run_turn(Run *run, const char *name);

@@ -111,6 +111,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     add_transport_cases();
     add_phase_cases();
+    add_postcopy_cases();
     add_refusal_cases();
     add_fallback_cases();
     add_report_cases();

@@ -8,6 +8,8 @@
 #include <arpa/inet.h>
 #include <poll.h>
 
+#include "qemu/atomic.h"
+
 #include "proxy.h"
 #include "vm.h"
 
@@ -19,10 +21,17 @@ struct Proxy {
     unsigned limit;
     unsigned nr_connections;
     bool cut;
-    GArray *sockets; /* of int: both ends of every connection */
+    GPtrArray *connections; /* of Connection */
 };
 
+typedef struct Connection {
+    int client, server; /* -1: it was not relayed */
+    bool stalled;       /* atomic */
+    int64_t damage;     /* atomic; after so many bytes from the client; negative: never */
+} Connection;
+
 typedef struct Pump {
+    Connection *connection;
     int from, to;
 } Pump;
 
@@ -52,6 +61,22 @@ int connect_to(const char *uri)
     return fd;
 }
 
+/* What has come from the source goes through unless it stalls; it may be damaged. */
+static void treat(Pump *p, char *buffer, ssize_t nr)
+{
+    int64_t damage = qatomic_read(&p->connection->damage);
+
+    while (qatomic_read(&p->connection->stalled)) {
+        g_usleep(10000);
+    }
+    if (p->from == p->connection->client && damage >= 0) {
+        if (damage < nr) {
+            buffer[damage] ^= 0x20;
+        }
+        qatomic_set(&p->connection->damage, damage < nr ? -1 : damage - nr);
+    }
+}
+
 static gpointer pump(gpointer opaque)
 {
     Pump *p = opaque;
@@ -59,6 +84,7 @@ static gpointer pump(gpointer opaque)
     ssize_t nr;
 
     while ((nr = recv(p->from, buffer, 64 << 10, 0)) > 0) {
+        treat(p, buffer, nr);
         for (ssize_t done = 0, sent; done < nr; done += sent) {
             sent = send(p->to, buffer + done, (size_t)(nr - done), MSG_NOSIGNAL);
             if (sent <= 0) {
@@ -80,11 +106,11 @@ static gpointer pump(gpointer opaque)
     return NULL;
 }
 
-static void start_pump(int from, int to)
+static void start_pump(Connection *connection, int from, int to)
 {
     Pump *p = g_new(Pump, 1);
 
-    *p = (Pump){.from = from, .to = to};
+    *p = (Pump){.connection = connection, .from = from, .to = to};
     g_thread_unref(g_thread_new("pump", pump, p));
 }
 
@@ -94,6 +120,7 @@ static gpointer serve(gpointer opaque)
 
     for (;;) {
         int client = accept4(proxy->listener, NULL, NULL, SOCK_CLOEXEC);
+        Connection *connection = g_new(Connection, 1);
         int server;
 
         g_assert_cmpint(client, >=, 0);
@@ -104,11 +131,15 @@ static gpointer serve(gpointer opaque)
             g_cond_wait(&proxy->changed, &proxy->lock);
         }
         server = proxy->cut ? -1 : connect_to(proxy->target);
+        *connection = (Connection){
+            .client = server >= 0 ? client : -1,
+            .server = server,
+            .damage = -1,
+        };
+        g_ptr_array_add(proxy->connections, connection);
         if (server >= 0) {
-            g_array_append_val(proxy->sockets, client);
-            g_array_append_val(proxy->sockets, server);
-            start_pump(client, server);
-            start_pump(server, client);
+            start_pump(connection, client, server);
+            start_pump(connection, server, client);
         } else {
             close(client);
         }
@@ -124,7 +155,7 @@ Proxy *proxy_new(const char *target)
 
     proxy->target = g_strdup(target);
     proxy->limit = UINT_MAX;
-    proxy->sockets = g_array_new(FALSE, FALSE, sizeof(int));
+    proxy->connections = g_ptr_array_new();
     g_mutex_init(&proxy->lock);
     g_cond_init(&proxy->changed);
     proxy->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -164,13 +195,71 @@ void proxy_wait_connections(Proxy *proxy, unsigned nr)
     g_assert_true(fine);
 }
 
+static void cut(Connection *connection)
+{
+    if (connection->server >= 0) {
+        shutdown(connection->client, SHUT_RDWR);
+        shutdown(connection->server, SHUT_RDWR);
+        qatomic_set(&connection->stalled, false);
+    }
+}
+
+/* With the lock held. */
+static void cut_all(Proxy *proxy)
+{
+    for (guint i = 0; i < proxy->connections->len; i++) {
+        cut(g_ptr_array_index(proxy->connections, i));
+    }
+}
+
 void proxy_cut(Proxy *proxy)
 {
     g_mutex_lock(&proxy->lock);
     proxy->cut = true;
-    for (guint i = 0; i < proxy->sockets->len; i++) {
-        shutdown(g_array_index(proxy->sockets, int, i), SHUT_RDWR);
-    }
+    cut_all(proxy);
     g_cond_broadcast(&proxy->changed);
     g_mutex_unlock(&proxy->lock);
+}
+
+void proxy_cut_all(Proxy *proxy)
+{
+    g_mutex_lock(&proxy->lock);
+    cut_all(proxy);
+    g_mutex_unlock(&proxy->lock);
+}
+
+static Connection *find(Proxy *proxy, unsigned number)
+{
+    Connection *connection;
+
+    g_mutex_lock(&proxy->lock);
+    g_assert_cmpuint(number, <, proxy->connections->len);
+    connection = g_ptr_array_index(proxy->connections, number);
+    g_mutex_unlock(&proxy->lock);
+    return connection;
+}
+
+void proxy_cut_one(Proxy *proxy, unsigned number)
+{
+    cut(find(proxy, number));
+}
+
+void proxy_stall(Proxy *proxy, unsigned number)
+{
+    qatomic_set(&find(proxy, number)->stalled, true);
+}
+
+void proxy_damage(Proxy *proxy, unsigned number, uint64_t offset)
+{
+    qatomic_set(&find(proxy, number)->damage, (int64_t)offset);
+}
+
+unsigned proxy_nr_connections(Proxy *proxy)
+{
+    unsigned nr;
+
+    g_mutex_lock(&proxy->lock);
+    nr = proxy->connections->len;
+    g_mutex_unlock(&proxy->lock);
+    return nr;
 }

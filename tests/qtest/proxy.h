@@ -1,5 +1,6 @@
 /*
- * A relay of our own between source and destination: it can keep connections waiting, and cut them.
+ * A relay of our own between source and destination: it can keep connections waiting, cut them, let
+ * nothing through, and damage what goes through.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -8,6 +9,7 @@
 
 #include <glib.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 typedef struct Proxy Proxy;
 
@@ -25,6 +27,21 @@ void proxy_wait_connections(Proxy *proxy, unsigned nr);
 
 /* Break every connection, and every new one. */
 void proxy_cut(Proxy *proxy);
+
+/*
+ * The same for one connection only, the @number-th that was made, beginning with 0; new ones are not
+ * touched.  stall: it stays open, but nothing gets through any more.  damage: one bit of what comes
+ * from the source, @offset bytes from now, is turned over.
+ */
+void proxy_cut_one(Proxy *proxy, unsigned number);
+void proxy_stall(Proxy *proxy, unsigned number);
+void proxy_damage(Proxy *proxy, unsigned number, uint64_t offset);
+
+/* How many connections have been made so far. */
+unsigned proxy_nr_connections(Proxy *proxy);
+
+/* Break every connection, but not new ones. */
+void proxy_cut_all(Proxy *proxy);
 
 /* A connection to tcp:127.0.0.1:PORT, or -1 when it is refused. */
 int connect_to(const char *uri);
