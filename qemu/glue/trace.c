@@ -45,6 +45,8 @@ static struct {
 
 static void harvest_bitmap(bool last, FerryBitmapFn fn)
 {
+    BQL_LOCK_GUARD();
+
     ferry_kvm_sync_others(last);
     ferry_bitmap_harvest(trace.blocks, trace.regions->nr, fn, trace.client.opaque);
     memory_global_after_dirty_log_sync();
