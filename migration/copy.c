@@ -374,6 +374,11 @@ void ferry_copy_release_cooled(FerryCopy *copy)
 {
     unsigned last = (atomic_load(&copy->round) + 1) & 1;
 
+    if (atomic_load(&copy->round) % FERRY_HOT_ROUNDS == 0) {
+        ferry_copy_release_all(copy);
+        return;
+    }
+
     for (size_t i = 0; i < copy->regions.nr; i++) {
         ferry_pageset_move(copy->state[i].deferred[last], copy->state[i].pages);
     }

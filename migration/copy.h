@@ -25,6 +25,9 @@
 /* A sender's hint is the region's number, so many bits up, and the granule's plus one. */
 #define FERRY_HINT_SHIFT 40
 
+/* Pages that stay hot go all the same every so many rounds: some look at what has arrived. */
+#define FERRY_HOT_ROUNDS 8
+
 /* A chunk's tracing state.  A page may be read while reset_seq has caught up with found_seq. */
 typedef struct FerryCopyChunk {
     _Atomic bool armed;
