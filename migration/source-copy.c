@@ -18,9 +18,13 @@
 
 /*
  * A tracker with feed() is asked for so many pages as soon as fewer than half of them wait to be
- * sent: few, as they are write-protected while they wait, but enough to keep the senders busy.
+ * sent: few, as they are write-protected while they wait, but enough to keep the senders busy.  With
+ * a limited bandwidth it is what takes FEED_MS to send: what waits longer is written again before it
+ * has gone.
  */
-#define FEED_PAGES 4096
+#define FEED_PAGES     4096
+#define FEED_PAGES_MIN 32
+#define FEED_MS        20
 
 /* How often the driver looks whether it is time for that; FEED_PAGES take longer to send. */
 #define FEED_POLL_MS 2
@@ -64,13 +68,21 @@ static bool replace_tracker(FerrySource *source, GError *error, GError **errp)
     return true;
 }
 
+static uint64_t feed_pages(const FerrySource *source)
+{
+    uint64_t rate = atomic_load(&source->bandwidth);
+
+    return rate ? CLAMP(rate / FERRY_PAGE_BYTES * FEED_MS / 1000, FEED_PAGES_MIN, FEED_PAGES)
+                : FEED_PAGES;
+}
+
 /* Have the tracker report some pages of the round. */
 static bool feed(FerrySource *source, GError **errp)
 {
     FerryCopy *copy = source->copy;
     uint64_t left_pages;
 
-    if (!copy->tracker.ops->feed(copy->tracker.opaque, FEED_PAGES, &left_pages, errp)) {
+    if (!copy->tracker.ops->feed(copy->tracker.opaque, feed_pages(source), &left_pages, errp)) {
         return false;
     }
     atomic_store(&source->left_pages, left_pages);
@@ -107,7 +119,7 @@ static bool feed_senders(FerrySource *source, GError **errp)
         ferry_copy_kick(copy);
     }
     while (!error && atomic_load(&source->left_pages) > 0 &&
-           ferry_copy_queued(copy) < FEED_PAGES / 2) {
+           ferry_copy_queued(copy) < feed_pages(source) / 2) {
         feed(source, &error);
     }
     return !error || replace_tracker(source, error, errp);

@@ -38,6 +38,8 @@ struct FerrySource {
     uint64_t handed_pages; /* how many */
     _Atomic uint64_t nr_requests;
 
+    _Atomic uint64_t bandwidth; /* bytes a second that are allowed; 0: no limit */
+
     /* Pages of the round that the tracker still keeps. */
     _Atomic uint64_t left_pages;
 

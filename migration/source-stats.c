@@ -7,6 +7,7 @@
 
 void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second)
 {
+    atomic_store(&source->bandwidth, bytes_per_second);
     /* In the blackout there is none. */
     if (!atomic_load(&source->copy->stopped) || atomic_load(&source->copy->fetching)) {
         ferry_pace_set_rate(source->copy->pace, bytes_per_second);
