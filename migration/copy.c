@@ -433,7 +433,9 @@ void ferry_copy_unfreeze(FerryCopy *copy)
 }
 
 /* Call it for each granule of @set that holds a page. */
-#define FOREACH_GRANULE(granule, set)                                                                  for (int64_t granule = ferry_pageset_next(set, 0, 0, 1); granule >= 0;                                  granule = ferry_pageset_next(set, (uint64_t)granule + 1, 0, 1))
+#define FOREACH_GRANULE(granule, set)                                      \
+    for (int64_t granule = ferry_pageset_next(set, 0, 0, 1); granule >= 0; \
+         granule = ferry_pageset_next(set, (uint64_t)granule + 1, 0, 1))
 
 static bool is_empty_granule(FerryPageset *set, uint64_t granule)
 {

@@ -47,11 +47,11 @@ typedef struct FerryCopyChunk {
  * what is found while the vCPUs are being stopped (in pages again) is little.
  */
 typedef struct FerryCopyRegion {
-    FerryPageset *pages; /* to send */
+    FerryPageset *pages;   /* to send */
     FerryPageset *swapped; /* to send last: they have to be read from the swap device */
     FerryPageset *kept;    /* known to be written, kept by the tracker until it may reset them */
     FerryPageset *base;
-    FerryPageset *skip;  /* not to queue when its chunk is */
+    FerryPageset *skip; /* not to queue when its chunk is */
     FerryPageset *written[2];
     FerryPageset *deferred[2];
     FerryCopyChunk *chunks;
@@ -68,17 +68,17 @@ typedef struct FerryCopy {
     bool tracking;             /* the tracker is started */
     FerryPace *pace;
     bool checksum;
-    bool send_hot; /* put no page off because it stays hot */
+    bool send_hot;  /* put no page off because it stays hot */
     bool may_leave; /* pages may be left missing: `kept` is looked after */
     unsigned nr_senders;
     FerrySender **senders;
     /* Where each sender is to go on, when pages are being fetched there; 0: nowhere in particular. */
     _Atomic uint64_t hints[FERRY_DATA_CHANNELS_MAX];
 
-    _Atomic bool stopped;             /* vCPUs do not run: nothing is written, no need to reset */
-    _Atomic bool leaving;             /* pages are being left missing: those set apart are no news */
-    _Atomic bool fetching;            /* pages were left missing, and the destination asks for them */
-    _Atomic bool frozen;              /* the senders take nothing */
+    _Atomic bool stopped;  /* vCPUs do not run: nothing is written, no need to reset */
+    _Atomic bool leaving;  /* pages are being left missing: those set apart are no news */
+    _Atomic bool fetching; /* pages were left missing, and the destination asks for them */
+    _Atomic bool frozen;   /* the senders take nothing */
     _Atomic uint64_t in_flight_pages; /* taken out of a set, not handed to the network yet */
     _Atomic uint64_t normal_pages;
     _Atomic uint64_t zero_pages;

@@ -92,8 +92,7 @@ bool ferry_destination_run_data(Link *link, bool is_fetch, GError **errp)
         FerryFrame frame;
 
         if (!ferry_channel_read_all(link->channel, head, sizeof(head), errp) ||
-            !ferry_frame_decode(head, &frame, errp) ||
-            !take_frame(link, is_fetch, &frame, errp)) {
+            !ferry_frame_decode(head, &frame, errp) || !take_frame(link, is_fetch, &frame, errp)) {
             return false;
         }
     }

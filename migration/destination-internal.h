@@ -33,7 +33,7 @@ struct FerryDestination {
     FerryDestinationConfig config;
     FerryDestinationOps ops;
     void *opaque;
-    FerryReceiver receiver; /* its regions do not change once ready */
+    FerryReceiver receiver;            /* its regions do not change once ready */
     FerryMissingReader missing_reader; /* the control thread's */
     FerryWatch *watch;                 /* the same */
     uint64_t start_ns;
@@ -52,11 +52,11 @@ struct FerryDestination {
     uint64_t reached;     /* the newest fence that has come on all data channels */
     uint64_t handed_over; /* number of the fence that ends it, or 0 */
     bool left;            /* pages are missing, or were, and are fetched */
-    bool committed;       /* the source was told that the guest can run here: it may have taken note */
-    bool may_run;         /* it has */
-    bool broken;          /* a channel failed after that; others are waited for */
-    uint32_t attempt;     /* the source's, at connecting */
-    bool resuming;        /* the first of them, the control channel, is in */
+    bool committed;   /* the source was told that the guest can run here: it may have taken note */
+    bool may_run;     /* it has */
+    bool broken;      /* a channel failed after that; others are waited for */
+    uint32_t attempt; /* the source's, at connecting */
+    bool resuming;    /* the first of them, the control channel, is in */
     unsigned nr_recoveries;
     bool complete;
     bool told; /* ops.complete was called */

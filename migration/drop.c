@@ -37,9 +37,9 @@ static bool drop_one(const FerryRegion *region, const struct iovec *range)
 {
     uint64_t offset_bytes = (uint64_t)((uint8_t *)range->iov_base - region->host);
 
-    if (region->fd >= 0 && fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                     (off_t)(region->fd_offset_bytes + offset_bytes),
-                                     (off_t)range->iov_len) != 0) {
+    if (region->fd >= 0 &&
+        fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                  (off_t)(region->fd_offset_bytes + offset_bytes), (off_t)range->iov_len) != 0) {
         return false;
     }
     if (!(region->flags & FERRY_REGION_SHARED)) {
@@ -150,8 +150,7 @@ bool ferry_drop_missing(const FerryRegion *region, FerryPageset *missing, FerryP
     bool fine;
 
     dropper->region = region;
-    dropper->pidfd =
-        is_anonymous(region) ? (int)syscall(SYS_pidfd_open, (long)getpid(), 0L) : -1;
+    dropper->pidfd = is_anonymous(region) ? (int)syscall(SYS_pidfd_open, (long)getpid(), 0L) : -1;
     fine = drop_all(dropper, missing, dropped, errp);
     if (dropper->pidfd >= 0) {
         close(dropper->pidfd);

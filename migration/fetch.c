@@ -332,9 +332,9 @@ static bool place_run(FerryFetch *fetch, uint32_t region, uint64_t first, uint64
     const char *id = fetch->regions->list[region].id;
     uint64_t done_bytes, done_pages;
     GError *error = NULL;
-    FerryPlaceResult result = ferry_userfault_place(
-        fetch->uffd, &fetch->regions->list[region], first * FERRY_PAGE_BYTES, from,
-        nr_pages * FERRY_PAGE_BYTES, &done_bytes, &error);
+    FerryPlaceResult result =
+        ferry_userfault_place(fetch->uffd, &fetch->regions->list[region], first * FERRY_PAGE_BYTES,
+                              from, nr_pages * FERRY_PAGE_BYTES, &done_bytes, &error);
 
     done_pages = done_bytes / FERRY_PAGE_BYTES;
     ferry_pageset_remove(fetch->missing[region], first, done_pages);
@@ -501,8 +501,8 @@ static void take_fault(Lane *lane, const FerryUserfaultEvent *event)
         if (event->address < (uintptr_t)region->host || offset_bytes >= region->length_bytes) {
             continue;
         }
-        page = offset_bytes / region->page_size_bytes *
-               (region->page_size_bytes / FERRY_PAGE_BYTES);
+        page =
+            offset_bytes / region->page_size_bytes * (region->page_size_bytes / FERRY_PAGE_BYTES);
         if (!is_missing(fetch, i, page)) {
             fill_zero(fetch, i, page);
         } else if (note_fault(fetch, i, page, event->thread) && atomic_load(&fetch->armed)) {

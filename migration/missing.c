@@ -50,9 +50,8 @@ bool ferry_missing_send(FerryChannel *control, const FerryRegions *regions,
     return true;
 }
 
-bool ferry_missing_take(FerryMissingReader *reader, const FerryFrame *frame,
-                        const GByteArray *body, const FerryRegions *regions,
-                        FerryPageset *const *sets, GError **errp)
+bool ferry_missing_take(FerryMissingReader *reader, const FerryFrame *frame, const GByteArray *body,
+                        const FerryRegions *regions, FerryPageset *const *sets, GError **errp)
 {
     if (frame->region >= regions->nr) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "bitmap of region %u of %zu",

@@ -30,9 +30,8 @@ typedef struct FerryMissingReader {
 } FerryMissingReader;
 
 /* Add the pages of a MISSING frame to @sets.  Any peer's frame: nothing in it is believed. */
-bool ferry_missing_take(FerryMissingReader *reader, const FerryFrame *frame,
-                        const GByteArray *body, const FerryRegions *regions,
-                        FerryPageset *const *sets, GError **errp);
+bool ferry_missing_take(FerryMissingReader *reader, const FerryFrame *frame, const GByteArray *body,
+                        const FerryRegions *regions, FerryPageset *const *sets, GError **errp);
 
 /* Whether every region that began has been read to its end; ready for another bitmap. */
 bool ferry_missing_finish(FerryMissingReader *reader, GError **errp);

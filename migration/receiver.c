@@ -64,19 +64,17 @@ static bool write_pages(FerryReceiver *receiver, FerryChannel *channel, Arrival 
             return false;
         }
     }
+    if (!(frame->flags & FERRY_FRAME_PAYLOAD_CRC)) {
+        return ferry_channel_readv_all(channel, iov, nr_iov, errp);
+    }
     memcpy(landed, iov, sizeof(*iov) * (size_t)nr_iov);
     if (!ferry_channel_readv_all(channel, iov, nr_iov, errp)) {
         return false;
     }
-    if (frame->flags & FERRY_FRAME_PAYLOAD_CRC) {
-        for (int i = 0; i < nr_iov; i++) {
-            crc = ferry_crc32c(crc, landed[i].iov_base, landed[i].iov_len);
-        }
-        if (!is_undamaged(arrival, channel, crc, errp)) {
-            return false;
-        }
+    for (int i = 0; i < nr_iov; i++) {
+        crc = ferry_crc32c(crc, landed[i].iov_base, landed[i].iov_len);
     }
-    return true;
+    return is_undamaged(arrival, channel, crc, errp);
 }
 
 /* By way of a buffer: the kernel puts whole pages in place. */
@@ -111,13 +109,12 @@ bool ferry_receive_pages(FerryReceiver *receiver, FerryChannel *channel, const F
     arrival.region = &receiver->regions.list[frame->region];
     if (!ferry_channel_read_all(channel, table, ferry_extents_encoded_bytes(frame->nr_extents),
                                 errp) ||
-        !ferry_extents_decode(frame, table, ferry_region_nr_pages(arrival.region),
-                              arrival.extents, errp)) {
+        !ferry_extents_decode(frame, table, ferry_region_nr_pages(arrival.region), arrival.extents,
+                              errp)) {
         return false;
     }
-    if (!(atomic_load(&receiver->armed)
-              ? place_pages(receiver, channel, &arrival, buffer, errp)
-              : write_pages(receiver, channel, &arrival, errp))) {
+    if (!(atomic_load(&receiver->armed) ? place_pages(receiver, channel, &arrival, buffer, errp)
+                                        : write_pages(receiver, channel, &arrival, errp))) {
         return false;
     }
     for (uint32_t i = 0; i < frame->nr_extents; i++) {

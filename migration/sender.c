@@ -110,9 +110,8 @@ static bool drain(FerrySender *sender, GError **errp)
             int64_t granule = -1;
 
             while (!atomic_load(&copy->frozen) &&
-                   (granule = ferry_pageset_next(copy->state[region].pages,
-                                                 (uint64_t)(granule + 1), sender->lane,
-                                                 copy->nr_senders)) >= 0) {
+                   (granule = ferry_pageset_next(copy->state[region].pages, (uint64_t)(granule + 1),
+                                                 sender->lane, copy->nr_senders)) >= 0) {
                 if (!drain_granule(sender, region, (uint64_t)granule, errp)) {
                     return false;
                 }

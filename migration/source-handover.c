@@ -319,8 +319,7 @@ static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
     if (!source->resume_missing) {
         source->resume_missing = g_new0(FerryPageset *, regions->nr);
         for (size_t i = 0; i < regions->nr; i++) {
-            source->resume_missing[i] =
-                ferry_pageset_new(ferry_region_nr_pages(&regions->list[i]));
+            source->resume_missing[i] = ferry_pageset_new(ferry_region_nr_pages(&regions->list[i]));
         }
     }
     for (size_t i = 0; i < regions->nr; i++) {

@@ -32,9 +32,9 @@ struct FerrySource {
     GThread *control_thread;
     FerryServer *servers[FERRY_FETCH_CHANNELS_MAX];
     FerryWatch *watch;
-    uint32_t attempt; /* of the next connection */
-    bool announced;  /* the destination knows what was set apart */
-    bool left;       /* pages were left missing */
+    uint32_t attempt;      /* of the next connection */
+    bool announced;        /* the destination knows what was set apart */
+    bool left;             /* pages were left missing */
     uint64_t handed_pages; /* how many */
     _Atomic uint64_t nr_requests;
 
@@ -57,13 +57,13 @@ struct FerrySource {
 
     GMutex lock; /* for what follows */
     GCond changed;
-    bool ready;           /* the destination accepted the regions */
-    bool drafted;         /* it has dropped what was announced last */
-    bool loaded;          /* it has loaded the device state */
-    bool gone;            /* it was told to run the guest: this side never will again */
-    bool resuming;        /* it is about to say what is missing, into `resume_missing` ... */
-    bool resumed;         /* ... and has said it */
-    bool complete;        /* nothing is missing any more */
+    bool ready;    /* the destination accepted the regions */
+    bool drafted;  /* it has dropped what was announced last */
+    bool loaded;   /* it has loaded the device state */
+    bool gone;     /* it was told to run the guest: this side never will again */
+    bool resuming; /* it is about to say what is missing, into `resume_missing` ... */
+    bool resumed;  /* ... and has said it */
+    bool complete; /* nothing is missing any more */
     FerryMissingReader resume_reader;
     FerryPageset **resume_missing; /* of each region; NULL when none is expected */
     unsigned nr_recoveries;

@@ -34,9 +34,8 @@ static void add_channel_stats(void *opaque, FerryChannel *channel)
     FerryChannelStats stats = {.bytes = channel->sent_bytes};
 
     g_strlcpy(stats.name, channel->name, sizeof(stats.name));
-    stats.bytes_per_second = list->elapsed_ns ? (uint64_t)((double)stats.bytes * 1e9 /
-                                                           (double)list->elapsed_ns)
-                                              : 0;
+    stats.bytes_per_second =
+        list->elapsed_ns ? (uint64_t)((double)stats.bytes * 1e9 / (double)list->elapsed_ns) : 0;
     g_array_append_val(list->channels, stats);
 }
 

@@ -326,8 +326,7 @@ void ferry_source_listen(FerrySource *source)
 
 bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_ms)
 {
-    gint64 deadline =
-        timeout_ms ? g_get_monotonic_time() + (gint64)timeout_ms * 1000 : G_MAXINT64;
+    gint64 deadline = timeout_ms ? g_get_monotonic_time() + (gint64)timeout_ms * 1000 : G_MAXINT64;
     bool came;
 
     g_mutex_lock(&source->lock);
@@ -375,4 +374,3 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     ferry_source_set_phase(source, FERRY_SESSION_COPY);
     return true;
 }
-

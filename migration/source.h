@@ -48,10 +48,11 @@ typedef struct FerrySourceConfig {
     uint64_t session;     /* the token that the destination gave */
     uint16_t version;     /* of the protocol, as settled on */
     unsigned nr_channels; /* data channels, 1 to FERRY_DATA_CHANNELS_MAX */
-    unsigned nr_fetch; /* fetch channels, 0 to FERRY_FETCH_CHANNELS_MAX; none: nothing is left missing */
-    unsigned timeout_ms;  /* silence that means a broken connection: see watch.h */
-    bool checksum;        /* send a CRC32C of each payload (costs a stable copy of it) */
-    bool send_hot;        /* do not put off pages that stay hot: to measure what that saves */
+    unsigned
+        nr_fetch; /* fetch channels, 0 to FERRY_FETCH_CHANNELS_MAX; none: nothing is left missing */
+    unsigned timeout_ms; /* silence that means a broken connection: see watch.h */
+    bool checksum;       /* send a CRC32C of each payload (costs a stable copy of it) */
+    bool send_hot;       /* do not put off pages that stay hot: to measure what that saves */
     /*
      * Open one connection to the destination.  Called from the driving thread while it connects,
      * the control channel first.  @name is for messages.
@@ -157,8 +158,7 @@ bool ferry_source_is_complete(FerrySource *source);
  * @session on the new way to it; learn what is missing there, and go on.  On failure it can be tried
  * again.
  */
-bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t session,
-                            GError **errp);
+bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t session, GError **errp);
 
 /* Wait at most @timeout_ms for the destination's report of the blackout.  True if it came. */
 bool ferry_source_finish(FerrySource *source, unsigned timeout_ms);

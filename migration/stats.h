@@ -62,12 +62,12 @@ typedef struct FerryLatency {
 
 /* What a source serves, or a destination asks for, while pages are missing. */
 typedef struct FerryFetchStats {
-    uint64_t faults;         /* pages that the guest waited for; at the source: that were asked for */
-    uint64_t zero_faults;    /* pages never touched, answered at the destination */
-    uint64_t placed_pages;   /* that were missing */
-    uint64_t duplicates;     /* that came twice, the second time for nothing */
-    uint64_t missing_pages;  /* now */
-    uint64_t handed_pages;   /* missing at the hand-over */
+    uint64_t faults;       /* pages that the guest waited for; at the source: that were asked for */
+    uint64_t zero_faults;  /* pages never touched, answered at the destination */
+    uint64_t placed_pages; /* that were missing */
+    uint64_t duplicates;   /* that came twice, the second time for nothing */
+    uint64_t missing_pages; /* now */
+    uint64_t handed_pages;  /* missing at the hand-over */
     uint64_t nr_recoveries;
     uint64_t all_blocked_ms; /* how long all vCPUs at once waited */
     FerryLatency latency;    /* of faults, from their being seen to their being answered */
@@ -90,7 +90,8 @@ typedef struct FerryStats {
     FerryReport report;
     bool has_fetch;
     FerryFetchStats fetch;
-    GArray *vcpu_blocked_ms; /* of uint64_t: how long each vCPU waited; NULL where that is not known */
+    GArray
+        *vcpu_blocked_ms; /* of uint64_t: how long each vCPU waited; NULL where that is not known */
 } FerryStats;
 
 void ferry_stats_clear(FerryStats *stats);

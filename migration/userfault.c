@@ -178,8 +178,8 @@ static int64_t place_once(FerryUserfault *uffd, const FerryRegion *region, uint6
         struct uffdio_zeropage zero = {.range = {.start = to, .len = nr_bytes}};
 
         return ioctl(uffd->fd, UFFDIO_ZEROPAGE, &zero) == 0 ? (int64_t)nr_bytes
-               : zero.zeropage                             ? zero.zeropage
-                                                           : -errno;
+               : zero.zeropage                              ? zero.zeropage
+                                                            : -errno;
     }
     struct uffdio_copy copy = {
         .dst = to,

@@ -89,12 +89,12 @@
 #define FERRY_EXTENT_BYTES 8
 
 /* A PAGES frame covers at most one granule, so it can hold no more extents than pages. */
-#define FERRY_EXTENTS_MAX       FERRY_GRANULE_PAGES
+#define FERRY_EXTENTS_MAX        FERRY_GRANULE_PAGES
 /* The longest body of a control frame; bounds what a peer can make us allocate. */
-#define FERRY_BODY_MAX          (UINT32_C(1) << 20)
+#define FERRY_BODY_MAX           (UINT32_C(1) << 20)
 /* The longest text of an ERROR frame. */
-#define FERRY_ERROR_TEXT_MAX    1024
-#define FERRY_DATA_CHANNELS_MAX 64
+#define FERRY_ERROR_TEXT_MAX     1024
+#define FERRY_DATA_CHANNELS_MAX  64
 #define FERRY_FETCH_CHANNELS_MAX 8
 
 typedef enum {
@@ -137,7 +137,8 @@ typedef struct FerryFrame {
     uint16_t region;
     uint32_t nr_extents;
     uint32_t payload_bytes;
-    uint64_t first_page; /* PAGES: extents count from here.  FETCH: the page.  Else a number, or 0 */
+    uint64_t
+        first_page; /* PAGES: extents count from here.  FETCH: the page.  Else a number, or 0 */
     uint32_t payload_crc;
 } FerryFrame;
 

@@ -260,8 +260,7 @@ void hmp_info_ferry(Monitor *mon, const QDict *qdict)
         monitor_printf(mon,
                        "fetch: %" PRIu64 " pages handed over missing, %" PRIu64
                        " missing now, %" PRIu64 " faults, %" PRIu64 " recoveries\n",
-                       fetch->handed_pages, fetch->missing_pages, fetch->faults,
-                       fetch->recoveries);
+                       fetch->handed_pages, fetch->missing_pages, fetch->faults, fetch->recoveries);
         monitor_printf(mon,
                        "fault latency: p50 %" PRIu64 " us, p90 %" PRIu64 " us, p99 %" PRIu64
                        " us, p99.9 %" PRIu64 " us, max %" PRIu64 " us\n",

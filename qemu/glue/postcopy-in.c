@@ -35,8 +35,8 @@ static struct {
     bool advised; /* QEMU wanted memory emptied, and Ferry does that */
     void (*run)(void *opaque);
     int64_t part_ms; /* since when something is due on the stream; 0: nothing is.  Atomic */
-    GMutex lock;    /* for what follows */
-    QIOChannel *io; /* the stream's, to break it; a reference */
+    GMutex lock;     /* for what follows */
+    QIOChannel *io;  /* the stream's, to break it; a reference */
 } postcopy;
 
 bool ferry_has_session(void)
@@ -114,8 +114,8 @@ void ferry_postcopy_hold_stream(MigrationIncomingState *mis)
     if (postcopy.io) {
         object_unref(OBJECT(postcopy.io));
     }
-    postcopy.io = mis ? QIO_CHANNEL(object_ref(OBJECT(qemu_file_get_ioc(mis->from_src_file))))
-                      : NULL;
+    postcopy.io =
+        mis ? QIO_CHANNEL(object_ref(OBJECT(qemu_file_get_ioc(mis->from_src_file)))) : NULL;
     g_mutex_unlock(&postcopy.lock);
     /* Resumed, the source sends parts again; at first, only once the guest runs here. */
     note_due(mis && runstate_is_running());

@@ -112,7 +112,8 @@ void run_listen(Run *run)
 
     vm_do(run->destination, "migrate-incoming", arguments);
     g_free(run->uri);
-    run->uri = g_str_has_suffix(listen, ":0") ? run_listening_uri(run->destination) : g_strdup(listen);
+    run->uri =
+        g_str_has_suffix(listen, ":0") ? run_listening_uri(run->destination) : g_strdup(listen);
 }
 
 void run_migrate(Run *run)

@@ -70,8 +70,7 @@ static void expect_faults(Run *run)
     expect_fetched(run);
     g_assert_cmpuint(fetch_stat(run->destination, "faults"), >, 0);
     g_assert_cmpuint(fetch_stat(run->destination, "count"), >, 0);
-    g_assert_cmpuint(fetch_stat(run->destination, "max"), >=,
-                     fetch_stat(run->destination, "p50"));
+    g_assert_cmpuint(fetch_stat(run->destination, "max"), >=, fetch_stat(run->destination, "p50"));
 }
 
 static void expect_blocktime(Run *run)
@@ -160,22 +159,22 @@ static void cut_all(Run *run)
     proxy_cut_all(run->proxy);
 }
 
-#define CUT(line, number)                                                                          \
-    static void cut_##line(Run *run)                                                               \
-    {                                                                                              \
-        proxy_cut_one(run->proxy, number);                                                         \
-    }                                                                                              \
-    static void break_##line(Run *run)                                                             \
-    {                                                                                              \
-        break_and_recover(run, cut_##line);                                                        \
-    }                                                                                              \
-    static void stall_##line(Run *run)                                                             \
-    {                                                                                              \
-        proxy_stall(run->proxy, number);                                                           \
-    }                                                                                              \
-    static void hang_##line(Run *run)                                                              \
-    {                                                                                              \
-        break_and_recover(run, stall_##line);                                                      \
+#define CUT(line, number)                     \
+    static void cut_##line(Run *run)          \
+    {                                         \
+        proxy_cut_one(run->proxy, number);    \
+    }                                         \
+    static void break_##line(Run *run)        \
+    {                                         \
+        break_and_recover(run, cut_##line);   \
+    }                                         \
+    static void stall_##line(Run *run)        \
+    {                                         \
+        proxy_stall(run->proxy, number);      \
+    }                                         \
+    static void hang_##line(Run *run)         \
+    {                                         \
+        break_and_recover(run, stall_##line); \
     }
 
 CUT(main, LINE_MAIN)

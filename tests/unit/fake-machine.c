@@ -228,10 +228,10 @@ static void add_region(FakeMachine *machine, const FakeRegion *fake)
     region->host = mmap(NULL, region->length_bytes + FERRY_PAGE_BYTES, PROT_NONE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     g_assert_true(region->host != MAP_FAILED);
-    region->host = mmap(region->host, region->length_bytes, PROT_READ | PROT_WRITE,
-                        (fake->shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_NORESERVE |
-                            MAP_FIXED,
-                        region->fd, 0);
+    region->host =
+        mmap(region->host, region->length_bytes, PROT_READ | PROT_WRITE,
+             (fake->shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_NORESERVE | MAP_FIXED,
+             region->fd, 0);
     g_assert_true(region->host != MAP_FAILED);
     /* As QEMU's memory is: what is written may bring more with it than was written. */
     (void)madvise(region->host, region->length_bytes, MADV_HUGEPAGE);

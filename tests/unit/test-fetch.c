@@ -113,8 +113,7 @@ static void guests_start(FakePair *pair, Guest guests[NR_GUESTS])
 
         *guest = (Guest){.pair = pair, .number = i};
         for (size_t j = 0; j < pair->to->regions.nr; j++) {
-            guest->written[j] =
-                g_new0(uint64_t, ferry_region_nr_pages(&pair->to->regions.list[j]));
+            guest->written[j] = g_new0(uint64_t, ferry_region_nr_pages(&pair->to->regions.list[j]));
         }
         guest->thread = g_thread_new("guest", guest_run, guest);
     }
@@ -278,8 +277,7 @@ static void recover(FakePair *pair, unsigned nr_broken)
     g_clear_error(&error);
     g_mutex_lock(&pair->lock);
     /* With all pages in, it has nothing to say, but waits for a source that does not know that. */
-    while (pair->nr_broken < nr_broken &&
-           !ferry_destination_is_complete(pair->destination, NULL)) {
+    while (pair->nr_broken < nr_broken && !ferry_destination_is_complete(pair->destination, NULL)) {
         g_cond_wait_until(&pair->news, &pair->lock, g_get_monotonic_time() + 10000);
     }
     g_mutex_unlock(&pair->lock);

@@ -376,7 +376,8 @@ static void test_strangers(void)
     FakePair *pair = fake_pair_new(small, small, 2, false);
     int silent = fake_pair_dial(pair);
     int garbage = fake_pair_dial(pair);
-    FerryHello hello = {.session = 1, .version = FERRY_WIRE_VERSION_MIN, .role = FERRY_ROLE_CONTROL};
+    FerryHello hello = {
+        .session = 1, .version = FERRY_WIRE_VERSION_MIN, .role = FERRY_ROLE_CONTROL};
     char noise[FERRY_FRAME_BYTES];
 
     memset(noise, 'x', sizeof(noise));
@@ -389,7 +390,8 @@ static void test_strangers(void)
 
     migrate(pair, 1);
     /* A second control channel, when there is one. */
-    hello = (FerryHello){.session = 0xfe44, .version = FERRY_WIRE_VERSION_MIN, .role = FERRY_ROLE_CONTROL};
+    hello = (FerryHello){
+        .session = 0xfe44, .version = FERRY_WIRE_VERSION_MIN, .role = FERRY_ROLE_CONTROL};
     say_hello(fake_pair_dial(pair), &hello);
     g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 0);
     close(silent);
@@ -400,7 +402,8 @@ static void test_strangers(void)
 static void test_strangers_are_named(void)
 {
     FakePair *pair = fake_pair_new(small, small, 1, false);
-    FerryHello hello = {.session = 1, .version = FERRY_WIRE_VERSION_MIN, .role = FERRY_ROLE_CONTROL};
+    FerryHello hello = {
+        .session = 1, .version = FERRY_WIRE_VERSION_MIN, .role = FERRY_ROLE_CONTROL};
 
     say_hello(fake_pair_dial(pair), &hello);
     g_mutex_lock(&pair->lock);
@@ -413,7 +416,8 @@ static void test_strangers_are_named(void)
 /* A channel that turns bad after its hello ends the session, and both sides say why. */
 static void test_bad_data(void)
 {
-    FerryHello hello = {.session = 0xfe44, .version = FERRY_WIRE_VERSION_MIN, .role = FERRY_ROLE_DATA, .index = 1};
+    FerryHello hello = {
+        .session = 0xfe44, .version = FERRY_WIRE_VERSION_MIN, .role = FERRY_ROLE_DATA, .index = 1};
     FakePair *pair = fake_pair_new(small, small, 2, false);
     FerryChannel *bad = ferry_channel_new_socket(fake_pair_dial(pair), "bad");
     g_autoptr(GByteArray) body = ferry_hello_encode(&hello);

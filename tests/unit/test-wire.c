@@ -443,17 +443,15 @@ static void test_regions(void)
     regions.list[2].length_bytes = (uint64_t)INT64_MAX & ~(FERRY_PAGE_BYTES - 1);
     g_strlcpy(regions.list[3].id, "/räm/µ", sizeof(regions.list[3].id));
 
-    body = ferry_regions_encode(
-        &regions,
-        &(FerryLayout){.nr_data = FERRY_DATA_CHANNELS_MAX, .nr_fetch = FERRY_FETCH_CHANNELS_MAX});
+    body = ferry_regions_encode(&regions, &(FerryLayout){.nr_data = FERRY_DATA_CHANNELS_MAX,
+                                                         .nr_fetch = FERRY_FETCH_CHANNELS_MAX});
     for (size_t nr_bytes = 0; nr_bytes < body->len + 3; nr_bytes++) {
         g_autofree uint8_t *part = cut(body, nr_bytes);
         g_auto(FerryRegions) decoded = {0};
         FerryLayout layout = {0};
 
         if (nr_bytes != body->len) {
-            assert_refused(ferry_regions_decode(part, nr_bytes, &decoded, &layout, &error),
-                           &error);
+            assert_refused(ferry_regions_decode(part, nr_bytes, &decoded, &layout, &error), &error);
             continue;
         }
         g_assert_true(ferry_regions_decode(part, nr_bytes, &decoded, &layout, &error));
@@ -563,8 +561,8 @@ static void test_regions_refused(void)
     regions_refuse(&regions, 0);
     regions_refuse(&regions, FERRY_DATA_CHANNELS_MAX + 1);
     regions_refuse(&regions, UINT32_MAX);
-    regions_refuse_layout(
-        &regions, &(FerryLayout){.nr_data = 1, .nr_fetch = FERRY_FETCH_CHANNELS_MAX + 1});
+    regions_refuse_layout(&regions,
+                          &(FerryLayout){.nr_data = 1, .nr_fetch = FERRY_FETCH_CHANNELS_MAX + 1});
     regions_refuse_layout(&regions, &(FerryLayout){.nr_data = 1, .nr_fetch = UINT32_MAX});
 
     /* A name that ends before its end. */
