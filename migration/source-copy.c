@@ -41,11 +41,7 @@ void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page
     ferry_first_pass_skip(source->first_pass, region, first_page, nr_pages);
 }
 
-/*
- * The tracker failed.  While the vCPUs run, another one can begin anew: it costs a second pass over
- * memory, nothing else.  False with @errp set when there is none.
- */
-static bool replace_tracker(FerrySource *source, GError *error, GError **errp)
+bool ferry_source_replace_tracker(FerrySource *source, GError *error, GError **errp)
 {
     FerryTracker next;
 
@@ -122,7 +118,7 @@ static bool feed_senders(FerrySource *source, GError **errp)
            ferry_copy_queued(copy) < feed_pages(source) / 2) {
         feed(source, &error);
     }
-    return !error || replace_tracker(source, error, errp);
+    return !error || ferry_source_replace_tracker(source, error, errp);
 }
 
 static bool is_round_over(FerrySource *source)
@@ -260,7 +256,7 @@ bool ferry_source_look(FerrySource *source, bool last, uint64_t *dirty_pages, GE
     GError *error = NULL;
 
     if (!ask_tracker(source, last, &error)) {
-        return replace_tracker(source, error, errp);
+        return ferry_source_replace_tracker(source, error, errp);
     }
     written = nr_written(source);
     /* Pages that were fed since may have been kept several times. */

@@ -92,6 +92,7 @@ bool ferry_source_announce(FerrySource *source, GError **errp)
 {
     FerryCopy *copy = source->copy;
     const FerryTracker *tracker = &copy->tracker;
+    GError *error = NULL;
 
     if (source->announced) {
         return true;
@@ -104,8 +105,9 @@ bool ferry_source_announce(FerrySource *source, GError **errp)
     }
     /* What the tracker keeps need not be reset for that. */
     ferry_copy_begin_round(copy);
-    if (!tracker->ops->harvest(tracker->opaque, false, errp)) {
-        return ferry_source_fail_here(source);
+    if (!tracker->ops->harvest(tracker->opaque, false, &error)) {
+        ferry_copy_unfreeze(copy);
+        return ferry_source_replace_tracker(source, error, errp);
     }
     atomic_store(&source->left_pages, tracker->ops->feed ? 1 : 0);
     ferry_copy_set_apart(copy);
@@ -229,6 +231,10 @@ bool ferry_source_leave(FerrySource *source, GError **errp)
     ferry_copy_reduce_late(copy);
     late = list_sets(source, false);
     base = list_sets(source, true);
+    if (ferry_missing_count(regions, late) + ferry_missing_count(regions, base) == 0) {
+        /* The destination waits for pages to be missing: let it be this one. */
+        ferry_pageset_add(late[0], 0, regions->list[0].page_size_bytes / FERRY_PAGE_BYTES);
+    }
     source->handed_pages = ferry_missing_count(regions, late) + ferry_missing_count(regions, base);
     source->left = true;
     atomic_store(&copy->fetching, true);

@@ -98,6 +98,12 @@ bool ferry_source_look(FerrySource *source, bool last, uint64_t *dirty_pages, GE
  */
 bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_ms);
 
+/*
+ * The tracker failed with @error (taken over).  While the vCPUs run, another one can begin anew: it
+ * costs a second pass over memory, nothing else.  False with @errp set when there is none.
+ */
+bool ferry_source_replace_tracker(FerrySource *source, GError *error, GError **errp);
+
 /* What was announced is not to be left missing: send it after all. */
 bool ferry_source_retract(FerrySource *source, GError **errp);
 

@@ -58,7 +58,8 @@
  *
  * Either side may send ERROR on the control channel at any time before it closes it.
  *
- * A receiver's states: HELLO expected -> (control) REGIONS expected -> copying -> fenced.  A frame
+ * A receiver's states: HELLO expected -> (control) REGIONS expected -> copying -> handed over; and if
+ * pages are missing then -> fetching -> complete, or broken -> RESUME expected -> fetching.  A frame
  * that does not belong to the state, an unknown type, a wrong magic, version, session, checksum,
  * or a number outside its limit is a protocol error; it ends the session, or only the channel while
  * that has not proved that it belongs to the session.

@@ -37,6 +37,11 @@ void postcopy_go_over(Run *run)
     g_free(vm_wait_status(run->destination, "postcopy-active completed"));
 }
 
+static void start_postcopy(Run *run)
+{
+    vm_do(run->source, "migrate-start-postcopy", NULL);
+}
+
 /* The same, and the guest writes at the destination while pages come. */
 static void go_over_and_write(Run *run)
 {
@@ -410,6 +415,17 @@ static const Case cases[] = {
         .postcopy = true,
         .hold = HOLD_ROUNDS,
         .during = go_over_and_write,
+    },
+    {
+        /* Found out when the guest has stopped, and before it could run elsewhere: it goes on here. */
+        .name = "postcopy/missing-device",
+        .source_options = "-device virtio-rng-pci",
+        .second_options = "-device virtio-rng-pci",
+        .capabilities = "postcopy-ram",
+        .hold = HOLD_ROUNDS,
+        .during = start_postcopy,
+        .outcome = FAILS,
+        .error = "the destination",
     },
     {
         /* It is permitted, but not used. */
