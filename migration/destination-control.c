@@ -177,7 +177,18 @@ static bool take_draft(Link *link, const FerryFrame *frame, GError **errp)
 
 static void silent(void *opaque, GError *error)
 {
-    ferry_destination_fail(opaque, error);
+    FerryDestination *destination = opaque;
+    bool broken;
+
+    /* The channels of a connection that broke are silent, and no reason to break the next one. */
+    g_mutex_lock(&destination->lock);
+    broken = destination->broken;
+    g_mutex_unlock(&destination->lock);
+    if (broken) {
+        g_error_free(error);
+    } else {
+        ferry_destination_fail(destination, error);
+    }
 }
 
 /* From here on, silence on any channel is a failure. */
@@ -185,8 +196,13 @@ static void start_watch(FerryDestination *destination)
 {
     FerryWatch *watch = ferry_watch_new(destination->config.timeout_ms, silent, destination);
 
-    g_clear_pointer(&destination->watch, ferry_watch_free);
     g_mutex_lock(&destination->lock);
+    if (destination->broken) {
+        /* Already again: there may be no channels any more. */
+        g_mutex_unlock(&destination->lock);
+        ferry_watch_free(watch);
+        return;
+    }
     ferry_watch_add(watch, destination->control->channel, true, true);
     for (unsigned i = 0; i < destination->layout.nr_data; i++) {
         ferry_watch_add(watch, destination->data[i]->channel, false, true);
@@ -307,7 +323,7 @@ static bool take_resume(Link *link, const FerryFrame *frame, const GByteArray *b
     if (!fine) {
         return out_of_turn(frame, errp);
     }
-    start_watch(destination);
+    g_clear_pointer(&destination->watch, ferry_watch_free);
     if (!ferry_missing_send(link->channel, &receiver->regions, missing, true, errp) ||
         !ferry_control_send(link->channel, FERRY_FRAME_RESUMED,
                             ferry_missing_count(&receiver->regions, missing), NULL, errp)) {
@@ -318,6 +334,7 @@ static bool take_resume(Link *link, const FerryFrame *frame, const GByteArray *b
     destination->nr_recoveries++;
     g_cond_broadcast(&destination->changed);
     g_mutex_unlock(&destination->lock);
+    start_watch(destination);
     if (complete) {
         return ferry_control_send(link->channel, FERRY_FRAME_COMPLETE, 0, NULL, errp);
     }

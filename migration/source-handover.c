@@ -48,7 +48,8 @@ static bool drain(FerrySource *source)
 {
     bool reached;
 
-    /* What a sender has taken it sends now, however slow it was to be. */
+    /* What a sender has taken it sends now, however slow it was to be; but no more than that. */
+    atomic_store(&source->copy->frozen, true);
     ferry_pace_set_rate(source->copy->pace, 0);
     if (!ferry_copy_freeze(source->copy) || !send_fence(source)) {
         return false;
