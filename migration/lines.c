@@ -58,7 +58,9 @@ bool ferry_lines_open(FerryLines *lines, const FerryLayout *layout, const FerryH
 {
     FerryChannel *channel;
 
+    g_mutex_lock(&lines->lock);
     lines->layout = *layout;
+    g_mutex_unlock(&lines->lock);
     channel = open_channel(FERRY_ROLE_CONTROL, 0, *hello, dial, opaque, errp);
     if (!channel || !keep(lines, &lines->control, channel, errp)) {
         return false;

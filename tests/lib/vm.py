@@ -186,13 +186,16 @@ class Monitor(Stream):
 
     def handshake(self, timeout):
         self.wait(lambda: self.greeting, timeout, 'QMP greeting')
-        self.command('qmp_capabilities', {}, timeout)
+        offered = self.greeting.get('capabilities', [])
+        self.command('qmp_capabilities', {'enable': [c for c in offered if c == 'oob']}, timeout)
 
-    def command(self, name, arguments, timeout):
+    def command(self, name, arguments, timeout, oob=False):
+        """oob: out of band, for when QEMU's main thread may be waiting (for a page, say)."""
         with self.send_lock:
             self.next_id += 1
             ident = self.next_id
-            text = json.dumps({'execute': name, 'arguments': arguments, 'id': ident})
+            text = json.dumps({'exec-oob' if oob else 'execute': name, 'arguments': arguments,
+                               'id': ident})
             try:
                 self.sock.sendall(text.encode() + b'\n')
             except OSError as e:
@@ -373,6 +376,10 @@ class VM:
         """Run a QMP command; keywords become arguments, '_' standing for '-'."""
         arguments = dict(arguments or {}, **{k.replace('_', '-'): v for k, v in more.items()})
         return self.monitor.command(command, arguments, timeout)
+
+    def qmp_oob(self, command, timeout=30, **arguments):
+        """The same out of band, which few commands allow."""
+        return self.monitor.command(command, arguments, timeout, oob=True)
 
     def qmp_try(self, command, arguments=None, **more):
         """As qmp(), but None when QEMU does not know the command."""
