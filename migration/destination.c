@@ -281,8 +281,8 @@ static bool admit(Link *link, FerryRole *role, GError **errp)
     if (destination->broken) {
         make_way(destination, &hello);
     }
-    fine = *place_of(destination, &hello) == NULL && !destination->closing && !link->dropped &&
-           has_room(destination, &hello);
+    fine = *place_of(destination, &hello) == NULL && !destination->closing && !destination->error &&
+           !link->dropped && has_room(destination, &hello);
     if (fine) {
         settle(link, &hello);
     }
@@ -517,6 +517,25 @@ void ferry_destination_break(FerryDestination *destination)
         g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "the migration stream broke");
 
     break_off(destination, error);
+}
+
+bool ferry_destination_abandon(FerryDestination *destination, GError **errp)
+{
+    g_autoptr(GError) error =
+        g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED, "abandoned, with pages missing");
+    bool broken;
+
+    g_mutex_lock(&destination->lock);
+    broken =
+        destination->left && destination->broken && !destination->complete && !destination->error;
+    g_mutex_unlock(&destination->lock);
+    if (!broken) {
+        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
+                            "no broken connection is waited for");
+        return false;
+    }
+    give_up(destination, error);
+    return true;
 }
 
 char *ferry_destination_describe_missing(FerryDestination *destination)

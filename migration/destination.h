@@ -62,6 +62,8 @@ typedef struct FerryDestinationOps {
     uint64_t (*stream_idle_ms)(void *opaque);
     /* The connection broke after that, or just before; the source may come back.  Any thread. */
     void (*broken)(void *opaque, const GError *why);
+    /* It is back, and missing pages come again.  Any thread. */
+    void (*resumed)(void *opaque);
     /* Guest memory is wrong, or cannot be made right: the guest must stop.  Any thread. */
     void (*damaged)(void *opaque, const GError *why);
 } FerryDestinationOps;
@@ -98,6 +100,12 @@ bool ferry_destination_is_left(FerryDestination *destination);
 
 /* Something else that belongs to the session broke: as if a channel had, after the hand-over. */
 void ferry_destination_break(FerryDestination *destination);
+
+/*
+ * The source will not come back: the session fails, and missing pages read as zero from here on.  Only
+ * while the connection is broken.  Any thread.
+ */
+bool ferry_destination_abandon(FerryDestination *destination, GError **errp);
 
 /* Which pages are missing, in words; the caller's to free.  After the hand-over. */
 char *ferry_destination_describe_missing(FerryDestination *destination);

@@ -9,5 +9,6 @@
 #include "monitor/monitor.h"
 
 void hmp_info_ferry(Monitor *mon, const QDict *qdict);
+void hmp_ferry_abandon(Monitor *mon, const QDict *qdict);
 
 #endif

@@ -195,6 +195,7 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
         .go = ferry_postcopy_go,
         .stream_idle_ms = ferry_postcopy_stream_idle_ms,
         .broken = ferry_postcopy_broken,
+        .resumed = ferry_lost_end,
         .damaged = ferry_postcopy_damaged,
     };
     FerryDestinationConfig config = {.timeout_ms = ferry_settings()->network_timeout_ms};
@@ -399,17 +400,39 @@ void ferry_incoming_loaded(void)
     }
 }
 
+static void keep_last(void)
+{
+    if (incoming.has_last) {
+        ferry_stats_clear(&incoming.last);
+    }
+    ferry_destination_query(incoming.destination, &incoming.last);
+    incoming.has_last = true;
+}
+
+static void stop_listening(void)
+{
+    if (incoming.vm_change) {
+        qemu_del_vm_change_state_handler(incoming.vm_change);
+        incoming.vm_change = NULL;
+    }
+    close_listener();
+}
+
+void ferry_incoming_abandoned(void)
+{
+    stop_listening();
+    keep_last();
+    end_session(NULL, false);
+    incoming.active = false;
+}
+
 void ferry_load_cleanup(void)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
     bool failed = mis->state == MIGRATION_STATUS_FAILED;
     g_autoptr(GError) error = NULL;
 
-    if (incoming.vm_change) {
-        qemu_del_vm_change_state_handler(incoming.vm_change);
-        incoming.vm_change = NULL;
-    }
-    close_listener();
+    stop_listening();
     if (!incoming.destination) {
         return;
     }
@@ -418,11 +441,7 @@ void ferry_load_cleanup(void)
     } else if (!ferry_destination_is_complete(incoming.destination, &error) && error) {
         error_report("ferry: %s", error->message);
     }
-    if (incoming.has_last) {
-        ferry_stats_clear(&incoming.last);
-    }
-    ferry_destination_query(incoming.destination, &incoming.last);
-    incoming.has_last = true;
+    keep_last();
     ferry_postcopy_hold_stream(NULL);
     end_session("it could not load the state of the guest", !failed);
     incoming.active = false;

@@ -47,6 +47,7 @@ typedef struct FerrySettings {
     bool x_defer; /* put off pages that stay hot; off to measure what that saves */
     FerrySwitchoverMode switchover;
     uint32_t network_timeout_ms;
+    uint32_t recovery_timeout_s; /* 0: none */
 } FerrySettings;
 
 FerrySettings *ferry_settings(void);
@@ -142,6 +143,9 @@ int ferry_postcopy_push(QEMUFile *f, unsigned timeout_ms);
 bool ferry_load_state(QEMUFile *f, int *ret);
 void ferry_load_cleanup(void);
 
+/* The same for a session that was abandoned. */
+void ferry_incoming_abandoned(void);
+
 /* The session at the destination, or NULL.  Any thread; it stays until the migration ends. */
 FerryDestination *ferry_incoming_destination(void);
 
@@ -160,6 +164,12 @@ void ferry_postcopy_list_vcpus(void *opaque, GArray *threads);
 void ferry_postcopy_go(void *opaque);
 void ferry_postcopy_broken(void *opaque, const GError *why);
 void ferry_postcopy_damaged(void *opaque, const GError *why);
+
+/*
+ * The source is lost (begin), or back (end, a FerryDestinationOps'): see postcopy-lost.c.  Any thread.
+ */
+void ferry_lost_begin(void);
+void ferry_lost_end(void *opaque);
 
 /* False when there is nothing to tell; *@reason says why Ferry is not in use, or is NULL. */
 bool ferry_outgoing_query(FerryStats *stats, bool *active, uint8_t *version, char **reason);

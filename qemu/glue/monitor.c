@@ -183,6 +183,9 @@ void qmp_ferry_set_parameters(FerryParameters *params, Error **errp)
     if (params->has_network_timeout) {
         current->network_timeout_ms = params->network_timeout;
     }
+    if (params->has_recovery_timeout) {
+        current->recovery_timeout_s = params->recovery_timeout;
+    }
 }
 
 FerryParameters *qmp_query_ferry_parameters(Error **errp)
@@ -191,7 +194,9 @@ FerryParameters *qmp_query_ferry_parameters(Error **errp)
     FerryParameters *params = g_new0(FerryParameters, 1);
 
     params->has_enabled = params->has_channels = params->has_checksum = true;
-    params->has_trace = params->has_switchover = params->has_network_timeout = true;
+    params->has_trace = params->has_switchover = true;
+    params->has_network_timeout = params->has_recovery_timeout = true;
+    params->recovery_timeout = current->recovery_timeout_s;
     params->switchover = current->switchover;
     params->network_timeout = current->network_timeout_ms;
     params->trace = current->trace;
@@ -273,4 +278,12 @@ void hmp_info_ferry(Monitor *mon, const QDict *qdict)
                        info->blackout->memory, info->blackout->device_state,
                        info->blackout->running);
     }
+}
+
+void hmp_ferry_abandon(Monitor *mon, const QDict *qdict)
+{
+    Error *err = NULL;
+
+    qmp_ferry_abandon(&err);
+    hmp_handle_error(mon, err);
 }

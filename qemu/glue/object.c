@@ -19,6 +19,9 @@
 /* Longer than a TCP connection needs to get over the loss of a few segments. */
 #define NETWORK_TIMEOUT_MS 10000
 
+/* Long enough for somebody, or some tool, to bring a network back before a guest notices. */
+#define RECOVERY_TIMEOUT_S 60
+
 #define TYPE_FERRY "ferry"
 OBJECT_DECLARE_SIMPLE_TYPE(FerryObject, FERRY)
 
@@ -72,6 +75,8 @@ static const Property ferry_properties[] = {
                        FERRY_SWITCHOVER_MODE_PRECOPY, switchover_property, FerrySwitchoverMode),
     DEFINE_PROP_UINT32("network-timeout", FerryObject, parameters.network_timeout_ms,
                        NETWORK_TIMEOUT_MS),
+    DEFINE_PROP_UINT32("recovery-timeout", FerryObject, parameters.recovery_timeout_s,
+                       RECOVERY_TIMEOUT_S),
 };
 
 static void ferry_class_init(ObjectClass *class, void *data)

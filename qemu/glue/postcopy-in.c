@@ -270,4 +270,5 @@ void ferry_postcopy_paused(MigrationIncomingState *mis)
     ferry_destination_break(destination);
     missing = ferry_destination_describe_missing(destination);
     error_report("ferry: %s", missing);
+    ferry_lost_begin();
 }

@@ -261,25 +261,89 @@ static void fail_to_recover(Run *run)
     recover(run);
 }
 
-/* Nobody comes back: the destination tells what is missing, and can be asked. */
+static void expect_run_state(Vm *vm, const char *wanted)
+{
+    gint64 end_us = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
+    g_autofree char *state = vm_run_state(vm);
+
+    while (strcmp(state, wanted) != 0) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end_us);
+        g_usleep(20000);
+        g_free(state);
+        state = vm_run_state(vm);
+    }
+}
+
+/* The source stays away for a while: the guest is stopped meanwhile. */
+static void stay_away(Run *run)
+{
+    go_over_slowly(run);
+    cut_all(run);
+    expect_pause(run);
+    expect_run_state(run->destination, "io-error");
+    recover(run);
+    expect_run_state(run->destination, "running");
+    memory_scribble(run->memory, run->destination, MIB / 4);
+}
+
+/* Nobody comes back: the destination tells what is missing, stops, and can be looked at. */
 static void lose_source(Run *run)
 {
-    g_autofree char *log = NULL;
+    Vm *vm = run->destination;
+    g_autofree char *log = NULL, *error = NULL, *too_early = NULL, *again = NULL;
     QDict *info;
 
+    too_early = vm_command_fails(vm, "ferry-abandon", NULL);
     go_over_slowly(run);
     vm_kill(run->source);
-    g_free(vm_wait_status(run->destination, "postcopy-paused"));
-    log = vm_log(run->destination);
+    g_free(vm_wait_status(vm, "postcopy-paused"));
+    expect_run_state(vm, "io-error");
+    log = vm_log(vm);
     g_assert_nonnull(strstr(log, "pages are missing: "));
     g_assert_nonnull(strstr(log, "of RAM block "));
-    info = vm_command(run->destination, "query-ferry", NULL);
+    info = vm_command(vm, "query-ferry", NULL);
     g_assert_cmpstr(qdict_get_str(info, "phase"), ==, "paused");
     g_assert_cmpint(qdict_get_int(qdict_get_qdict(info, "fetch"), "missing-pages"), >, 0);
     qobject_unref(info);
-    /* The guest can be stopped and looked at; the case's end. */
-    vm_do(run->destination, "stop", NULL);
-    vm_kill(run->destination);
+
+    vm_do(vm, "ferry-abandon", NULL);
+    expect_run_state(vm, "internal-error");
+    g_free(vm_wait_status(vm, "failed"));
+    info = vm_command(vm, "query-ferry", NULL);
+    g_assert_cmpstr(qdict_get_str(info, "phase"), ==, "failed");
+    g_assert_false(qdict_get_bool(info, "active"));
+    qobject_unref(info);
+    /* All of it. */
+    vm_do(vm, "pmemsave", "{ 'val': 0, 'size': 33554432, 'filename': '{dir}/memory' }");
+    error = vm_command_fails(vm, "cont", NULL);
+    g_assert_nonnull(strstr(error, "Reset"));
+    again = vm_command_fails(vm, "ferry-abandon", NULL);
+    g_assert_cmpstr(again, ==, too_early);
+    vm_quit(vm);
+    exit(0);
+}
+
+/* The same while the main loop itself waits for a page, which only oob commands get past. */
+static void lose_source_blocked(Run *run)
+{
+    Vm *vm = run->destination;
+
+    go_over_slowly(run);
+    vm_kill(run->source);
+    g_free(vm_wait_status(vm, "postcopy-paused"));
+    qtest_qmp_send_raw(vm->qts, "{ 'execute': 'pmemsave', 'id': 'save', 'arguments': { 'val': 0,"
+                                "  'size': 33554432, 'filename': '/dev/null' } }");
+    g_usleep(200 * 1000);
+    qtest_qmp_send_raw(vm->qts, "{ 'exec-oob': 'ferry-abandon', 'id': 'abandon' }");
+    for (unsigned nr = 0; nr < 2;) {
+        QDict *answer = qtest_qmp_receive(vm->qts);
+
+        g_assert_false(qdict_haskey(answer, "error"));
+        nr += qdict_haskey(answer, "return");
+        qobject_unref(answer);
+    }
+    expect_run_state(vm, "internal-error");
+    vm_quit(vm);
     exit(0);
 }
 
@@ -560,10 +624,26 @@ static const Case cases[] = {
         .during = fail_to_recover,
     },
     {
-        .name = "postcopy/lose-source",
+        .name = "postcopy/recover/stay-away",
+        .options = "-global ferry.recovery-timeout=1",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = stay_away,
+    },
+    {
+        .name = "postcopy/lose-source/abandon",
+        .options = "-global ferry.recovery-timeout=1",
         .capabilities = "postcopy-ram",
         .postcopy = true,
         .during = lose_source,
+    },
+    {
+        .name = "postcopy/lose-source/blocked",
+        .options = "-global ferry.recovery-timeout=0",
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = lose_source_blocked,
     },
 };
 

@@ -54,6 +54,7 @@ Vm *vm_start(const char *name, bool stock, const char *options)
     g_autofree char *raw = NULL;
     g_autofree char *text = NULL;
     g_autofree char *args = NULL;
+    g_autoptr(QList) capabilities = qlist_new();
 
     if (!all) {
         all = g_ptr_array_new();
@@ -65,7 +66,9 @@ Vm *vm_start(const char *name, bool stock, const char *options)
     raw = g_strdup_printf("-name {vm} %s 2>{dir}/{vm}.log", options);
     text = replace(raw, "{vm}", name);
     args = in_dir(text);
-    vm->qts = qtest_init_with_env(stock ? "FERRY_STOCK_QEMU" : NULL, args, true);
+    qlist_append_str(capabilities, "oob");
+    vm->qts = qtest_init_with_env_and_capabilities(stock ? "FERRY_STOCK_QEMU" : NULL, args,
+                                                   capabilities, true);
     qtest_qmp_set_event_callback(vm->qts, take_event, vm);
     vm_set_capabilities(vm, "events");
     return vm;

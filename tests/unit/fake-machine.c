@@ -435,6 +435,16 @@ static void pair_broken(void *opaque, const GError *why)
     g_mutex_unlock(&pair->lock);
 }
 
+static void pair_resumed(void *opaque)
+{
+    FakePair *pair = opaque;
+
+    g_mutex_lock(&pair->lock);
+    pair->nr_resumed++;
+    g_cond_broadcast(&pair->news);
+    g_mutex_unlock(&pair->lock);
+}
+
 static void pair_damaged(void *opaque, const GError *why)
 {
     FakePair *pair = opaque;
@@ -464,6 +474,7 @@ static FakePair *pair_new(const FakeRegion *from, const FakeRegion *to,
         .warn = pair_warn,
         .go = pair_go,
         .broken = pair_broken,
+        .resumed = pair_resumed,
         .damaged = pair_damaged,
     };
     FakePair *pair = g_new0(FakePair, 1);

@@ -73,13 +73,14 @@ typedef struct FakePair {
 
     /* Pages may be left missing: every connection goes through a relay. */
     bool fetching;
-    GPtrArray *relays;  /* of Relay *: in the order of dialling; those of broken connections too */
-    uint64_t cut_after; /* the next control channels break after so many bytes; 0: they do not */
-    guint first_relay;  /* of the connection in use */
-    GCond news;         /* with the lock: one of the next three has changed */
-    bool went;          /* the destination may run the guest */
-    unsigned nr_broken; /* how often the destination has said that the connection broke */
-    char *damaged;      /* why the destination's memory is damaged */
+    GPtrArray *relays;   /* of Relay *: in the order of dialling; those of broken connections too */
+    uint64_t cut_after;  /* the next control channels break after so many bytes; 0: they do not */
+    guint first_relay;   /* of the connection in use */
+    GCond news;          /* with the lock: one of the next three has changed */
+    bool went;           /* the destination may run the guest */
+    unsigned nr_resumed; /* how often it was resumed */
+    unsigned nr_broken;  /* how often the destination has said that the connection broke */
+    char *damaged;       /* why the destination's memory is damaged */
 } FakePair;
 
 FakePair *fake_pair_new(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,

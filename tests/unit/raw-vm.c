@@ -138,6 +138,7 @@ typedef struct RawVcpu {
     Control *control; /* in the guest's memory */
     GThread *thread;  /* of the job */
     RawCounts counts;
+    bool over; /* atomic */
 } RawVcpu;
 
 struct RawVm {
@@ -439,6 +440,7 @@ static gpointer vcpu_run(gpointer opaque)
                 clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
                 vcpu->counts.cpu_ns +=
                     (uint64_t)time.tv_sec * UINT64_C(1000000000) + (uint64_t)time.tv_nsec;
+                __atomic_store_n(&vcpu->over, true, __ATOMIC_RELAXED);
                 return NULL;
             }
         } else if (errno == EINTR || errno == EAGAIN) {
@@ -459,6 +461,7 @@ void raw_vm_begin(RawVm *vm, unsigned index, const RawJob *job)
     };
 
     g_assert_null(vcpu->thread);
+    __atomic_store_n(&vcpu->over, false, __ATOMIC_RELAXED);
     *vcpu->control = (Control){
         .max_writes = job->nr_writes ? job->nr_writes : UINT64_MAX,
         .random = job->seed,
@@ -494,6 +497,11 @@ void raw_vm_run(RawVm *vm, unsigned vcpu, const RawJob *job)
 {
     raw_vm_begin(vm, vcpu, job);
     raw_vm_wait(vm, vcpu);
+}
+
+bool raw_vm_is_over(const RawVm *vm, unsigned vcpu)
+{
+    return __atomic_load_n(&vm->vcpus[vcpu].over, __ATOMIC_RELAXED);
 }
 
 uint64_t raw_vm_nr_writes(const RawVm *vm, unsigned vcpu)

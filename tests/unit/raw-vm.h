@@ -85,6 +85,9 @@ void raw_vm_wait(RawVm *vm, unsigned vcpu);
 /* Begin a job and wait for its end. */
 void raw_vm_run(RawVm *vm, unsigned vcpu, const RawJob *job);
 
+/* Whether the job that was begun has come to its end. */
+bool raw_vm_is_over(const RawVm *vm, unsigned vcpu);
+
 /* How often the vCPU wrote to a page in its present or last job. */
 uint64_t raw_vm_nr_writes(const RawVm *vm, unsigned vcpu);
 
