@@ -6,7 +6,7 @@
  */
 #include "fuzz.h"
 
-#include "migration/compact.h"
+#include "seal.h"
 
 #define CHUNKS_MAX 9
 
@@ -14,33 +14,6 @@ struct Head {
     uint32_t nr_pages;
     uint32_t split_bytes; /* where a second segment begins, unless that is past the end */
 } __attribute__((packed));
-
-static uint32_t get32(const uint8_t *in)
-{
-    uint32_t value;
-
-    memcpy(&value, in, sizeof(value));
-    return GUINT32_FROM_LE(value);
-}
-
-/* Whatever looks like an item gets its checksum, with as much payload as there is. */
-static void seal_items(uint8_t *segment, size_t nr_bytes)
-{
-    size_t at = FERRY_COMPACT_SEGMENT_BYTES;
-    uint32_t chunk = nr_bytes >= at ? get32(segment) : 0;
-
-    while (nr_bytes >= at && nr_bytes - at >= FERRY_COMPACT_ITEM_BYTES) {
-        uint8_t *item = segment + at;
-        size_t left = nr_bytes - at - FERRY_COMPACT_ITEM_BYTES;
-        bool is_stretch = item[0] == FERRY_COMPACT_EMPTY || item[0] == FERRY_COMPACT_FULL;
-        size_t payload_bytes = is_stretch ? 0 : MIN(get32(item + 1), left);
-        uint32_t crc = GUINT32_TO_LE(ferry_compact_item_crc(chunk, item, payload_bytes));
-
-        memcpy(item + 5, &crc, sizeof(crc));
-        chunk += is_stretch ? get32(item + 1) : 1;
-        at += FERRY_COMPACT_ITEM_BYTES + payload_bytes;
-    }
-}
 
 /* Hand over a copy of its size; what was refused is never accepted later on. */
 static bool read_segment(FerryCompactReader *reader, const uint8_t *in, size_t nr_bytes,
@@ -51,7 +24,7 @@ static bool read_segment(FerryCompactReader *reader, const uint8_t *in, size_t n
     bool ok;
 
     if (nr_bytes > 0) {
-        seal_items(segment, nr_bytes);
+        fuzz_seal_items(segment, nr_bytes);
     }
     ok = ferry_compact_read(reader, segment, nr_bytes, set, &error);
     fuzz_check(ok == (error == NULL));
