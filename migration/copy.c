@@ -450,13 +450,17 @@ static bool is_empty_granule(FerryPageset *set, uint64_t granule)
 /* A page of the region's is missing as a whole if any part of it is. */
 static void round_up(const FerryRegion *region, FerryPageset *set)
 {
-    if (region->page_size_bytes == FERRY_PAGE_BYTES) {
+    const uint64_t unit_pages = region->page_size_bytes / FERRY_PAGE_BYTES;
+
+    if (unit_pages == 1) {
         return;
     }
     FOREACH_GRANULE(granule, set)
     {
         if (!is_empty_granule(set, (uint64_t)granule)) {
-            ferry_pageset_add(set, (uint64_t)granule * FERRY_GRANULE_PAGES, FERRY_GRANULE_PAGES);
+            uint64_t page = (uint64_t)granule * FERRY_GRANULE_PAGES;
+
+            ferry_pageset_add(set, page - page % unit_pages, unit_pages);
         }
     }
 }

@@ -16,6 +16,7 @@
 
 #include "drop.h"
 #include "error.h"
+#include "gather.h"
 #include "missing.h"
 
 /* Granules share locks; more than there are threads to want them. */
@@ -61,6 +62,8 @@ struct FerryFetch {
     _Atomic bool armed;
 
     GMutex locks[NR_LOCKS]; /* of granules: see fetch.h */
+    GMutex gather_lock;     /* of all pages longer than those, and of: */
+    FerryGather *gather;
     _Atomic uint64_t nr_missing;
     uint64_t nr_handed;
     _Atomic bool complete;
@@ -129,6 +132,8 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_lanes,
     for (size_t i = 0; i < NR_LOCKS; i++) {
         g_mutex_init(&fetch->locks[i]);
     }
+    g_mutex_init(&fetch->gather_lock);
+    fetch->gather = ferry_gather_new();
     g_mutex_init(&fetch->lock);
     fetch->pending = g_array_new(FALSE, FALSE, sizeof(Pending));
     fetch->vcpus = g_array_new(FALSE, FALSE, sizeof(Vcpu));
@@ -163,6 +168,8 @@ void ferry_fetch_free(FerryFetch *fetch)
     for (size_t i = 0; i < NR_LOCKS; i++) {
         g_mutex_clear(&fetch->locks[i]);
     }
+    g_mutex_clear(&fetch->gather_lock);
+    ferry_gather_free(fetch->gather);
     g_mutex_clear(&fetch->lock);
     g_array_unref(fetch->pending);
     g_array_unref(fetch->vcpus);
@@ -178,9 +185,16 @@ FerryPageset *const *ferry_fetch_missing(FerryFetch *fetch)
     return fetch->missing;
 }
 
-static GMutex *lock_of(FerryFetch *fetch, uint64_t page)
+static uint64_t unit_pages(const FerryFetch *fetch, uint32_t region)
 {
-    return &fetch->locks[page / FERRY_GRANULE_PAGES % NR_LOCKS];
+    return fetch->regions->list[region].page_size_bytes / FERRY_PAGE_BYTES;
+}
+
+static GMutex *lock_of(FerryFetch *fetch, uint32_t region, uint64_t page)
+{
+    return unit_pages(fetch, region) > FERRY_GRANULE_PAGES
+               ? &fetch->gather_lock
+               : &fetch->locks[page / FERRY_GRANULE_PAGES % NR_LOCKS];
 }
 
 static bool is_missing(const FerryFetch *fetch, uint32_t region, uint64_t page)
@@ -383,6 +397,39 @@ static bool place_missing(FerryFetch *fetch, uint32_t region, uint64_t first, ui
     return true;
 }
 
+/* A whole granule of a page that is longer; it is placed when all of them have come. */
+static bool place_gathered(FerryFetch *fetch, const FerryFrame *frame, const FerryExtent *extents,
+                           const uint8_t *payload, uint64_t *nr_placed, GError **errp)
+{
+    const uint64_t nr_pages = unit_pages(fetch, frame->region);
+    const uint64_t first = frame->first_page - frame->first_page % nr_pages;
+    const uint8_t *content;
+    GError *error = NULL;
+    uint64_t nr_whole = 0;
+    bool is_new = false;
+
+    if (!is_missing(fetch, frame->region, first)) {
+        atomic_fetch_add_explicit(&fetch->duplicates, FERRY_GRANULE_PAGES, memory_order_relaxed);
+        return true;
+    }
+    content = ferry_gather_add(fetch->gather, &fetch->regions->list[frame->region], frame, extents,
+                               payload, &is_new, &error);
+    if (error) {
+        g_propagate_error(errp, error);
+        return false;
+    }
+    atomic_fetch_add_explicit(&fetch->duplicates, is_new ? 0 : FERRY_GRANULE_PAGES,
+                              memory_order_relaxed);
+    if (content) {
+        if (!place_run(fetch, frame->region, first, nr_pages, content, &nr_whole, errp)) {
+            return false;
+        }
+        ferry_gather_forget(fetch->gather, frame->region, first);
+    }
+    *nr_placed += nr_whole;
+    return true;
+}
+
 /* A page larger than those on the wire is placed as a whole: it must have come as a whole. */
 static bool place_huge(FerryFetch *fetch, const FerryFrame *frame, const FerryExtent *extents,
                        const uint8_t *payload, uint64_t *nr_placed, GError **errp)
@@ -400,19 +447,12 @@ static bool place_huge(FerryFetch *fetch, const FerryFrame *frame, const FerryEx
                     nr_pages, FERRY_GRANULE_PAGES, region->id);
         return false;
     }
+    if (unit_pages(fetch, frame->region) > FERRY_GRANULE_PAGES) {
+        return place_gathered(fetch, frame, extents, payload, nr_placed, errp);
+    }
     if (frame->nr_extents > 1) {
         whole = g_malloc(FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES);
-        for (uint32_t i = 0; i < frame->nr_extents; i++) {
-            uint8_t *to = whole + extents[i].first * FERRY_PAGE_BYTES;
-            uint64_t nr_bytes = extents[i].nr_pages * FERRY_PAGE_BYTES;
-
-            if (extents[i].zero) {
-                memset(to, 0, nr_bytes);
-            } else {
-                memcpy(to, payload, nr_bytes);
-                payload += nr_bytes;
-            }
-        }
+        ferry_gather_unpack(whole, frame, extents, payload);
         payload = whole;
     } else if (extents[0].zero) {
         payload = NULL;
@@ -439,7 +479,9 @@ bool ferry_fetch_place(FerryFetch *fetch, const FerryFrame *frame, const FerryEx
                        const uint8_t *payload, GError **errp)
 {
     const FerryRegion *region = &fetch->regions->list[frame->region];
-    GMutex *lock = lock_of(fetch, frame->first_page);
+    GMutex *lock = lock_of(fetch, frame->region, frame->first_page);
+    const uint64_t nr_unit_pages = unit_pages(fetch, frame->region);
+    const uint64_t first_page = frame->first_page - frame->first_page % nr_unit_pages;
     uint64_t nr_placed = 0, nr_pages = 0;
     bool fine;
 
@@ -453,11 +495,13 @@ bool ferry_fetch_place(FerryFetch *fetch, const FerryFrame *frame, const FerryEx
     g_mutex_unlock(lock);
     if (atomic_load(&fetch->nr_pending)) {
         g_mutex_lock(&fetch->lock);
-        resolve_range(fetch, frame->region, frame->first_page,
-                      frame->first_page + FERRY_GRANULE_PAGES);
+        resolve_range(fetch, frame->region, first_page,
+                      first_page + MAX(FERRY_GRANULE_PAGES, nr_unit_pages));
         g_mutex_unlock(&fetch->lock);
     }
-    atomic_fetch_add_explicit(&fetch->duplicates, nr_pages - nr_placed, memory_order_relaxed);
+    if (nr_unit_pages <= FERRY_GRANULE_PAGES) {
+        atomic_fetch_add_explicit(&fetch->duplicates, nr_pages - nr_placed, memory_order_relaxed);
+    }
     note_placed(fetch, nr_placed);
     return fine;
 }
@@ -469,7 +513,7 @@ static void fill_zero(FerryFetch *fetch, uint32_t number, uint64_t page)
 {
     const FerryRegion *region = &fetch->regions->list[number];
     uint64_t offset_bytes = page * FERRY_PAGE_BYTES, done_bytes;
-    GMutex *lock = lock_of(fetch, page);
+    GMutex *lock = lock_of(fetch, number, page);
     GError *error = NULL;
 
     g_mutex_lock(lock);

@@ -6,6 +6,7 @@
 #include "serve.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 #include "error.h"
 #include "pages-frame.h"
@@ -73,16 +74,32 @@ static bool serve_page(FerryServer *server, uint32_t region, uint64_t page, GErr
     return *mask == 0 || send_pages(server, region, granule, pages, errp);
 }
 
-static bool serve_huge_page(FerryServer *server, uint32_t region, uint64_t page, GError **errp)
+/* Takes a whole granule; whether there was any of it. */
+static bool take_granule(FerryCopy *copy, uint32_t region, uint64_t granule)
 {
-    const uint64_t granule = page / FERRY_GRANULE_PAGES;
-    uint64_t pages[FERRY_GRANULE_WORDS];
+    uint64_t any = 0;
 
     for (uint32_t i = 0; i < FERRY_GRANULE_WORDS; i++) {
-        pages[i] = UINT64_MAX;
-        take(server->copy, region, granule * FERRY_GRANULE_WORDS + i, UINT64_MAX);
+        any |= take(copy, region, granule * FERRY_GRANULE_WORDS + i, UINT64_MAX);
     }
-    return send_pages(server, region, granule, pages, errp);
+    return any;
+}
+
+static bool serve_huge_page(FerryServer *server, uint32_t region, uint64_t page, uint64_t nr_pages,
+                            GError **errp)
+{
+    const uint64_t first = page / FERRY_GRANULE_PAGES, nr = nr_pages / FERRY_GRANULE_PAGES;
+    uint64_t pages[FERRY_GRANULE_WORDS];
+    bool fine = true;
+
+    memset(pages, 0xff, sizeof(pages));
+    for (uint64_t granule = first; fine && granule < first + nr; granule++) {
+        /* Of several, those that are on their way already will come. */
+        if (take_granule(server->copy, region, granule) || nr == 1) {
+            fine = send_pages(server, region, granule, pages, errp);
+        }
+    }
+    return fine;
 }
 
 static bool serve(FerryServer *server, const FerryFrame *frame, GError **errp)
@@ -106,7 +123,7 @@ static bool serve(FerryServer *server, const FerryFrame *frame, GError **errp)
     }
     atomic_fetch_add_explicit(server->nr_requests, 1, memory_order_relaxed);
     granule = page / FERRY_GRANULE_PAGES;
-    if (!(unit_pages > 1 ? serve_huge_page(server, frame->region, page, errp)
+    if (!(unit_pages > 1 ? serve_huge_page(server, frame->region, page, unit_pages, errp)
                          : serve_page(server, frame->region, page, errp))) {
         return false;
     }

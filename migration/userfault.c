@@ -24,9 +24,12 @@
 /* As many events as one system call reads. */
 #define READ_MAX 16
 
+/* The longest page of any memory. */
+#define ZERO_BYTES (UINT64_C(1) << 30)
+
 struct FerryUserfault {
     int fd;
-    uint8_t *zero; /* for memory that has no ioctl for zero pages; FERRY_GRANULE_PAGES long */
+    uint8_t *zero; /* for memory that has no ioctl for zero pages; ZERO_BYTES long */
 };
 
 static int open_fd(void)
@@ -68,8 +71,7 @@ FerryUserfault *ferry_userfault_new(GError **errp)
         close(fd);
         return NULL;
     }
-    zero = mmap(NULL, FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES, PROT_READ,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    zero = mmap(NULL, ZERO_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (zero == MAP_FAILED) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM, "cannot map memory: %s",
                     g_strerror(errno));
@@ -86,7 +88,7 @@ void ferry_userfault_free(FerryUserfault *uffd)
 {
     if (uffd) {
         close(uffd->fd);
-        munmap(uffd->zero, FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES);
+        munmap(uffd->zero, ZERO_BYTES);
         g_free(uffd);
     }
 }
@@ -124,10 +126,10 @@ static void unregister_range(FerryUserfault *uffd, const FerryRegion *region, ui
 
 bool ferry_userfault_probe(FerryUserfault *uffd, const FerryRegion *region, GError **errp)
 {
-    if (region->page_size_bytes > FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES) {
+    if (region->page_size_bytes > ZERO_BYTES) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
                     "missing pages of RAM block '%s' cannot be fetched: they are %u MiB each, the "
-                    "limit is 2 MiB",
+                    "limit is 1024 MiB",
                     region->id, region->page_size_bytes >> 20);
         return false;
     }

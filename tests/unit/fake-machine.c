@@ -217,7 +217,7 @@ static void add_region(FakeMachine *machine, const FakeRegion *fake)
 
     g_strlcpy(region->id, fake->id, sizeof(region->id));
     region->length_bytes = fake->nr_pages * FERRY_PAGE_BYTES;
-    region->page_size_bytes = (uint32_t)FERRY_PAGE_BYTES;
+    region->page_size_bytes = (uint32_t)FERRY_PAGE_BYTES * MAX(fake->huge_pages, 1);
     region->fd = fake->shared ? memfd_create(fake->id, MFD_CLOEXEC) : -1;
     region->scan = fake->shared ? FERRY_SCAN_SHARED : FERRY_SCAN_PRIVATE;
     region->flags = fake->shared ? FERRY_REGION_SHARED : 0;

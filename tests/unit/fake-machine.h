@@ -19,6 +19,7 @@ typedef struct FakeRegion {
     uint64_t nr_pages;
     bool shared;            /* a memfd instead of anonymous memory */
     uint64_t touched_pages; /* written before the migration, scattered */
+    uint32_t huge_pages;    /* pages of the wire's size that are one of this region; 0: one */
 } FakeRegion;
 
 typedef struct FakeMachine {

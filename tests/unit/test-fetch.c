@@ -29,6 +29,8 @@ static const FakeRegion small[] = {
 static const FakeRegion wide[] = {
     {.id = "pc.ram", .nr_pages = 3 * 32768 + 100, .touched_pages = 30000},
     {.id = "mem.shared", .nr_pages = 40000, .touched_pages = 9000, .shared = true},
+    /* Pages of 8 MiB, which come in four parts.  No kernel has them, so none may be there in part. */
+    {.id = "mem.huge", .nr_pages = 16384, .touched_pages = 16384, .huge_pages = 2048},
     {0},
 };
 
