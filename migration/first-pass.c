@@ -19,8 +19,8 @@
  * One page in so many is looked at.  The first chunks are copied soon, when little has changed: of
  * them more pages, twice as many for every 8 chunks that one is nearer.
  */
-#define LOOK_PAGES_MIN 16
-#define LOOK_PAGES_MAX 256
+#define LOOK_PAGES_MIN 32
+#define LOOK_PAGES_MAX 512
 
 /* So many chunks in a row are judged together: what is looked at of one alone tells too little. */
 #define GROUP_CHUNKS 4
