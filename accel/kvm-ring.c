@@ -30,9 +30,15 @@
 
 #include "../migration/error.h"
 
-/* How often the thread looks at the rings: often enough that none gains an eighth meanwhile. */
+/*
+ * How often the thread looks at the rings: often enough that none gains an eighth meanwhile, and
+ * that what is free does not fill suddenly.  LOOK_MAX_US is for rings that are all free.
+ */
 #define LOOK_MIN_US 1000
-#define LOOK_MAX_US 20000
+#define LOOK_MAX_US 40000
+
+/* What is left free in a ring: a quarter, or this many entries if that is less than half of it. */
+#define ROOM_MIN 8192
 
 /* Address spaces of a VM: x86 has two, the second for SMM. */
 #define NR_SPACES 2
@@ -371,11 +377,17 @@ static void reset_and_report(FerryKvmRing *ring, ReportFn report)
     report_batch(ring, report);
 }
 
-/* Reset what is held back beyond a quarter of the ring. */
-static void flag_excess(FerryKvmRing *ring, Vcpu *vcpu)
+/* How many entries may be held back. */
+static uint32_t held_max(const FerryKvmRing *ring)
 {
-    if (nr_held(vcpu) > ring->nr_entries / 4) {
-        uint32_t nr = nr_held(vcpu) - ring->nr_entries / 4;
+    return ring->nr_entries - MAX(ring->nr_entries / 4, MIN(ring->nr_entries / 2, ROOM_MIN));
+}
+
+/* Reset what is held back beyond @nr_kept entries. */
+static void flag_excess(FerryKvmRing *ring, Vcpu *vcpu, uint32_t nr_kept)
+{
+    if (nr_held(vcpu) > nr_kept) {
+        uint32_t nr = nr_held(vcpu) - nr_kept;
 
         vcpu->stats.forced_resets += nr;
         flag_oldest(ring, vcpu, nr);
@@ -405,12 +417,14 @@ static bool check(FerryKvmRing *ring, GError **errp)
 
 /* --- The thread ------------------------------------------------------------------------------ */
 
-/* Sleep as long as it takes to fill an eighth of a ring that gained @nr_new entries in @period. */
-static gint64 next_period_us(const FerryKvmRing *ring, uint32_t nr_new, gint64 period_us)
+/* How long to sleep: a ring gained @nr_new entries in @period_us, and one holds @nr_most. */
+static gint64 next_period_us(const FerryKvmRing *ring, uint32_t nr_new, gint64 period_us,
+                             uint32_t nr_most)
 {
     gint64 eighth_us = nr_new ? (gint64)(ring->nr_entries / 8) * period_us / nr_new : LOOK_MAX_US;
+    gint64 room_us = (gint64)(ring->nr_entries - nr_most) * LOOK_MAX_US / ring->nr_entries;
 
-    return CLAMP(eighth_us, LOOK_MIN_US, LOOK_MAX_US);
+    return MAX(MIN(eighth_us, room_us), LOOK_MIN_US);
 }
 
 static gpointer collect_run(gpointer opaque)
@@ -421,18 +435,19 @@ static gpointer collect_run(gpointer opaque)
 
     g_mutex_lock(&ring->lock);
     while (!ring->quit) {
-        uint32_t nr_new = look_all(ring);
+        uint32_t nr_new = look_all(ring), nr_most = 0;
         gint64 now_us = g_get_monotonic_time();
 
-        for (guint i = 0; i < ring->vcpus->len && !ring->fill; i++) {
+        for (guint i = 0; i < ring->vcpus->len; i++) {
             Vcpu *vcpu = g_ptr_array_index(ring->vcpus, i);
 
-            if (nr_held(vcpu) > ring->nr_entries / 2) {
-                flag_excess(ring, vcpu);
+            if (nr_held(vcpu) > held_max(ring) && !ring->fill) {
+                flag_excess(ring, vcpu, held_max(ring) - ring->nr_entries / 16);
             }
+            nr_most = MAX(nr_most, nr_held(vcpu));
         }
         reset_and_report(ring, ring->client.early);
-        period_us = next_period_us(ring, nr_new, MAX(now_us - last_us, 1));
+        period_us = next_period_us(ring, nr_new, MAX(now_us - last_us, 1), nr_most);
         last_us = now_us;
         g_cond_wait_until(&ring->stopping, &ring->lock, now_us + period_us);
     }
@@ -635,7 +650,7 @@ void ferry_kvm_ring_full(FerryKvmRing *ring, unsigned index)
         vcpu->stats.full_exits++;
         look(ring, vcpu);
         if (nr_held(vcpu) > ring->nr_entries / 4) {
-            flag_excess(ring, vcpu);
+            flag_excess(ring, vcpu, ring->nr_entries / 4);
             vcpu->was_drained = false;
         } else {
             /* Drained by somebody else meanwhile, or what KVM filled is beyond a gap. */

@@ -15,9 +15,9 @@
  *
  * Entries are reset in the order they were made, ring by ring: that is how KVM does it.  A thread
  * of its own looks at the rings every few milliseconds.  Entries held back must not fill a ring:
- * from half full on the oldest ones are reset and reported `early`, without being asked for.  If a ring
- * fills all the same, its vCPU leaves KVM_RUN and has that one ring drained by
- * ferry_kvm_ring_full(); no other vCPU is disturbed, and no lock of QEMU's is taken.
+ * from three quarters full on (a small ring: half) the oldest ones are reset and reported `early`,
+ * without being asked for.  If a ring fills all the same, its vCPU leaves KVM_RUN and has that one
+ * ring drained by ferry_kvm_ring_full(); no other vCPU is disturbed, and no lock of QEMU's is taken.
  *
  * A vCPU whose instructions KVM emulates can overrun its ring, overwriting entries that nobody has
  * seen.  That is found (see `overrun`), and ends the tracker with an error: another one must begin
@@ -47,7 +47,7 @@ typedef struct FerryKvmRing FerryKvmRing;
  * @collected: entries found
  * @full_exits: times the vCPU left the guest because its ring was full
  * @resets: entries reset, hence pages protected again
- * @forced_resets: those of them that were reset because the ring was half full
+ * @forced_resets: those of them that were reset because the ring was filling
  * @redirtied: entries for a page that had been reported in the same round or the one before
  */
 typedef struct FerryKvmRingStats {

@@ -11,9 +11,19 @@
 
 /*
  * How many chunks ahead of its copy a chunk is looked at, to see by then whether the guest writes
- * it: 4 GiB, 10 ms of looking before the first page is sent.
+ * it: 4 GiB.
  */
-#define LOOK_AHEAD_CHUNKS 32
+#define LOOK_AHEAD_CHUNKS 128
+
+/*
+ * One page in so many is looked at.  The first chunks are copied soon, when little has changed: of
+ * them more pages, twice as many for every 8 chunks that one is nearer.
+ */
+#define LOOK_PAGES_MIN 16
+#define LOOK_PAGES_MAX 256
+
+/* So many chunks in a row are judged together: what is looked at of one alone tells too little. */
+#define GROUP_CHUNKS 4
 
 typedef struct ChunkRef {
     size_t region;
@@ -25,8 +35,9 @@ struct FerryFirstPass {
     FerryCopy *copy;
     FerryHeat *heat;
     ChunkRef look;    /* the next chunk to look at */
-    ChunkRef next;    /* the next chunk in order of address */
+    ChunkRef next;    /* the next chunk to judge */
     uint64_t nr_seen; /* how many chunks `look` is ahead of `next` */
+    GArray *cold;     /* of ChunkRef: to be copied next */
     GArray *hot;      /* of ChunkRef: put off until the others are done; then the coolest last */
     FerryScanner *scanner;
     uint64_t total_bytes;
@@ -45,6 +56,7 @@ FerryFirstPass *ferry_first_pass_new(FerryCopy *copy)
     pass->copy = copy;
     pass->scanner = ferry_scanner_new();
     pass->heat = ferry_heat_new(&copy->regions, pass->scanner);
+    pass->cold = g_array_new(FALSE, FALSE, sizeof(ChunkRef));
     pass->hot = g_array_new(FALSE, FALSE, sizeof(ChunkRef));
     pass->total_bytes = ferry_regions_total_bytes(&copy->regions);
     pass->unseen_bytes = pass->total_bytes;
@@ -56,6 +68,7 @@ void ferry_first_pass_free(FerryFirstPass *pass)
 {
     ferry_heat_free(pass->heat);
     ferry_scanner_free(pass->scanner);
+    g_array_unref(pass->cold);
     g_array_unref(pass->hot);
     g_mutex_clear(&pass->lock);
     g_free(pass);
@@ -156,10 +169,16 @@ static void step(const FerryFirstPass *pass, ChunkRef *ref)
     }
 }
 
+static unsigned look_pages(uint64_t nr_ahead)
+{
+    return (unsigned)MIN((uint64_t)LOOK_PAGES_MIN << MIN(nr_ahead / 8, 8), LOOK_PAGES_MAX);
+}
+
 static bool look_ahead(FerryFirstPass *pass, GError **errp)
 {
     while (!is_end(pass, &pass->look) && pass->nr_seen < LOOK_AHEAD_CHUNKS) {
-        if (!ferry_heat_look(pass->heat, (uint32_t)pass->look.region, pass->look.number, errp)) {
+        if (!ferry_heat_look(pass->heat, (uint32_t)pass->look.region, pass->look.number,
+                             look_pages(pass->nr_seen), errp)) {
             return false;
         }
         step(pass, &pass->look);
@@ -180,29 +199,44 @@ static int hottest_first(gconstpointer a, gconstpointer b)
     return x->heat > y->heat ? -1 : x->heat < y->heat;
 }
 
-/* The next chunk to copy: those that the guest does not write first. */
-static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
+/* Put some chunks off if the guest writes any of them. */
+static bool judge(FerryFirstPass *pass, GError **errp)
 {
-    while (!is_end(pass, &pass->next)) {
+    ChunkRef group[GROUP_CHUNKS];
+    unsigned nr = 0, heat = 0;
+
+    while (nr < GROUP_CHUNKS && !is_end(pass, &pass->next)) {
+        ChunkRef *chunk = &group[nr++];
+
         if (!look_ahead(pass, errp)) {
             return false;
         }
-        *chosen = pass->next;
-        chosen->heat = ferry_heat_changed(pass->heat, (uint32_t)chosen->region, chosen->number);
+        *chunk = pass->next;
+        chunk->heat = ferry_heat_changed(pass->heat, (uint32_t)chunk->region, chunk->number);
+        heat = MAX(heat, chunk->heat);
         step(pass, &pass->next);
         pass->nr_seen--;
-        if (chosen->heat) {
-            g_array_append_val(pass->hot, *chosen);
-        }
-        if (is_end(pass, &pass->next)) {
-            g_array_sort(pass->hot, hottest_first);
-        }
-        if (!chosen->heat) {
-            return true;
+    }
+    g_array_append_vals(heat ? pass->hot : pass->cold, group, nr);
+    if (is_end(pass, &pass->next)) {
+        g_array_sort(pass->hot, hottest_first);
+    }
+    return true;
+}
+
+/* The next chunk to copy: those that the guest does not write first. */
+static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
+{
+    GArray *from;
+
+    while (pass->cold->len == 0 && !is_end(pass, &pass->next)) {
+        if (!judge(pass, errp)) {
+            return false;
         }
     }
-    *chosen = g_array_index(pass->hot, ChunkRef, pass->hot->len - 1);
-    g_array_set_size(pass->hot, pass->hot->len - 1);
+    from = pass->cold->len ? pass->cold : pass->hot;
+    *chosen = g_array_index(from, ChunkRef, from->len - 1);
+    g_array_set_size(from, from->len - 1);
     return true;
 }
 
@@ -257,6 +291,7 @@ void ferry_first_pass_restart(FerryFirstPass *pass)
     pass->restarted = true;
     pass->look = pass->next = (ChunkRef){0};
     pass->nr_seen = 0;
+    g_array_set_size(pass->cold, 0);
     g_array_set_size(pass->hot, 0);
     atomic_store(&pass->unseen_bytes, pass->total_bytes);
     atomic_store(&pass->skipped_pages, 0);

@@ -7,8 +7,8 @@
 
 #include "crc32c.h"
 
-/* One page in so many is looked at: which one differs from stretch to stretch. */
-#define STRETCH_PAGES (FERRY_CHUNK_PAGES / FERRY_HEAT_PAGES)
+/* So many changed pages are enough to tell how hot a chunk is. */
+#define CHANGED_ENOUGH 4
 
 typedef struct Sample {
     uint32_t page; /* in its chunk */
@@ -48,16 +48,17 @@ static uint32_t checksum_of(const uint8_t *host, uint64_t page)
 }
 
 /* The page of a stretch that is looked at; scattered, as what guests write has its own patterns. */
-static uint64_t chosen_page(uint64_t stretch)
+static uint64_t chosen_page(uint64_t stretch, unsigned stretch_pages)
 {
     uint64_t hash = stretch * UINT64_C(0x9e3779b97f4a7c15);
 
-    return stretch * STRETCH_PAGES + (hash >> 32) % STRETCH_PAGES;
+    return stretch * stretch_pages + (hash >> 32) % stretch_pages;
 }
 
 typedef struct Look {
     const uint8_t *host;
     uint64_t first_page; /* of the chunk, in its region */
+    unsigned stretch_pages;
     GArray *samples;
 } Look;
 
@@ -65,14 +66,15 @@ static void look_at_range(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes
                           FerryScanKind kind)
 {
     const Look *look = opaque;
+    const unsigned stretch_pages = look->stretch_pages;
     uint64_t first = (offset_bytes >> FERRY_PAGE_SHIFT) - look->first_page;
     uint64_t end = first + (nr_bytes >> FERRY_PAGE_SHIFT);
 
     if (kind != FERRY_SCAN_DATA) {
         return;
     }
-    for (uint64_t stretch = first / STRETCH_PAGES; stretch * STRETCH_PAGES < end; stretch++) {
-        uint64_t page = chosen_page(stretch);
+    for (uint64_t stretch = first / stretch_pages; stretch * stretch_pages < end; stretch++) {
+        uint64_t page = chosen_page(stretch, stretch_pages);
 
         if (page >= first && page < end) {
             Sample sample = {.page = (uint32_t)page, .checksum = checksum_of(look->host, page)};
@@ -82,7 +84,8 @@ static void look_at_range(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes
     }
 }
 
-bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, GError **errp)
+bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, unsigned stretch_pages,
+                     GError **errp)
 {
     const FerryRegion *memory = &heat->regions->list[region];
     const FerryScanTarget target = ferry_region_scan_target(memory);
@@ -91,6 +94,7 @@ bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, GError **
     Look look = {
         .host = chunk_host(heat, region, chunk),
         .first_page = first,
+        .stretch_pages = stretch_pages,
         .samples = g_array_new(FALSE, FALSE, sizeof(Sample)),
     };
     bool fine = ferry_scan(heat->scanner, &target, first << FERRY_PAGE_SHIFT,
@@ -109,16 +113,16 @@ unsigned ferry_heat_changed(FerryHeat *heat, uint32_t region, uint64_t chunk)
 {
     const uint8_t *host = chunk_host(heat, region, chunk);
     const GArray *samples = g_hash_table_lookup(heat->chunks, host);
-    unsigned nr_changed = 0;
+    unsigned nr_changed = 0, nr = 0;
 
     if (!samples) {
         return 0;
     }
-    for (guint i = 0; i < samples->len; i++) {
-        const Sample *sample = &g_array_index(samples, Sample, i);
+    do {
+        const Sample *sample = &g_array_index(samples, Sample, nr++);
 
         nr_changed += checksum_of(host, sample->page) != sample->checksum;
-    }
+    } while (nr < samples->len && nr_changed < CHANGED_ENOUGH);
     g_hash_table_remove(heat->chunks, host);
-    return nr_changed;
+    return (nr_changed * FERRY_HEAT_MAX + nr - 1) / nr;
 }

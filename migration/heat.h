@@ -5,8 +5,8 @@
  * last.  That costs less to find out by looking than by tracing: a few pages of each chunk are
  * looked at some time before its copy, and once more just before it.
  *
- * Reads one page in 32, twice, of what was ever touched; not what is swapped out.  A guess that is
- * wrong costs time, nothing else.
+ * Reads few pages, twice, of what was ever touched; not what is swapped out.  A guess that is wrong
+ * costs time, nothing else.
  *
  * Threads: one.
  *
@@ -27,17 +27,21 @@ typedef struct FerryHeat FerryHeat;
 FerryHeat *ferry_heat_new(const FerryRegions *regions, const FerryScanner *scanner);
 void ferry_heat_free(FerryHeat *heat);
 
-/* Look at @chunk of @region, and remember what is seen.  May be repeated: begins anew. */
-bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, GError **errp);
+/*
+ * Look at @chunk of @region, at one page in @stretch_pages, and remember what is seen.  May be
+ * repeated: begins anew.
+ */
+bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, unsigned stretch_pages,
+                     GError **errp);
 
 /*
- * How many of the pages looked at have changed since; at most FERRY_HEAT_PAGES.  Forgets what it
- * knows of the chunk.  0 if it was not looked at.
+ * What part of the pages looked at has changed since, of FERRY_HEAT_MAX; more than 0 if one has.
+ * Looks no further when it has seen some that did.  Forgets what it knows of the chunk.  0 if it
+ * was not looked at.
  */
 unsigned ferry_heat_changed(FerryHeat *heat, uint32_t region, uint64_t chunk);
 
-/* Pages looked at in a chunk that is touched all over. */
-#define FERRY_HEAT_PAGES 1024
+#define FERRY_HEAT_MAX 1024
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FerryHeat, ferry_heat_free)
 

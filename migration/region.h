@@ -20,8 +20,8 @@
 /* A granule (2 MiB) always travels on one data channel, so its pages stay in order. */
 #define FERRY_GRANULE_PAGES UINT64_C(512)
 
-/* First copies are armed, scanned and queued a chunk (128 MiB) at a time. */
-#define FERRY_CHUNK_PAGES UINT64_C(32768)
+/* First copies are armed, scanned and queued a chunk (32 MiB) at a time. */
+#define FERRY_CHUNK_PAGES UINT64_C(8192)
 
 /* Length of a region's name, without its terminator (QEMU's own limit). */
 #define FERRY_REGION_ID_MAX 255

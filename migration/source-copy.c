@@ -11,10 +11,10 @@
 #define ROUNDS_KEPT 256
 
 /*
- * The driver arms another chunk when fewer pages than these wait to be sent: 64 MiB, at least 10 ms
+ * The driver arms another chunk when fewer pages than these wait to be sent: 32 MiB, at least 5 ms
  * of work for the senders.
  */
-#define QUEUE_PAGES (FERRY_CHUNK_PAGES / 2)
+#define QUEUE_PAGES FERRY_CHUNK_PAGES
 
 /*
  * A tracker with feed() is asked for so many pages as soon as fewer than half of them wait to be

@@ -8,7 +8,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define CHUNK_BYTES (FERRY_CHUNK_PAGES * FERRY_PAGE_BYTES)
+/* One page in so many is looked at. */
+#define STRETCH_PAGES UINT64_C(16)
 
 typedef struct {
     FerryRegions regions;
@@ -62,7 +63,7 @@ static void look(const Bed *bed, uint64_t chunk)
 {
     GError *error = NULL;
 
-    g_assert_true(ferry_heat_look(bed->heat, 0, chunk, &error));
+    g_assert_true(ferry_heat_look(bed->heat, 0, chunk, STRETCH_PAGES, &error));
     g_assert_no_error(error);
 }
 
@@ -90,10 +91,12 @@ static void test_changes(void)
     }
     /* One chunk is written all over, one a quarter of it, one not at all. */
     write_pages(bed, FERRY_CHUNK_PAGES, FERRY_CHUNK_PAGES, 2);
-    write_pages(bed, 2 * FERRY_CHUNK_PAGES, FERRY_CHUNK_PAGES / 4, 2);
+    for (uint64_t page = 0; page < FERRY_CHUNK_PAGES; page += 4 * STRETCH_PAGES) {
+        write_pages(bed, 2 * FERRY_CHUNK_PAGES + page + 3 * STRETCH_PAGES, STRETCH_PAGES, 2);
+    }
     g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 0), ==, 0);
-    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 1), ==, FERRY_HEAT_PAGES);
-    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 2), ==, FERRY_HEAT_PAGES / 4);
+    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 1), ==, FERRY_HEAT_MAX);
+    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 2), ==, FERRY_HEAT_MAX / 4);
     /* That was all it knew. */
     g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 1), ==, 0);
 }
@@ -125,7 +128,7 @@ static void test_untouched(void)
 static void test_patches(void)
 {
     g_autoptr(Bed) bed = bed_new(FERRY_CHUNK_PAGES);
-    unsigned before, changed;
+    unsigned before;
 
     for (uint64_t page = 0; page < FERRY_CHUNK_PAGES; page += 1024) {
         write_pages(bed, page, 512, 1);
@@ -136,8 +139,7 @@ static void test_patches(void)
     for (uint64_t page = 0; page < FERRY_CHUNK_PAGES; page += 1024) {
         write_pages(bed, page, 512, 2);
     }
-    changed = ferry_heat_changed(bed->heat, 0, 0);
-    g_assert_cmpuint(changed, ==, FERRY_HEAT_PAGES / 2);
+    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 0), ==, FERRY_HEAT_MAX);
 }
 
 /* A region that ends in the middle of a chunk. */
@@ -148,7 +150,20 @@ static void test_short(void)
     write_pages(bed, 0, FERRY_CHUNK_PAGES + 777, 1);
     look(bed, 1);
     write_pages(bed, FERRY_CHUNK_PAGES, 777, 2);
-    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 1), >=, 777 / 64);
+    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 1), ==, FERRY_HEAT_MAX);
+}
+
+/* One page of those looked at, the last one: the more are looked at, the less it counts. */
+static void test_few(void)
+{
+    g_autoptr(Bed) bed = bed_new(FERRY_CHUNK_PAGES);
+    const uint64_t last = FERRY_CHUNK_PAGES - STRETCH_PAGES;
+
+    write_pages(bed, 0, FERRY_CHUNK_PAGES, 1);
+    look(bed, 0);
+    write_pages(bed, last, STRETCH_PAGES, 2);
+    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 0), ==,
+                     FERRY_HEAT_MAX * STRETCH_PAGES / FERRY_CHUNK_PAGES);
 }
 
 int main(int argc, char **argv)
@@ -159,5 +174,6 @@ int main(int argc, char **argv)
     g_test_add_func("/heat/untouched", test_untouched);
     g_test_add_func("/heat/patches", test_patches);
     g_test_add_func("/heat/short", test_short);
+    g_test_add_func("/heat/few", test_few);
     return g_test_run();
 }

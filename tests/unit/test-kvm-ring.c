@@ -808,12 +808,12 @@ static void test_bound(void)
         ferry_kvm_ring_set_slot(bed->ring, i + 1, 0, (uint64_t)i * slot_pages, slot_pages);
         ferry_kvm_ring_slots_end(bed->ring);
         raw_vm_run(bed->vm, 0, &(RawJob){.sweep_gpa = gpa, .nr = slot_pages});
-        wait_until_held(bed, 32768);
+        wait_until_held(bed, 49152);
     }
     stats = stats_of(bed, 0);
     g_assert_cmpuint(stats.full_exits, ==, 0);
     g_assert_cmpuint(stats.collected, ==, nr_pages);
-    g_assert_cmpuint(stats.resets, >=, nr_pages - 32768);
+    g_assert_cmpuint(stats.resets, >=, nr_pages - 49152);
     g_assert_cmpuint(stats.resets, ==, bed->nr_reported);
     g_assert_cmpuint(stats.forced_resets, ==, stats.resets);
     harvest(bed, true);

@@ -681,9 +681,9 @@ static void test_untouched_shared(void)
     assert_nothing(watch.found[0], "never touched");
     g_assert_cmpint(fstat(area.region.fd, &st), ==, 0);
     g_assert_cmpint(st.st_blocks, ==, 0);
-    touch(&area, 70000);
+    touch(&area, 30000);
     watch_harvest(&watch, true);
-    ASSERT_PAGES(watch.reported[0], "first touched", 70000);
+    ASSERT_PAGES(watch.reported[0], "first touched", 30000);
 }
 
 /*
