@@ -18,6 +18,7 @@
 #include "error.h"
 #include "gather.h"
 #include "missing.h"
+#include "waiters.h"
 
 /* Granules share locks; more than there are threads to want them. */
 #define NR_LOCKS 64
@@ -27,19 +28,6 @@
 
 /* Ranges of missing pages that a description names. */
 #define DESCRIBED_MAX 8
-
-typedef struct Pending {
-    uint32_t region;
-    uint64_t page; /* the first of its unit */
-    uint32_t thread;
-    uint64_t since_ns;
-} Pending;
-
-typedef struct Vcpu {
-    uint32_t thread;
-    uint64_t since_ns; /* waits since then; 0: does not wait */
-    uint64_t waited_ns;
-} Vcpu;
 
 typedef struct Lane {
     FerryFetch *fetch;
@@ -70,15 +58,7 @@ struct FerryFetch {
     _Atomic uint64_t placed_pages;
     _Atomic uint64_t duplicates;
     _Atomic uint64_t zero_faults;
-    _Atomic unsigned nr_pending; /* a hint, so that most placing need not take the lock */
-
-    GMutex lock; /* for what follows */
-    GArray *pending;
-    GArray *vcpus;
-    unsigned nr_waiting; /* vCPUs */
-    uint64_t all_since_ns, all_waited_ns;
-    uint64_t faults;
-    FerryLatency latency;
+    FerryWaiters *waiters;
 };
 
 static void advise(FerryFetch *fetch, int advice)
@@ -134,9 +114,7 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_lanes,
     }
     g_mutex_init(&fetch->gather_lock);
     fetch->gather = ferry_gather_new();
-    g_mutex_init(&fetch->lock);
-    fetch->pending = g_array_new(FALSE, FALSE, sizeof(Pending));
-    fetch->vcpus = g_array_new(FALSE, FALSE, sizeof(Vcpu));
+    fetch->waiters = ferry_waiters_new(fetch->missing);
     return fetch;
 }
 
@@ -170,9 +148,7 @@ void ferry_fetch_free(FerryFetch *fetch)
     }
     g_mutex_clear(&fetch->gather_lock);
     ferry_gather_free(fetch->gather);
-    g_mutex_clear(&fetch->lock);
-    g_array_unref(fetch->pending);
-    g_array_unref(fetch->vcpus);
+    ferry_waiters_free(fetch->waiters);
     g_free(fetch->missing);
     g_free(fetch->dropped);
     g_free(fetch->watched);
@@ -202,115 +178,17 @@ static bool is_missing(const FerryFetch *fetch, uint32_t region, uint64_t page)
     return ferry_pageset_get(fetch->missing[region], page / 64) >> (page % 64) & 1;
 }
 
-/* --- Who waits, and for how long -------------------------------------------------------------- */
-
 void ferry_fetch_set_vcpus(FerryFetch *fetch, const uint32_t *threads, unsigned nr_threads)
 {
-    g_mutex_lock(&fetch->lock);
-    g_array_set_size(fetch->vcpus, 0);
-    for (unsigned i = 0; i < nr_threads; i++) {
-        Vcpu vcpu = {.thread = threads[i]};
-
-        g_array_append_val(fetch->vcpus, vcpu);
-    }
-    g_mutex_unlock(&fetch->lock);
-}
-
-/* With the lock held. */
-static Vcpu *find_vcpu(FerryFetch *fetch, uint32_t thread)
-{
-    for (guint i = 0; i < fetch->vcpus->len; i++) {
-        Vcpu *vcpu = &g_array_index(fetch->vcpus, Vcpu, i);
-
-        if (vcpu->thread == thread) {
-            return vcpu;
-        }
-    }
-    return NULL;
-}
-
-/* With the lock held: @pending, number @index, need not wait any more. */
-static void resolve(FerryFetch *fetch, guint index, uint64_t now_ns)
-{
-    Pending *pending = &g_array_index(fetch->pending, Pending, index);
-    Vcpu *vcpu = find_vcpu(fetch, pending->thread);
-
-    ferry_latency_add(&fetch->latency, now_ns - pending->since_ns);
-    if (vcpu && vcpu->since_ns) {
-        if (fetch->nr_waiting-- == fetch->vcpus->len) {
-            fetch->all_waited_ns += now_ns - fetch->all_since_ns;
-        }
-        vcpu->waited_ns += now_ns - vcpu->since_ns;
-        vcpu->since_ns = 0;
-    }
-    g_array_remove_index_fast(fetch->pending, index);
-    atomic_store(&fetch->nr_pending, fetch->pending->len);
-}
-
-/* With the lock held: those who wait for pages in a range that are not missing any more. */
-static void resolve_range(FerryFetch *fetch, uint32_t region, uint64_t first, uint64_t end)
-{
-    uint64_t now_ns = ferry_now_ns();
-
-    for (guint i = fetch->pending->len; i-- > 0;) {
-        const Pending *pending = &g_array_index(fetch->pending, Pending, i);
-
-        if (pending->region == region && pending->page >= first && pending->page < end &&
-            !is_missing(fetch, region, pending->page)) {
-            resolve(fetch, i, now_ns);
-        }
-    }
-}
-
-/* A thread waits for a missing page.  True if nobody has asked for it yet. */
-static bool note_fault(FerryFetch *fetch, uint32_t region, uint64_t page, uint32_t thread)
-{
-    Pending new = {.region = region, .page = page, .thread = thread, .since_ns = ferry_now_ns()};
-    bool asked = false, waits = false;
-    Vcpu *vcpu;
-
-    g_mutex_lock(&fetch->lock);
-    for (guint i = fetch->pending->len; i-- > 0;) {
-        const Pending *pending = &g_array_index(fetch->pending, Pending, i);
-        bool same_page = pending->region == region && pending->page == page;
-
-        asked |= same_page;
-        if (thread && pending->thread == thread) {
-            /* It was woken, and came back: for the same page or for another one. */
-            if (same_page) {
-                waits = true;
-            } else {
-                resolve(fetch, i, new.since_ns);
-            }
-        }
-    }
-    if (!waits) {
-        vcpu = find_vcpu(fetch, thread);
-        if (vcpu) {
-            vcpu->since_ns = new.since_ns;
-            if (++fetch->nr_waiting == fetch->vcpus->len) {
-                fetch->all_since_ns = new.since_ns;
-            }
-        }
-        fetch->faults++;
-        g_array_append_val(fetch->pending, new);
-        atomic_store(&fetch->nr_pending, fetch->pending->len);
-        /* It may have been placed just before it was noted that somebody waits for it. */
-        resolve_range(fetch, region, page, page + 1);
-    }
-    g_mutex_unlock(&fetch->lock);
-    return !asked;
+    ferry_waiters_set_vcpus(fetch->waiters, threads, nr_threads);
 }
 
 void ferry_fetch_ask_again(FerryFetch *fetch)
 {
-    g_autoptr(GArray) pending = NULL;
+    g_autoptr(GArray) wanted = ferry_waiters_list(fetch->waiters);
 
-    g_mutex_lock(&fetch->lock);
-    pending = g_array_copy(fetch->pending);
-    g_mutex_unlock(&fetch->lock);
-    for (guint i = 0; i < pending->len; i++) {
-        const Pending *one = &g_array_index(pending, Pending, i);
+    for (guint i = 0; i < wanted->len; i++) {
+        const FerryWanted *one = &g_array_index(wanted, FerryWanted, i);
 
         fetch->ops.want(fetch->opaque, i % fetch->nr_lanes, one->region, one->page);
     }
@@ -493,12 +371,8 @@ bool ferry_fetch_place(FerryFetch *fetch, const FerryFrame *frame, const FerryEx
                ? place_huge(fetch, frame, extents, payload, &nr_placed, errp)
                : place_extents(fetch, frame, extents, payload, &nr_placed, errp);
     g_mutex_unlock(lock);
-    if (atomic_load(&fetch->nr_pending)) {
-        g_mutex_lock(&fetch->lock);
-        resolve_range(fetch, frame->region, first_page,
-                      first_page + MAX(FERRY_GRANULE_PAGES, nr_unit_pages));
-        g_mutex_unlock(&fetch->lock);
-    }
+    ferry_waiters_resolve(fetch->waiters, frame->region, first_page,
+                          first_page + MAX(FERRY_GRANULE_PAGES, nr_unit_pages));
     if (nr_unit_pages <= FERRY_GRANULE_PAGES) {
         atomic_fetch_add_explicit(&fetch->duplicates, nr_pages - nr_placed, memory_order_relaxed);
     }
@@ -549,7 +423,8 @@ static void take_fault(Lane *lane, const FerryUserfaultEvent *event)
             offset_bytes / region->page_size_bytes * (region->page_size_bytes / FERRY_PAGE_BYTES);
         if (!is_missing(fetch, i, page)) {
             fill_zero(fetch, i, page);
-        } else if (note_fault(fetch, i, page, event->thread) && atomic_load(&fetch->armed)) {
+        } else if (ferry_waiters_add(fetch->waiters, i, page, event->thread) &&
+                   atomic_load(&fetch->armed)) {
             fetch->ops.want(fetch->opaque, lane->number, i, page);
         }
         return;
@@ -626,10 +501,7 @@ void ferry_fetch_forget(FerryFetch *fetch)
     /* Who waits goes on, and finds zero, as before the draft. */
     unregister_all(fetch);
     memset(fetch->watched, 0, sizeof(*fetch->watched) * fetch->regions->nr);
-    g_mutex_lock(&fetch->lock);
-    g_array_set_size(fetch->pending, 0);
-    atomic_store(&fetch->nr_pending, 0);
-    g_mutex_unlock(&fetch->lock);
+    ferry_waiters_forget(fetch->waiters);
     if (fetch->drafted) {
         fetch->drafted = false;
         advise(fetch, MADV_HUGEPAGE);
@@ -655,23 +527,6 @@ bool ferry_fetch_arm(FerryFetch *fetch, GError **errp)
 
 /* --- Reports ---------------------------------------------------------------------------------- */
 
-/* With the lock held: what waits still counts until now. */
-static void query_blocked(FerryFetch *fetch, FerryFetchStats *stats, GArray *vcpu_ms)
-{
-    uint64_t now_ns = ferry_now_ns(), all_ns = fetch->all_waited_ns;
-
-    for (guint i = 0; i < fetch->vcpus->len; i++) {
-        const Vcpu *vcpu = &g_array_index(fetch->vcpus, Vcpu, i);
-        uint64_t ms = (vcpu->waited_ns + (vcpu->since_ns ? now_ns - vcpu->since_ns : 0)) / 1000000;
-
-        g_array_append_val(vcpu_ms, ms);
-    }
-    if (fetch->vcpus->len && fetch->nr_waiting == fetch->vcpus->len) {
-        all_ns += now_ns - fetch->all_since_ns;
-    }
-    stats->all_blocked_ms = all_ns / 1000000;
-}
-
 void ferry_fetch_query(FerryFetch *fetch, FerryFetchStats *stats, GArray *vcpu_ms)
 {
     *stats = (FerryFetchStats){
@@ -681,11 +536,7 @@ void ferry_fetch_query(FerryFetch *fetch, FerryFetchStats *stats, GArray *vcpu_m
         .missing_pages = atomic_load(&fetch->nr_missing),
         .handed_pages = fetch->nr_handed,
     };
-    g_mutex_lock(&fetch->lock);
-    stats->faults = fetch->faults;
-    stats->latency = fetch->latency;
-    query_blocked(fetch, stats, vcpu_ms);
-    g_mutex_unlock(&fetch->lock);
+    ferry_waiters_query(fetch->waiters, stats, vcpu_ms);
 }
 
 static void describe_region(FerryFetch *fetch, uint32_t region, GString *text, unsigned *nr)
