@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the benchmarks share: warm memory, checks, tables, and the frame of a program."""
+"""What the benchmarks share: warm memory, checks, tables, options, and the frame of a program."""
 
 import argparse
 import bisect
@@ -10,8 +10,10 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'lib'))
+from figures import number, reached_text, spread_text  # noqa: E402
 from guest import GuestError, check_memory  # noqa: E402
 from vm import (ROOT, MigrationFailed, QMPError, VMDied, default_binary,  # noqa: E402
                 exit_on_signals)
@@ -129,13 +131,16 @@ def print_table(head, rows):
                         for i, (text, width) in enumerate(zip(row, widths))).rstrip())
 
 
-def print_goals(title, goals):
-    """goals: (what, our figure, the most it may be, whether that is so)"""
-    if goals:
+def print_goals(title, figures):
+    """Those of the figures (see figures.py) that have a goal, and whether it is reached."""
+    rows = [[' / '.join(filter(None, (row['what'], row['against']))),
+             f"{row['ratio']:.3f}" if row['goal']['of'] == 'ratio' and row['ratio'] is not None
+             else spread_text(row['ferry'], row['unit']),
+             ' '.join(f"{key.replace('_', ' ')} {number(limit)}" for key, limit in row['goal'].items() if key != 'of'),
+             reached_text(row)] for row in figures if row['goal']]
+    if rows:
         print()
-        print_table([title, 'ratio', 'at most', ''],
-                    [[what, f'{ours:.3f}', f'{goal:.3f}', 'reached' if fine else 'MISSED']
-                     for what, ours, goal, fine in goals])
+        print_table([title, '', 'goal', ''], rows)
 
 
 def medians(samples):
@@ -148,15 +153,27 @@ def machine():
     with open('/proc/cpuinfo', encoding='utf-8') as f:
         models = {line.split(':', 1)[1].strip() for line in f if line.startswith('model name')}
     return {'cpus': os.cpu_count(), 'model': ', '.join(sorted(models)), 'kernel': platform.release(),
+            'memory_mib': os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // MIB,
             'load_average': os.getloadavg()[0]}
 
 
-def write_json(path, options, **content):
-    document = {'command': sys.argv, 'machine': machine(), 'qemu': default_binary(),
-                'options': vars(options), **content}
-    with open(path, 'w', encoding='utf-8') as f:
+def now_text():
+    return time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
+
+
+def dump(path, document):
+    """Write JSON to a file, all of it or nothing."""
+    with open(f'{path}.new', 'w', encoding='utf-8') as f:
         json.dump(document, f, indent=1)
         f.write('\n')
+    os.replace(f'{path}.new', path)
+
+
+def write_json(path, options, *, outcomes, figures, plots):
+    """The document of one benchmark, see figures.py."""
+    dump(path, {'name': os.path.basename(sys.argv[0]), 'command': sys.argv, 'machine': machine(),
+                'qemu': default_binary(), 'date': now_text(), 'options': vars(options),
+                'outcomes': outcomes, 'figures': figures, 'plots': plots})
 
 
 # The program
@@ -181,6 +198,28 @@ def numbers(least):
             raise argparse.ArgumentTypeError(f"'{text}': at least {least}")
         return values
     return parse
+
+
+def parse_options(parser, quick):
+    """Add the options that every benchmark has, and parse the command line.
+
+    quick   defaults that --quick sets: enough to try everything, too little to say anything
+    """
+    add = parser.add_argument
+    add('--repeat', type=int, default=5, help='repetitions (5)')
+    add('--quick', action='store_true', help='try everything in short: '
+        + ', '.join(f'{name}={value}' for name, value in quick.items()))
+    add('--verify-all', action='store_true', help='check memory after every migration')
+    add('--json', metavar='FILE', help='write everything that was measured there')
+    add('--qemu', help="the QEMU to run, instead of this tree's")
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(**quick)
+    options = parser.parse_args()
+    if options.repeat < 1:
+        parser.error('--repeat: at least 1')
+    if options.qemu:
+        os.environ['FERRY_QEMU'] = options.qemu
+    return options
 
 
 def run_program(bench, options):
