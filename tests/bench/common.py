@@ -200,24 +200,26 @@ def numbers(least):
     return parse
 
 
-def parse_options(parser, quick):
+def parse_options(parser, quick, migrates=True):
     """Add the options that every benchmark has, and parse the command line.
 
-    quick   defaults that --quick sets: enough to try everything, too little to say anything
+    quick      defaults that --quick sets: enough to try everything, too little to say anything
+    migrates   whether guests are migrated
     """
     add = parser.add_argument
     add('--repeat', type=int, default=5, help='repetitions (5)')
     add('--quick', action='store_true', help='try everything in short: '
         + ', '.join(f'{name}={value}' for name, value in quick.items()))
-    add('--verify-all', action='store_true', help='check memory after every migration')
     add('--json', metavar='FILE', help='write everything that was measured there')
-    add('--qemu', help="the QEMU to run, instead of this tree's")
+    if migrates:
+        add('--verify-all', action='store_true', help='check memory after every migration')
+        add('--qemu', help="the QEMU to run, instead of this tree's")
     if parser.parse_known_args()[0].quick:
         parser.set_defaults(**quick)
     options = parser.parse_args()
     if options.repeat < 1:
         parser.error('--repeat: at least 1')
-    if options.qemu:
+    if migrates and options.qemu:
         os.environ['FERRY_QEMU'] = options.qemu
     return options
 
