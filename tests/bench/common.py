@@ -29,6 +29,20 @@ class Wrong(Exception):
     """The run cannot go on, or its figures would mean nothing."""
 
 
+class Missed(Wrong):
+    """What was to be measured did not come about in this migration; it may in the next."""
+
+
+def again(measure, *arguments, times=3):
+    """Returns what measure(*arguments) does, if it is missed no more than times - 1 times."""
+    for _ in range(times - 1):
+        try:
+            return measure(*arguments)
+        except Missed as e:
+            note(f'{e}; once more')
+    return measure(*arguments)
+
+
 # Before and after a migration
 
 class Warm:

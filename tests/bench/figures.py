@@ -25,6 +25,8 @@ A *figure*, made by figure() below:
     goal       null, or {"of": "ratio" or "ferry", "at_most": 0.6} (or "at_least")
     reached    true or false; null without a goal
 
+A benchmark that fails writes what it has measured before that, and ends with a status that is not 0.
+
 A *report*, which `tests/bench/all` writes, is {"documents": [...], "failed": [{"name":, "why":}, ...],
 "command":, "machine":, "date":}.
 
@@ -123,12 +125,13 @@ def merge(contents, **head):
             for i, document in enumerate(content['documents']):
                 check_document(document, f'{where}: document {i + 1}')
                 documents[document['name']] = document
+                failed.pop(document['name'], None)
             failed.update({f['name']: f for f in content.get('failed', ())})
             head = {**{k: v for k, v in content.items() if k not in ('documents', 'failed')}, **head}
         else:
             documents[check_document(content, where)['name']] = content
-    return {**head, 'documents': list(documents.values()),
-            'failed': [f for f in failed.values() if f['name'] not in documents]}
+            failed.pop(content['name'], None)
+    return {**head, 'documents': list(documents.values()), 'failed': list(failed.values())}
 
 
 # Words

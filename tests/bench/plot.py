@@ -15,6 +15,7 @@ bars    bars from the left, with their spread
             unit     "ms"
             groups   [{"name": "total time",
                        "bars": [{"name": "Ferry", "ours": true, "value": SPREAD}]}]
+        A bar with "bare": true is neither, but something to measure both against.
 stack   what a time, say, consists of
             unit     "ms"
             parts    ["stop", "memory", ...]
@@ -43,12 +44,12 @@ MOST_TICKS = 6
 # Colours that people who confuse some of them can still tell apart (Okabe and Ito).
 LIGHT = {'text': '#222', 'faint': '#666', 'grid': '#ddd', 'paper': '#fff', 'ours': '#0072b2', 'ours2': '#56b4e9',
          'other': '#d55e00', 'other2': '#cc79a7', 'other3': '#009e73', 'other4': '#e69f00',
-         'part0': '#0072b2', 'part1': '#e69f00', 'part2': '#009e73', 'part3': '#cc79a7', 'part4': '#56b4e9',
-         'part5': '#d55e00'}
+         'part0': '#56b4e9', 'part1': '#e69f00', 'part2': '#009e73', 'part3': '#cc79a7', 'part4': '#f0e442',
+         'part5': '#d55e00', 'bare': '#999'}
 DARK = {'text': '#e6e6e6', 'faint': '#aaa', 'grid': '#3a3a3a', 'paper': '#171717', 'ours': '#56b4e9',
         'ours2': '#0a8fd8', 'other': '#ff8a3d', 'other2': '#e6a3c8', 'other3': '#2cc39a', 'other4': '#f0c24b',
-        'part0': '#3f9fdc', 'part1': '#e69f00', 'part2': '#1fb58c', 'part3': '#dd8fbc', 'part4': '#8fd0f5',
-        'part5': '#ef7a2c'}
+        'part0': '#56b4e9', 'part1': '#e69f00', 'part2': '#1fb58c', 'part3': '#dd8fbc', 'part4': '#f0e442',
+        'part5': '#ef7a2c', 'bare': '#888'}
 DASHES = {'other2': '6 3', 'other3': '2 3', 'other4': '8 3 2 3', 'ours2': '4 2'}
 
 
@@ -61,6 +62,7 @@ def style():
     lines = [f':root{{{variables(LIGHT)}}}',
              f'@media (prefers-color-scheme: dark){{:root{{{variables(DARK)}}}}}',
              f'.plot text{{font:{TEXT}px system-ui,"DejaVu Sans",sans-serif;fill:var(--text)}}',
+             '.plot .halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px}',
              '.plot .tick{fill:var(--faint)}', '.plot .head{font-weight:600}',
              '.plot .right{text-anchor:end}', '.plot .middle{text-anchor:middle}',
              '.plot .grid{stroke:var(--grid);stroke-width:1}', '.plot .axis{stroke:var(--faint);stroke-width:1}',
@@ -69,7 +71,7 @@ def style():
              '.plot .mark{stroke-width:1.2;stroke-dasharray:3 3}',
              '.plot .whisker{stroke:var(--text);stroke-width:1.2}', '.plot .frame{stroke:var(--text);stroke-width:1.2}']
     for name in LIGHT:
-        if name.startswith(('ours', 'other', 'part')):
+        if name.startswith(('ours', 'other', 'part', 'bare')):
             dash = f';stroke-dasharray:{DASHES[name]}' if name in DASHES else ''
             lines += [f'.plot .line.{name},.plot .stem.{name},.plot .mark.{name}{{stroke:var(--{name})}}',
                       f'.plot .fill.{name}{{fill:var(--{name})}}']
@@ -255,9 +257,7 @@ def lines(plot):
               [p[0] for s in everything for curve in [s['points'], *s.get('faint', [])] for p in curve]
               + [mark['x'] for mark in marks], plot['x'].get('unit', ''), from_zero=False)
     top = y
-    for mark in marks:
-        draw_mark_text(canvas, mark, y, x_of(x, mark['x']), classes.get(mark.get('series'), ''))
-        y += ROW
+    y += ROW * len(marks)
     spans = []
     for panel in plot['panels']:
         y += ROW + 4
@@ -267,7 +267,10 @@ def lines(plot):
         y += height + 6
     for i, mark in enumerate(marks):
         klass = classes.get(mark.get('series'), '')
-        canvas.line(f'mark {klass}', x_of(x, mark['x']), top + i * ROW + 14, x_of(x, mark['x']), spans[-1][1])
+        canvas.line(f'mark {klass}', x_of(x, mark['x']), top + i * ROW + 12, x_of(x, mark['x']), spans[-1][1])
+    # Over the lines.
+    for i, mark in enumerate(marks):
+        draw_mark_text(canvas, mark, top + i * ROW, x_of(x, mark['x']), classes.get(mark.get('series'), ''))
     draw_x_axis(canvas, plot['x'], x, spans[-1][1])
     return canvas.svg(spans[-1][1] + 2 * ROW + 8, plot['title'])
 
@@ -278,9 +281,9 @@ def x_of(scale, value):
 
 def draw_mark_text(canvas, mark, y, x, klass):
     if x + width_of(mark['text']) + 8 > WIDTH - RIGHT:
-        canvas.text(x - 6, y + 12, mark['text'], 'right')
+        canvas.text(x - 6, y + 12, mark['text'], 'halo right')
     else:
-        canvas.text(x + 6, y + 12, mark['text'])
+        canvas.text(x + 6, y + 12, mark['text'], 'halo')
     canvas.box(f'fill {klass}', x - 3, y + 5, 6, 6)
 
 
@@ -340,7 +343,6 @@ def draw_x_axis(canvas, axis, scale, y):
 def bars(plot):
     canvas = Canvas()
     entries = [bar for group in plot['groups'] for bar in group['bars']]
-    classes = classes_of(entries)
     left = max(width_of(bar['name']) for bar in entries) + 14
     texts = [bar_text(bar['value'], plot.get('unit', '')) for bar in entries]
     room = WIDTH - RIGHT - left - max(width_of(text) for text in texts) - 10
@@ -353,8 +355,8 @@ def bars(plot):
             value = bar['value']
             length = scale.at(value['median']) * room
             canvas.text(left - 8, y + 13, bar['name'], 'right')
-            frame = ' frame' if bar.get('ours') else ''
-            canvas.box(f"fill {classes[bar['name']]}{frame}", left, y, max(length, 1), BAR)
+            klass = 'ours frame' if bar.get('ours') else 'bare' if bar.get('bare') else 'other'
+            canvas.box(f'fill {klass}', left, y, max(length, 1), BAR)
             low, high = (left + scale.at(value[end]) * room for end in ('min', 'max'))
             if high > low:
                 middle = y + BAR / 2

@@ -15,7 +15,7 @@ TITLES = {
     'big': 'Big guests',
     'storm': 'The storm device',
 }
-HEADINGS = ('figure', 'against', 'goal', 'it', 'Ferry', 'ratio', '')
+HEADINGS = ('figure', 'against', 'goal', 'other', 'Ferry', 'ratio', '')
 
 
 def title_of(document):
@@ -91,8 +91,7 @@ def row_html(row):
 
 
 def table_html(rows):
-    head = ''.join(f'<th>{name}</th>' for name in
-                   ('figure', 'against', 'goal', 'that one', 'Ferry', 'ratio', 'goal is'))
+    head = ''.join(f'<th>{name}</th>' for name in HEADINGS)
     return f'<table><thead><tr>{head}</tr></thead><tbody>\n' + '\n'.join(map(row_html, rows)) + '\n</tbody></table>'
 
 
@@ -112,7 +111,8 @@ def document_html(document):
     for scenario, rows in by_scenario(document['figures']).items():
         parts += [f'<h3>{escape(scenario)}</h3>', table_html(rows)]
     command = escape(' '.join(document['command']))
-    parts.append(f"<p class=\"small\"><code>{command}</code>, {escape(document.get('date', 'no date'))}</p>")
+    took = f", {document['took_s'] / 60:.0f} minutes" if document.get('took_s') else ''
+    parts.append(f"<p class=\"small\"><code>{command}</code>, {escape(document.get('date', 'no date'))}{took}</p>")
     return '\n'.join(parts)
 
 
@@ -149,7 +149,9 @@ def html(report):
         '<h1>Ferry: benchmarks</h1>', f'<p class="lead">{escape(summary(report))}.</p>', list_html(pairs),
         '<p>Medians, with the least and the greatest. What is compared was measured in turn, in one run, by '
         'one command; stock QEMU is the same binary with Ferry turned off. Ratios are ours over the other one.</p>',
-        f'<h2>Not measured</h2><ul>{failed}</ul>' if failed else '',
+        '<p class="no">This was a run with --quick: it shows what the report looks like, and its figures say nothing.</p>'
+        if report.get('quick') else '',
+        f'<h2>Not measured, or not all of it</h2><ul>{failed}</ul>' if failed else '',
         f'<nav>{links}</nav>',
         *map(document_html, report['documents']),
         missed_html(report),
