@@ -13,7 +13,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'lib'))
-from figures import number, reached_text, spread_text  # noqa: E402
+from figures import goal_text, reached_text, spread_text  # noqa: E402
 from guest import GuestError, check_memory  # noqa: E402
 from vm import (ROOT, MigrationFailed, QMPError, VMDied, default_binary,  # noqa: E402
                 exit_on_signals)
@@ -150,7 +150,7 @@ def print_goals(title, figures):
     rows = [[' / '.join(filter(None, (row['what'], row['against']))),
              f"{row['ratio']:.3f}" if row['goal']['of'] == 'ratio' and row['ratio'] is not None
              else spread_text(row['ferry'], row['unit']),
-             ' '.join(f"{key.replace('_', ' ')} {number(limit)}" for key, limit in row['goal'].items() if key != 'of'),
+             goal_text(row['goal'], row['unit']),
              reached_text(row)] for row in figures if row['goal']]
     if rows:
         print()

@@ -148,14 +148,15 @@ def number(value, digits=3):
     return f'{value:.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}'
 
 
-def goal_text(goal):
-    """'ratio at most 0.6'"""
+def goal_text(goal, unit=''):
+    """'ratio at most 0.6', or 'at most 15 ms'; `unit` is the figure's"""
     if not goal:
         return '-'
     word = 'at_most' if 'at_most' in goal else 'at_least'
-    what = 'ratio ' if goal['of'] == 'ratio' else ''
     limit = number(goal[word])
-    return f"{what}{word.replace('_', ' ')} {limit.rstrip('0').rstrip('.') if '.' in limit else limit}"
+    limit = limit.rstrip('0').rstrip('.') if '.' in limit else limit
+    text = f"{word.replace('_', ' ')} {limit}"
+    return f'ratio {text}' if goal['of'] == 'ratio' else f'{text} {unit}'.rstrip()
 
 
 def spread_text(value, unit=''):

@@ -28,6 +28,7 @@ axes that need it; any other is printed as it is.
 """
 
 import math
+import textwrap
 from xml.sax.saxutils import escape
 
 from figures import number
@@ -35,7 +36,8 @@ from figures import number
 WIDTH = 760
 LEFT, RIGHT = 62, 18
 TEXT = 12           # height of letters, px
-LETTER = 6.6        # their width, about
+LETTER, BOLD_LETTER = 6.6, 7.5  # their width, about
+FEW_POINTS = 12     # of a curve: so few are marked
 ROW = 17            # height of a line of text
 PANEL, STEMS_PANEL = 190, 96
 BAR = 18
@@ -299,7 +301,7 @@ def draw_panel(canvas, panel, x, top, height, classes):
         return x_of(x, point[0]), top + height * (1 - min(max(scale.at(point[1]), 0), 1))
 
     unit = panel.get('unit', '')
-    canvas.text(LEFT, top - 6, panel['label'] + (f', {unit}' if unit and scale.kind != 'log' else ''), 'head')
+    canvas.text(LEFT, top - 8, panel['label'] + (f', {unit}' if unit and scale.kind != 'log' else ''), 'head')
     for value, name in scale.ticks():
         at = top + height * (1 - scale.at(value))
         canvas.line('grid', LEFT, at, WIDTH - RIGHT, at)
@@ -316,7 +318,11 @@ def draw_panel(canvas, panel, x, top, height, classes):
     # Ours last, so that it is on top.
     for s in sorted(series, key=lambda s: bool(s.get('ours'))):
         thick = ' thick' if s.get('ours') else ''
-        canvas.curve(f"line{thick} {classes[s['name']]}", [place(p) for p in s['points']])
+        points = [place(p) for p in s['points']]
+        canvas.curve(f"line{thick} {classes[s['name']]}", points)
+        for point in points if len(points) <= FEW_POINTS else ():
+            if point:
+                canvas.element('circle', f"fill {classes[s['name']]}", cx=point[0], cy=point[1], r=3.5)
 
 
 def draw_stems(canvas, points, bottom, klass, aside):
@@ -349,8 +355,10 @@ def bars(plot):
     y = 4
     for group in plot['groups']:
         scale = Scale('linear', [bar['value']['max'] for bar in group['bars']])
-        canvas.text(left, y + 12, group['name'], 'head')
-        y += ROW + 4
+        for line in textwrap.wrap(group['name'], int((WIDTH - RIGHT - left) / BOLD_LETTER)):
+            canvas.text(left, y + 12, line, 'head')
+            y += ROW
+        y += 4
         for bar in group['bars']:
             value = bar['value']
             length = scale.at(value['median']) * room

@@ -23,7 +23,7 @@ def title_of(document):
 
 
 def cells(row):
-    return [row['what'], row['against'] or '-', goal_text(row['goal']), spread_text(row['other'], row['unit']),
+    return [row['what'], row['against'] or '-', goal_text(row['goal'], row['unit']), spread_text(row['other'], row['unit']),
             spread_text(row['ferry'], row['unit']), number(row['ratio']), reached_text(row)]
 
 
@@ -58,7 +58,8 @@ table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:
 th,td{padding:.25rem .5rem;border-bottom:1px solid var(--grid);text-align:right;vertical-align:top}
 th{font-weight:600;color:var(--faint)}
 td:nth-child(1),th:nth-child(1),td:nth-child(2),th:nth-child(2),td:nth-child(3),th:nth-child(3){text-align:left}
-td.range{color:var(--faint)}.small{display:block;color:var(--faint);font-size:.8rem}
+table{table-layout:fixed}th:nth-child(1){width:30%}th:nth-child(2){width:19%}th:nth-child(3){width:16%}
+.small{display:block;color:var(--faint);font-size:.8rem}
 td:last-child{white-space:nowrap;font-weight:600}
 .yes{color:var(--other3)}.no{color:var(--other)}
 figure{margin:1.6rem 0 2.4rem}figcaption{font-weight:600;margin-bottom:.3rem}
@@ -84,7 +85,7 @@ def spread_html(value, unit):
 def row_html(row):
     verdict = {True: '<span class="yes">&#10003; reached</span>', False: '<span class="no">&#10007; missed</span>',
                None: ''}[row['reached']]
-    values = [escape(row['what']), escape(row['against'] or '-'), escape(goal_text(row['goal'])),
+    values = [escape(row['what']), escape(row['against'] or '-'), escape(goal_text(row['goal'], row['unit'])),
               spread_html(row['other'], row['unit']), spread_html(row['ferry'], row['unit']),
               number(row['ratio']), verdict]
     return '<tr>' + ''.join(f'<td>{value}</td>' for value in values) + '</tr>'
@@ -122,7 +123,7 @@ def missed_html(report):
     if not rows:
         return ''
     items = ''.join(f"<li>{escape(title_of(document))}: {escape(row['what'])}"
-                    f"{escape(' against ' + row['against'] if row['against'] else '')}: goal {escape(goal_text(row['goal']))}, "
+                    f"{escape(' against ' + row['against'] if row['against'] else '')}: goal {escape(goal_text(row['goal'], row['unit']))}, "
                     f"measured {number(row['ratio'] if row['goal']['of'] == 'ratio' else row['ferry']['median'])} "
                     f"<span class=\"small\">{escape(row['scenario'])}</span></li>" for document, row in rows)
     return f'<h2>Goals that were missed</h2><ul>{items}</ul>'
