@@ -58,7 +58,8 @@ table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:
 th,td{padding:.25rem .5rem;border-bottom:1px solid var(--grid);text-align:right;vertical-align:top}
 th{font-weight:600;color:var(--faint)}
 td:nth-child(1),th:nth-child(1),td:nth-child(2),th:nth-child(2),td:nth-child(3),th:nth-child(3){text-align:left}
-table{table-layout:fixed}th:nth-child(1){width:30%}th:nth-child(2){width:19%}th:nth-child(3){width:16%}
+table{table-layout:fixed}th:nth-child(1){width:26%}th:nth-child(2){width:18%}th:nth-child(3){width:15%}
+th:nth-child(6){width:8%}th:nth-child(7){width:10%}
 .small{display:block;color:var(--faint);font-size:.8rem}
 td:last-child{white-space:nowrap;font-weight:600}
 .yes{color:var(--other3)}.no{color:var(--other)}
