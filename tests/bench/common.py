@@ -138,10 +138,11 @@ def cell(samples, key, form):
     return text if low == high else f'{text} ({format(low, form)}-{format(high, form)})'
 
 
-def print_table(head, rows):
+def print_table(head, rows, left=1):
+    """left: how many columns, from the first, are words, and not figures."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:
-        print('  '.join(text.ljust(width) if i == 0 else text.rjust(width)
+        print('  '.join(text.ljust(width) if i < left else text.rjust(width)
                         for i, (text, width) in enumerate(zip(row, widths))).rstrip())
 
 

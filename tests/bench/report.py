@@ -15,6 +15,7 @@ TITLES = {
     'big': 'Big guests',
     'storm': 'The storm device',
 }
+QUICK = 'This was a run with --quick: it shows what the report looks like, and its figures say nothing.'
 HEADINGS = ('figure', 'against', 'goal', 'other', 'Ferry', 'ratio', '')
 
 
@@ -23,8 +24,8 @@ def title_of(document):
 
 
 def cells(row):
-    return [row['what'], row['against'] or '-', goal_text(row['goal'], row['unit']), spread_text(row['other'], row['unit']),
-            spread_text(row['ferry'], row['unit']), number(row['ratio']), reached_text(row)]
+    return [row['what'], row['against'] or '-', goal_text(row['goal'], row['unit']),
+            spread_text(row['other'], row['unit']), spread_text(row['ferry'], row['unit']), number(row['ratio']), reached_text(row)]
 
 
 def by_scenario(figures):
@@ -42,7 +43,7 @@ def summary(report):
 
 
 def text_tables(report):
-    """[(heading, rows)] for common.print_table, a heading for each scenario; and what was not measured."""
+    """[(heading, rows)] for common.print_table, one for each scenario."""
     return [(f'{title_of(document)}: {scenario}', [cells(row) for row in rows])
             for document in report['documents'] for scenario, rows in by_scenario(document['figures']).items()]
 
@@ -119,23 +120,25 @@ def document_html(document):
 
 
 def missed_html(report):
-    rows = [(document, row) for document in report['documents'] for row in document['figures']
-            if row['reached'] is False]
-    if not rows:
-        return ''
-    items = ''.join(f"<li>{escape(title_of(document))}: {escape(row['what'])}"
-                    f"{escape(' against ' + row['against'] if row['against'] else '')}: goal {escape(goal_text(row['goal'], row['unit']))}, "
-                    f"measured {number(row['ratio'] if row['goal']['of'] == 'ratio' else row['ferry']['median'])} "
-                    f"<span class=\"small\">{escape(row['scenario'])}</span></li>" for document, row in rows)
-    return f'<h2>Goals that were missed</h2><ul>{items}</ul>'
+    items = [missed_item(document, row) for document in report['documents'] for row in document['figures']
+             if row['reached'] is False]
+    return f"<h2>Goals that were missed</h2><ul>{''.join(items)}</ul>" if items else ''
+
+
+def missed_item(document, row):
+    what = ' against '.join(filter(None, (row['what'], row['against'])))
+    measured = number(row['ratio']) if row['goal']['of'] == 'ratio' else spread_text(row['ferry'], row['unit'])
+    text = f"{title_of(document)}: {what}: goal {goal_text(row['goal'], row['unit'])}, measured {measured}"
+    return f"<li>{escape(text)}<span class=\"small\">{escape(row['scenario'])}</span></li>"
 
 
 def html(report):
     machine = report.get('machine', {})
     gib = machine.get('memory_mib', 0) / 1024
+    cpus = f"{machine.get('cpus', '?')} CPUs, {machine.get('model', '?')}, {gib:.0f} GiB of memory"
     pairs = [('date', escape(report.get('date', '-'))),
              ('command', f"<code>{escape(' '.join(report.get('command', [])))}</code>"),
-             ('machine', escape(f"{machine.get('cpus', '?')} CPUs, {machine.get('model', '?')}, {gib:.0f} GiB of memory")),
+             ('machine', escape(cpus)),
              ('kernel', escape(str(machine.get('kernel', '?')))),
              ('load at the end', escape(number(machine.get('load_average'))))]
     binaries = sorted({document['qemu'] for document in report['documents'] if document.get('qemu')})
@@ -151,8 +154,7 @@ def html(report):
         '<h1>Ferry: benchmarks</h1>', f'<p class="lead">{escape(summary(report))}.</p>', list_html(pairs),
         '<p>Medians, with the least and the greatest. What is compared was measured in turn, in one run, by '
         'one command; stock QEMU is the same binary with Ferry turned off. Ratios are ours over the other one.</p>',
-        '<p class="no">This was a run with --quick: it shows what the report looks like, and its figures say nothing.</p>'
-        if report.get('quick') else '',
+        f'<p class="no">{QUICK}</p>' if report.get('quick') else '',
         f'<h2>Not measured, or not all of it</h2><ul>{failed}</ul>' if failed else '',
         f'<nav>{links}</nav>',
         *map(document_html, report['documents']),
