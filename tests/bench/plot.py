@@ -119,8 +119,8 @@ class Canvas:
             self.element('path', classes, d=''.join(path))
 
     def svg(self, height, title):
-        return (f'<svg class="plot" xmlns="http://www.w3.org/2000/svg" role="img" '
-                f'viewBox="0 0 {WIDTH} {height:.0f}"><title>{escape(title)}</title>\n'
+        return (f'<svg class="plot" xmlns="http://www.w3.org/2000/svg" role="img" width="{WIDTH}" '
+                f'height="{height:.0f}" viewBox="0 0 {WIDTH} {height:.0f}"><title>{escape(title)}</title>\n'
                 + '\n'.join(self.parts) + '\n</svg>\n')
 
 
@@ -423,3 +423,15 @@ KINDS = {'lines': lines, 'bars': bars, 'stack': stack}
 def render(plot):
     """The plot as an <svg>, which needs style() around it."""
     return KINDS[plot['kind']](plot)
+
+
+def standalone(plot):
+    """The plot as a file of its own, with its title."""
+    svg = render(plot)
+    width, height = (float(v) for v in svg.split('viewBox="0 0 ')[1].split('"')[0].split())
+    top = 2 * ROW
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height + top:.0f}" '
+            f'viewBox="0 0 {width:.0f} {height + top:.0f}"><style>{escape(style())}\n'
+            f'.paper{{fill:var(--paper)}}</style>\n<rect class="paper" width="100%" height="100%"/>\n'
+            f'<g class="plot"><text class="head" x="8" y="{ROW}">{escape(plot["title"])}</text></g>\n'
+            f'<g transform="translate(0 {top})">\n{svg}</g>\n</svg>\n')
