@@ -10,6 +10,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'lib'))
@@ -21,6 +22,7 @@ from vm import (ROOT, MigrationFailed, QMPError, VMDied, default_binary,  # noqa
 FLOOR_SOURCE = os.path.join(ROOT, 'tests', 'bench', 'floor.c')
 FLOOR = os.path.join(ROOT, 'build', 'bench', 'floor')
 MIB = 1 << 20
+HUGE_MIB = 2
 # What a QEMU needs of memory besides its guest's, and a bit more.
 SPARE_MIB = 512
 
@@ -46,9 +48,15 @@ def again(measure, *arguments, times=3):
 # Before and after a migration
 
 class Warm:
-    """Memory that a helper has touched and holds, until free() hands it to whoever needs it next."""
+    """Memory that a helper has touched and holds, until release() hands it to whoever needs it next."""
+
+    STEP_S = 0.2
+    AHEAD_S = 1.0  # less than the 2 s after which Linux hands free memory back (page_reporting)
 
     def __init__(self, mib):
+        self.mib = mib
+        self.giver = None
+        self.stopped = threading.Event()
         self.helper = subprocess.Popen([FLOOR, '--warm', str(mib * MIB)], stdin=subprocess.PIPE,
                                        stdout=subprocess.PIPE, text=True)
         line = self.helper.stdout.readline()
@@ -56,7 +64,30 @@ class Warm:
             raise Wrong(f'cannot warm up {mib} MiB of memory')
         self.touch_s_per_gib = json.loads(line)['touch_s_per_gib']
 
+    def release(self, mb_per_s=0):
+        """Free it, all at once or as fast as who needs it may use it: what lies free for seconds gets cold."""
+        if not mb_per_s:
+            self.free()
+            return
+        self.giver = threading.Thread(target=self._give, args=(mb_per_s * 1.1 * 1e6 / MIB,), name='warm', daemon=True)
+        self.giver.start()
+
+    def _give(self, mib_per_s):
+        begin, given = time.monotonic(), 0
+        while given < self.mib and not self.stopped.is_set():
+            due = min(int((time.monotonic() - begin + self.AHEAD_S) * mib_per_s), self.mib)
+            self.helper.stdin.write(f'{(due - given) * MIB}\n')
+            self.helper.stdin.flush()
+            # What is less than a huge page is not freed, and is due with the next step.
+            given += (due - given) // HUGE_MIB * HUGE_MIB if due < self.mib else due - given
+            self.stopped.wait(self.STEP_S)
+
     def free(self):
+        """Free what is left."""
+        if self.giver:
+            self.stopped.set()
+            self.giver.join(60)
+            self.giver = None
         if self.helper:
             self.helper.communicate(timeout=60)
             self.helper = None
@@ -117,6 +148,12 @@ class Written:
         """Of the slots that are at least in part between the two."""
         return max((gap / 1e3 for gap, t, t_end in zip(self.gaps_us, self.at, self.at[1:])
                     if t < end and t_end > begin), default=0.0)
+
+    def gap_around_ms(self, moment, close):
+        """The longest that may have reached to `close` seconds from `moment`: of when it began, the history
+        knows only the slot."""
+        return max((gap / 1e3 for gap, t, t_end in zip(self.gaps_us, self.at, self.at[1:])
+                    if t < moment + close and t_end + gap / 1e6 > moment - close), default=0.0)
 
     def plot(self, origin):
         """[seconds after origin, pages] of each slot"""
