@@ -221,11 +221,11 @@ def dump(path, document):
     os.replace(f'{path}.new', path)
 
 
-def write_json(path, options, *, outcomes, figures, plots):
+def write_json(path, options, *, outcomes, figures=(), plots=()):
     """The document of one benchmark, see figures.py."""
     dump(path, {'name': os.path.basename(sys.argv[0]), 'command': sys.argv, 'machine': machine(),
                 'qemu': default_binary(), 'date': now_text(), 'options': vars(options),
-                'outcomes': outcomes, 'figures': figures, 'plots': plots})
+                'outcomes': outcomes, 'figures': list(figures), 'plots': list(plots)})
 
 
 # The program
