@@ -260,8 +260,8 @@ def parse_options(parser, quick, migrates=True):
     """
     add = parser.add_argument
     add('--repeat', type=int, default=5, help='repetitions (5)')
-    add('--quick', action='store_true', help='try everything in short: '
-        + ', '.join(f'{name}={value}' for name, value in quick.items()))
+    short = ', '.join(f'{name}={value}' for name, value in quick.items())
+    add('--quick', action='store_true', help=f'try everything in short: {short}'.replace('%', '%%'))
     add('--json', metavar='FILE', help='write everything that was measured there')
     if migrates:
         add('--verify-all', action='store_true', help='check memory after every migration')
