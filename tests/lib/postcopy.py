@@ -3,6 +3,8 @@
 
 import socket
 
+from vm import QMPError
+
 
 def free_tcp_port():
     with socket.socket() as s:
@@ -29,8 +31,12 @@ def go_over(src, dst, breaks=0, after_s=0):
             done.append('start')
         elif (status == 'postcopy-active' and done.count('break') < breaks and
               done.count('break') == done.count('resume')):
-            src.qmp('migrate-pause')
-            done.append('break')
+            try:
+                src.qmp('migrate-pause')
+                done.append('break')
+            except QMPError:
+                if src.qmp('query-migrate')['status'] == 'postcopy-active':
+                    raise  # else it has just come to its end
         elif status == 'postcopy-paused' and done.count('resume') < done.count('break'):
             dst.wait_event('MIGRATION', 30, mark, lambda d: d['status'] == 'postcopy-paused')
             mark = dst.event_mark()
