@@ -98,6 +98,7 @@ class Host:
         self.dir = None
         self.process = None
         self.init = None
+        self.log_start = 0
 
     def start(self, hosts, user='root'):
         """hosts: the lines of /etc/hosts."""
@@ -148,17 +149,20 @@ class Host:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                return self.virsh('version')
+                self.virsh('version')
+                break
             except VirshError as e:
                 if time.monotonic() > deadline or self.process.poll() is not None:
                     raise VirshError(f'{e}: {self.log()}') from e
                 time.sleep(0.1)
+        self.log_start = os.path.getsize(f'{self.dir}/libvirtd.log')
 
     def log(self):
-        """libvirtd's last words."""
+        """libvirtd's last words; not those about what this host lacks, with which it starts."""
         try:
             with open(f'{self.dir}/libvirtd.log', encoding='utf-8', errors='replace') as f:
-                return '\n'.join(f.read().splitlines()[-20:])
+                f.seek(self.log_start)
+                return '\n'.join(line for line in f.read().splitlines()[-20:] if 'is tainted' not in line)
         except OSError as e:
             return str(e)
 
@@ -166,7 +170,7 @@ class Host:
         """The last words of a domain's QEMU."""
         try:
             with open(self.path(f'/var/log/libvirt/qemu/{domain}.log'), encoding='utf-8', errors='replace') as f:
-                return '\n'.join(f.read().splitlines()[-12:])
+                return '\n'.join(line for line in f.read().splitlines()[-12:] if line[:2].isdigit())
         except OSError as e:
             return str(e)
 
