@@ -43,6 +43,9 @@ stdio_handler = "file"
 '''
 
 
+FETCH = os.path.join(ROOT, 'scripts', 'fetch-libvirt')
+
+
 class VirshError(Exception):
     """virsh ended with an error; the message is what it printed."""
 
@@ -68,10 +71,15 @@ def libvirt_problem():
     return None
 
 
-def fetch_libvirt(*release):
-    """Where Debian's libvirt is; (path, None), or (None, why it cannot be had)."""
-    got = subprocess.run([os.path.join(ROOT, 'scripts', 'fetch-libvirt'), *release], check=False,
-                         timeout=600, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def libvirt_releases():
+    """Whose libvirt can be had; this system's first."""
+    return subprocess.run([FETCH, '--list'], check=True, timeout=60, stdout=subprocess.PIPE, text=True).stdout.split()
+
+
+def fetch_libvirt(release):
+    """Where that release's libvirt is: (path, None), or (None, why it cannot be had)."""
+    got = subprocess.run([FETCH, release], check=False, timeout=600, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, text=True)
     if got.returncode:
         return None, (got.stderr.strip().splitlines() or ['no reason given'])[-1]
     return got.stdout.strip(), None
