@@ -165,6 +165,13 @@ class Host:
                 time.sleep(0.1)
         self.log_start = os.path.getsize(f'{self.dir}/libvirtd.log')
 
+    def crashed(self):
+        """Whether libvirtd ended by itself, and the host with it."""
+        try:
+            return self.process.wait(5) != 0
+        except subprocess.TimeoutExpired:
+            return False
+
     def log(self):
         """libvirtd's last words; not those about what this host lacks, with which it starts."""
         try:
