@@ -36,7 +36,6 @@ QEMU_CONF = '''\
 user = "{user}"
 group = "{user}"
 security_driver = "none"
-dynamic_ownership = 0
 remember_owner = 0
 namespaces = []
 stdio_handler = "file"
@@ -108,8 +107,8 @@ class Host:
         self.init = None
         self.log_start = 0
 
-    def start(self, hosts, user='root'):
-        """hosts: the lines of /etc/hosts."""
+    def start(self, hosts, user='root', devices=()):
+        """hosts: the lines of /etc/hosts. user: who QEMUs run as. devices: to which of /dev everybody has access."""
         self.dir = tempfile.mkdtemp(prefix=f'ferry-{self.name}-')
         os.makedirs(f'{self.dir}/etc/libvirt')
         self.write('etc/hosts', hosts)
@@ -121,7 +120,7 @@ class Host:
             ['setpriv', '--pdeathsig', 'KILL', '--', 'unshare', '--mount', '--uts', '--ipc', '--net',
              '--pid', '--mount-proc', '--fork', '--kill-child=KILL', '--',
              sys.executable, os.path.join(ROOT, 'tests', 'libvirt', 'init'),
-             self.name, self.dir, self.libvirt, self.qemu, self.qemu_img],
+             self.name, self.dir, self.libvirt, self.qemu, self.qemu_img, *devices],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         if self.process.stdout.readline() != b'going\n':
             raise VirshError(f'{self.name}: the host did not start: {self.log()}')
@@ -202,11 +201,15 @@ class Host:
 
 
 class Pair:
-    """Two hosts, `a` and `b`, and the cables between them. b has the same QEMU as a unless told otherwise."""
+    """Two hosts, `a` and `b`, and the cables between them.
+
+    b has the same QEMU as a unless told otherwise. More arguments: Host.start()'s.
+    """
 
     NETWORKS = ('manage', 'migrate')
 
-    def __init__(self, libvirt, qemu, qemu_img, qemu_b=None):
+    def __init__(self, libvirt, qemu, qemu_img, qemu_b=None, **more):
+        self.more = more
         self.a = Host('alpha', 1, libvirt, qemu, qemu_img)
         self.b = Host('beta', 2, libvirt, qemu_b or qemu, qemu_img)
 
@@ -216,7 +219,7 @@ class Pair:
             lines += [f'10.77.0.{host.number} {host.name}', f'10.77.1.{host.number} {host.name}-migrate']
         try:
             for host in (self.a, self.b):
-                host.start('\n'.join(lines) + '\n')
+                host.start('\n'.join(lines) + '\n', **self.more)
             for network in self.NETWORKS:
                 subprocess.run(['ip', 'link', 'add', network, 'netns', str(self.a.init), 'type', 'veth',
                                 'peer', 'name', network, 'netns', str(self.b.init)], check=True, timeout=30)
