@@ -109,7 +109,7 @@ class Host:
 
     def start(self, hosts, user='root', devices=()):
         """hosts: the lines of /etc/hosts. user: who QEMUs run as. devices: to which of /dev everybody has access."""
-        self.dir = tempfile.mkdtemp(prefix=f'ferry-{self.name}-')
+        self.dir = tempfile.mkdtemp(prefix=f'ferry-{self.name}-', dir='/tmp')  # nothing is laid over that
         os.makedirs(f'{self.dir}/etc/libvirt')
         self.write('etc/hosts', hosts)
         self.write('etc/hostname', f'{self.name}\n')
