@@ -5,13 +5,13 @@
 #   QEMU_SRC=DIR      graft a copy of this QEMU 10.0 tree instead of Debian's
 #   DESTDIR, PREFIX   where install puts things (PREFIX is /usr/local if not given)
 #   SUITES="A B"      what check runs (all suites if not given)
-#   CASES="A B"       what check-asan runs (all of the qtest suite if not given)
+#   CASES="A B"       what check-asan and check-libvirt run (all cases if not given)
 #   BENCH="--quick"   what bench is told, see tests/bench/all --help
 
 PREFIX ?= /usr/local
 export QEMU_SRC
 
-.PHONY: build setup demo check check-asan check-upstream bench lint format install clean
+.PHONY: build setup demo check check-asan check-upstream check-libvirt bench lint format install clean
 
 build: setup
 	@scripts/build-qemu
@@ -30,6 +30,9 @@ check-asan: setup
 
 check-upstream: setup
 	@scripts/check-upstream
+
+check-libvirt: build
+	@tests/libvirt/run $(CASES)
 
 bench: build
 	@tests/bench/all $(BENCH)

@@ -96,10 +96,13 @@ def warm_memory(mib, huge=True):
 
 
 class Stream:
-    """One end of a socket pair; the other is given to QEMU. A thread reads what QEMU says."""
+    """One end of a socket pair; the other is given to QEMU. A thread reads what QEMU says.
 
-    def __init__(self, name):
-        self.sock, self.theirs = socket.socketpair()
+    Or, where somebody else has QEMU listen, a socket `connected` to it.
+    """
+
+    def __init__(self, name, connected=None):
+        self.sock, self.theirs = (connected, None) if connected else socket.socketpair()
         self.name = name
         self.cond = threading.Condition()
         self.closed = False
@@ -107,20 +110,22 @@ class Stream:
 
     def start(self):
         """To be called once QEMU has inherited its end."""
-        self.theirs.close()
+        if self.theirs:
+            self.theirs.close()
         self.thread = threading.Thread(target=self._read, name=self.name, daemon=True)
         self.thread.start()
 
     def close(self):
-        for s in (self.sock, self.theirs):
+        ends = [end for end in (self.sock, self.theirs) if end]
+        for end in ends:
             try:
-                s.shutdown(socket.SHUT_RDWR)
+                end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
         if self.thread:
             self.thread.join(5)
-        self.sock.close()
-        self.theirs.close()
+        for end in ends:
+            end.close()
 
     def _read(self):
         pending = b''
@@ -209,8 +214,8 @@ class Monitor(Stream):
 class Console(Stream):
     """The guest's serial line. `lines` holds (monotonic stamp, text), oldest first."""
 
-    def __init__(self, name):
-        super().__init__(name)
+    def __init__(self, name, connected=None):
+        super().__init__(name, connected)
         self.lines = []
 
     def got_line(self, line, stamp):
