@@ -21,8 +21,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
-#include "hw/boards.h"
 #include "hw/pci/pci_device.h"
+#include "hw/core/qdev-prop-internal.h"
 #include "hw/qdev-properties.h"
 #include "migration/vmstate.h"
 #include "qapi/error.h"
@@ -514,7 +514,11 @@ static void set_verify(Object *obj, bool value, Error **errp)
 {
     StormDevice *s = FERRY_STORM(obj);
 
-    if (value && (!s->realized || runstate_check(RUN_STATE_INMIGRATE))) {
+    if (value && !s->realized) {
+        error_setg(errp, "ferry-storm: it is not plugged in");
+        return;
+    }
+    if (value && runstate_check(RUN_STATE_INMIGRATE)) {
         error_setg(errp, "ferry-storm: there is nothing to verify before the guest has arrived");
         return;
     }
@@ -679,6 +683,14 @@ static void storm_exit(PCIDevice *pci)
     qemu_thread_join(&s->thread);
     g_clear_pointer(&s->timer, timer_free);
     s->realized = false;
+    /* A storm that is plugged in again begins anew. */
+    s->verify_wanted = false;
+    s->nr_verified = 0;
+    s->nr_written = 0;
+    s->due = 0;
+    s->verdict = (FerryStormVerdict){0};
+    g_clear_pointer(&s->verdict_error, g_free);
+    g_clear_pointer(&s->error, g_free);
     g_clear_pointer(&s->storm, ferry_storm_free);
     g_clear_pointer(&s->memory, storm_memory_free);
 }
@@ -745,8 +757,9 @@ static void storm_class_init(ObjectClass *class, void *data)
         const char *name, *description;
     } descriptions[] = {
         {"start", "guest address where its region begins"},
-        {"size", "bytes of its region, all of which must be RAM (default 0: all of the machine's "
-                 "RAM from start on, but the last 16 MiB below 4 GiB)"},
+        {"size",
+         "bytes of its region, all of which must be RAM; 0: the machine's RAM from start on, "
+         "but for the last 16 MiB below 4 GiB"},
         {"seed", "what its random numbers and contents follow from"},
         {"running", "whether it writes while the VM runs (default: on)"},
         {"whole-pages", "write whole pages (default), or off: their first 48 bytes only"},
