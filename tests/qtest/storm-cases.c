@@ -274,7 +274,7 @@ static void test_plug(Run *run)
 
     for (size_t i = 0; i < G_N_ELEMENTS(refused); i++) {
         g_autofree char *arguments = g_strdup_printf(
-            "{ 'driver': 'ferry-storm', 'bus': 'slot', 'id': 'x', %s }", refused[i].options);
+            "{ 'driver': 'ferry-storm', 'bus': 'hole', 'id': 'x', %s }", refused[i].options);
         g_autofree char *error = vm_command_fails(vm, "device_add", arguments);
 
         g_printerr("%s\n", error);
@@ -283,7 +283,7 @@ static void test_plug(Run *run)
         }
     }
     vm_do(vm, "device_add",
-          "{ 'driver': 'ferry-storm', 'bus': 'slot', 'id': 'storm', 'clock': 'host', 'rate': 0 }");
+          "{ 'driver': 'ferry-storm', 'bus': 'hole', 'id': 'storm', 'clock': 'host', 'rate': 0 }");
     for (unsigned i = 0; i < 3; i++) {
         uint64_t written = storm_number(vm, "pages-written");
 
@@ -402,7 +402,7 @@ static const Case cases[] = {
     {.name = "storm/settings", ALONE(""), .before = test_settings},
     {
         .name = "storm/plug",
-        .options = "-device pcie-root-port,id=slot",
+        .options = "-device pcie-root-port,id=hole",
         .ram_mib = RAM_MIB,
         .no_listen = true,
         .before = test_plug,
