@@ -162,7 +162,8 @@ static void write_turn(StormDevice *s)
     done = ferry_storm_write(s->storm, &memory, nr);
     error = storm_memory_end(s->memory);
     qemu_mutex_lock(&s->lock);
-    s->due -= done;
+    /* It may have been changed meanwhile, with the rate. */
+    s->due -= MIN(done, s->due);
     s->nr_written = ferry_storm_nr_written(s->storm);
     if (error) {
         error_report("ferry-storm: it stops writing: %s", error);
