@@ -15,8 +15,11 @@
 
 #include "dma-memory.h"
 
-/* Tables of SeaBIOS, and TSEG where it is in use: the last of the RAM below 4 GiB. */
-#define FIRMWARE_BYTES (16 * MiB)
+/*
+ * The last of the RAM below 4 GiB: SeaBIOS keeps 16 MiB for tables, and runs in what is just below; TSEG
+ * is there too, where it is in use.
+ */
+#define FIRMWARE_BYTES (32 * MiB)
 
 typedef struct Stretch {
     uint64_t address;
@@ -160,7 +163,7 @@ StormMemory *storm_memory_new(AddressSpace *as, uint64_t start, uint64_t size, u
     if (memory->nr_pages == 0) {
         error_setg(errp,
                    "ferry-storm: no RAM is left from 0x%" PRIx64
-                   " on (16 MiB below 4 GiB are firmware's): give start and size",
+                   " on (32 MiB below 4 GiB are firmware's): give start and size",
                    start);
         storm_memory_free(memory);
         return NULL;

@@ -760,7 +760,7 @@ static void storm_class_init(ObjectClass *class, void *data)
         {"start", "guest address where its region begins"},
         {"size",
          "bytes of its region, all of which must be RAM; 0: the machine's RAM from start on, "
-         "but for the last 16 MiB below 4 GiB"},
+         "but for the last 32 MiB below 4 GiB"},
         {"seed", "what its random numbers and contents follow from"},
         {"running", "whether it writes while the VM runs (default: on)"},
         {"whole-pages", "write whole pages (default), or off: their first 48 bytes only"},
