@@ -284,17 +284,12 @@ static void test_plug(Run *run)
     }
     vm_do(vm, "device_add",
           "{ 'driver': 'ferry-storm', 'bus': 'hole', 'id': 'storm', 'clock': 'host', 'rate': 0 }");
-    for (unsigned i = 0; i < 3; i++) {
-        uint64_t written = storm_number(vm, "pages-written");
-
-        storm_wait_written(vm, written + 1000);
-        storm_set(vm, "realized", "false");
-        g_free(storm_text(vm, "verify-result"));
-        storm_set_fails(vm, "verify", "true", "not plugged in");
-        storm_set(vm, "realized", "true");
-    }
+    /* In the midst of writing and verifying. */
+    storm_wait_written(vm, 1000);
     storm_set(vm, "verify", "true");
     storm_set(vm, "realized", "false");
+    g_free(storm_text(vm, "verify-result"));
+    storm_set_fails(vm, "verify", "true", "not plugged in");
     end(run);
 }
 
@@ -303,7 +298,7 @@ static void test_stop(Run *run)
 {
     Vm *vm = run->source;
 
-    for (unsigned i = 0; i < 30; i++) {
+    for (unsigned i = 0; i < 12; i++) {
         uint64_t written = storm_number(vm, "pages-written");
         GMappedFile *one, *two;
 
