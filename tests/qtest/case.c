@@ -549,6 +549,10 @@ void case_run(const Case *c)
 {
     Run run = {.c = c, .memory = memory_new(ram_bytes(c))};
 
+    if (c->storm) {
+        run.memory->others_start = STORM_START;
+        run.memory->others_end = STORM_START + STORM_BYTES;
+    }
     if (c->prepare) {
         c->prepare(&run);
     }

@@ -20,6 +20,10 @@
 
 #define MIB (UINT64_C(1) << 20)
 
+/* Where a ferry-storm may write, in machines of 160 MiB: above what the test itself fills. */
+#define STORM_START (120 * MIB)
+#define STORM_BYTES (32 * MIB)
+
 typedef struct Case Case;
 
 /* A case as it runs. */
@@ -152,6 +156,8 @@ struct Case {
     const char *trace_reason;
     /* Optional: both guests stay stopped at the end, and must be equal: the guest writes itself. */
     bool guest_writes;
+    /* Optional: a ferry-storm has STORM_BYTES from STORM_START on, which are not compared. */
+    bool storm;
     /* Optional: called at the end, with the guest at the destination. */
     void (*after)(Run *run);
 };
@@ -166,6 +172,7 @@ void add_phase_cases(void);
 void add_postcopy_cases(void);
 void add_refusal_cases(void);
 void add_report_cases(void);
+void add_storm_cases(void);
 void add_stranger_cases(void);
 void add_tls_cases(void);
 void add_trace_cases(void);

@@ -116,6 +116,7 @@ int main(int argc, char **argv)
     add_fallback_cases();
     add_report_cases();
     add_device_cases();
+    add_storm_cases();
     add_stranger_cases();
     add_tls_cases();
     add_trace_cases();

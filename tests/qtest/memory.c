@@ -18,6 +18,8 @@ Memory *memory_new(uint64_t size)
     Memory *memory = g_new0(Memory, 1);
 
     memory->size = size;
+    memory->others_start = size;
+    memory->others_end = size;
     memory->bytes = g_malloc0(size);
     memory->rand = g_rand_new_with_seed(0x4665727);
     return memory;
@@ -157,7 +159,8 @@ uint64_t memory_count_differences(const Memory *memory, Vm *vm)
     GMappedFile *file = memory_dump(vm, 0, memory->size);
     const uint8_t *found = (const uint8_t *)g_mapped_file_get_contents(file);
     uint64_t nr_bad = compare(memory, found, vm, 0, LOW_END) +
-                      compare(memory, found, vm, HIGH_START, memory->size);
+                      compare(memory, found, vm, HIGH_START, memory->others_start) +
+                      compare(memory, found, vm, memory->others_end, memory->size);
 
     g_mapped_file_unref(file);
     return nr_bad;

@@ -17,6 +17,7 @@ typedef struct Memory {
     uint64_t size;
     uint8_t *bytes;
     GRand *rand;
+    uint64_t others_start, others_end; /* somebody else writes here: not compared */
 } Memory;
 
 Memory *memory_new(uint64_t size);
