@@ -355,13 +355,15 @@ static Figures measure(uint8_t *host, uint64_t size_bytes, unsigned percent)
 
 static void print_json(FILE *json, bool first, uint64_t tib, unsigned percent, const Figures *f)
 {
-    fprintf(json,
-            "%s\n {\"tib\": %u, \"dirty_percent\": %u, \"set_up_ms\": %.3f, \"scan_ms\": %.3f, "
-            "\"idle_bytes\": %" G_GUINT64_FORMAT ", \"working_bytes\": %" G_GUINT64_FORMAT ", "
-            "\"share_ms\": %.3f, \"round_ms\": %.3f, \"first_ms\": %.3f, \"apart_ms\": %.3f, \"stop_ms\": %.3f, "
-            "\"read_ms\": %.3f}",
-            first ? "" : ",", (unsigned)tib, percent, f->set_up_ms, f->scan_ms, f->idle_bytes,
-            f->working_bytes, f->share_ms, f->round_ms, f->first_ms, f->apart_ms, f->stop_ms, f->read_ms);
+    fprintf(
+        json,
+        "%s\n {\"tib\": %u, \"dirty_percent\": %u, \"set_up_ms\": %.3f, \"scan_ms\": %.3f, "
+        "\"idle_bytes\": %" G_GUINT64_FORMAT ", \"working_bytes\": %" G_GUINT64_FORMAT ", "
+        "\"share_ms\": %.3f, \"round_ms\": %.3f, \"first_ms\": %.3f, \"apart_ms\": %.3f, \"stop_ms\": %.3f, "
+        "\"read_ms\": %.3f}",
+        first ? "" : ",", (unsigned)tib, percent, f->set_up_ms, f->scan_ms, f->idle_bytes,
+        f->working_bytes, f->share_ms, f->round_ms, f->first_ms, f->apart_ms, f->stop_ms,
+        f->read_ms);
 }
 
 int main(int argc, char **argv)
@@ -397,7 +399,8 @@ int main(int argc, char **argv)
         fputs("[", json);
     }
     printf("%4s %8s %8s %9s %9s %7s %11s %7s %9s %9s %9s %9s %8s %8s\n", "TiB", "written", "set up",
-           "scan", "idle", "of mem", "working", "of mem", "share", "round", "first", "apart", "stop", "read");
+           "scan", "idle", "of mem", "working", "of mem", "share", "round", "first", "apart",
+           "stop", "read");
     for (char **size = sizes; *size; size++) {
         uint64_t tib = g_ascii_strtoull(*size, NULL, 10);
         uint8_t *host;
@@ -421,8 +424,8 @@ int main(int argc, char **argv)
                    (unsigned)tib, percent, f.set_up_ms, f.scan_ms, (double)f.idle_bytes / 1024,
                    100.0 * (double)f.idle_bytes / (double)(tib * TIB),
                    (double)f.working_bytes / 1024,
-                   100.0 * (double)f.working_bytes / (double)(tib * TIB), f.share_ms, f.round_ms, f.first_ms,
-                   f.apart_ms, f.stop_ms, f.read_ms);
+                   100.0 * (double)f.working_bytes / (double)(tib * TIB), f.share_ms, f.round_ms,
+                   f.first_ms, f.apart_ms, f.stop_ms, f.read_ms);
             fflush(stdout);
             if (json) {
                 print_json(json, first, tib, percent, &f);
