@@ -6,6 +6,7 @@
 #   DESTDIR, PREFIX   where install puts things (PREFIX is /usr/local if not given)
 #   SUITES="A B"      what check runs (all suites if not given)
 #   CASES="A B"       what check-asan runs (all of the qtest suite if not given)
+#   BENCH="--quick"   what bench is told, see tests/bench/all --help
 
 PREFIX ?= /usr/local
 export QEMU_SRC
@@ -31,7 +32,7 @@ check-upstream: setup
 	@scripts/check-upstream
 
 bench: build
-	@tests/bench/run
+	@tests/bench/all $(BENCH)
 
 lint: setup
 	@scripts/lint

@@ -25,11 +25,24 @@
 /* So many chunks in a row are judged together: what is looked at of one alone tells too little. */
 #define GROUP_CHUNKS 4
 
+/*
+ * A chunk in which nothing was ever touched is left alone, as long as it takes no longer than this to
+ * see that: it has no page tables then.
+ */
+#define QUICK_SCAN_NS (10 * 1000)
+
 typedef struct ChunkRef {
     size_t region;
     uint64_t number;
     unsigned heat;
+    bool seen; /* something in it was touched, as far as is known */
 } ChunkRef;
+
+/* Chunks in a row that nobody has touched so far. */
+typedef struct IdleRun {
+    size_t region;
+    uint64_t first, nr;
+} IdleRun;
 
 struct FerryFirstPass {
     FerryCopy *copy;
@@ -39,6 +52,7 @@ struct FerryFirstPass {
     uint64_t nr_seen; /* how many chunks `look` is ahead of `next` */
     GArray *cold;     /* of ChunkRef: to be copied next */
     GArray *hot;      /* of ChunkRef: put off until the others are done; then the coolest last */
+    GArray *idle;     /* of IdleRun, none next to another of its region */
     FerryScanner *scanner;
     uint64_t total_bytes;
     _Atomic uint64_t unseen_bytes;
@@ -58,6 +72,7 @@ FerryFirstPass *ferry_first_pass_new(FerryCopy *copy)
     pass->heat = ferry_heat_new(&copy->regions, pass->scanner);
     pass->cold = g_array_new(FALSE, FALSE, sizeof(ChunkRef));
     pass->hot = g_array_new(FALSE, FALSE, sizeof(ChunkRef));
+    pass->idle = g_array_new(FALSE, FALSE, sizeof(IdleRun));
     pass->total_bytes = ferry_regions_total_bytes(&copy->regions);
     pass->unseen_bytes = pass->total_bytes;
     g_mutex_init(&pass->lock);
@@ -70,6 +85,7 @@ void ferry_first_pass_free(FerryFirstPass *pass)
     ferry_scanner_free(pass->scanner);
     g_array_unref(pass->cold);
     g_array_unref(pass->hot);
+    g_array_unref(pass->idle);
     g_mutex_clear(&pass->lock);
     g_free(pass);
 }
@@ -127,7 +143,7 @@ static void queue_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes
     if (kind == FERRY_SCAN_ZERO && !queueing->pass->restarted) {
         /* The destination's memory starts out empty: nothing to send. */
         atomic_fetch_add(&queueing->pass->copy->zero_pages, nr_pages);
-    } else if (kind == FERRY_SCAN_SWAPPED) {
+    } else if (kind == FERRY_SCAN_SWAPPED && !atomic_load(&queueing->pass->copy->stopped)) {
         ferry_pageset_add(queueing->state->swapped, offset_bytes >> FERRY_PAGE_SHIFT, nr_pages);
     } else {
         ferry_pageset_add(queueing->state->pages, offset_bytes >> FERRY_PAGE_SHIFT, nr_pages);
@@ -212,6 +228,7 @@ static bool judge(FerryFirstPass *pass, GError **errp)
             return false;
         }
         *chunk = pass->next;
+        chunk->seen = ferry_heat_knows(pass->heat, (uint32_t)chunk->region, chunk->number);
         chunk->heat = ferry_heat_changed(pass->heat, (uint32_t)chunk->region, chunk->number);
         heat = MAX(heat, chunk->heat);
         step(pass, &pass->next);
@@ -240,39 +257,145 @@ static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
     return true;
 }
 
+static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uint64_t nr,
+                        FerryScanFn fn, void *opaque, GError **errp)
+{
+    const FerryRegion *memory = &pass->copy->regions.list[region];
+    const FerryScanTarget target = ferry_region_scan_target(memory);
+    const uint64_t first_page = first * FERRY_CHUNK_PAGES;
+    const uint64_t nr_pages =
+        MIN(nr * FERRY_CHUNK_PAGES, ferry_region_nr_pages(memory) - first_page);
+
+    return ferry_scan(pass->scanner, &target, first_page * FERRY_PAGE_BYTES,
+                      nr_pages * FERRY_PAGE_BYTES, fn, opaque, errp);
+}
+
 /*
+ * With the lock held: queue what was touched in a chunk.  With the vCPUs stopped it need not be armed.
  * The senders get to work at once: a long run of chunks with nothing in them may come next.
  */
-bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp)
+static bool take_chunk(FerryFirstPass *pass, size_t region, uint64_t number, GError **errp)
 {
     FerryCopy *copy = pass->copy;
-    Queueing queueing = {.pass = pass};
-    FerryScanTarget target;
-    FerryCopyRegion *state;
+    Queueing queueing = {.pass = pass, .state = &copy->state[region]};
+    bool fine = (atomic_load(&copy->stopped) || arm_chunk(pass, region, number, errp)) &&
+                scan_chunks(pass, region, number, 1, queue_touched, &queueing, errp);
+
+    apply_skips(queueing.state, number);
+    atomic_store(&queueing.state->chunks[number].queued, true);
+    atomic_fetch_sub(&pass->skipped_pages, queueing.touched_pages);
+    if (queueing.touched_pages) {
+        ferry_copy_kick(copy);
+    }
+    return fine;
+}
+
+/* --- What nobody has touched ------------------------------------------------------------------ */
+
+static void note_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes, FerryScanKind kind)
+{
+    GArray *chunks = opaque; /* of uint64_t, in order */
+    uint64_t first = offset_bytes / FERRY_PAGE_BYTES / FERRY_CHUNK_PAGES;
+    uint64_t last = (offset_bytes + nr_bytes - 1) / FERRY_PAGE_BYTES / FERRY_CHUNK_PAGES;
+
+    for (uint64_t number = first; number <= last; number++) {
+        if (chunks->len == 0 || g_array_index(chunks, uint64_t, chunks->len - 1) < number) {
+            g_array_append_val(chunks, number);
+        }
+    }
+}
+
+/* Whether nothing in it was ever touched, and that is seen at once. */
+static bool is_idle(FerryFirstPass *pass, const ChunkRef *chunk)
+{
+    g_autoptr(GArray) touched = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    uint64_t start_ns = ferry_now_ns();
+
+    return !chunk->seen &&
+           scan_chunks(pass, chunk->region, chunk->number, 1, note_touched, touched, NULL) &&
+           touched->len == 0 && ferry_now_ns() - start_ns < QUICK_SCAN_NS;
+}
+
+static void add_idle(FerryFirstPass *pass, size_t region, uint64_t first, uint64_t nr)
+{
+    IdleRun new = {.region = region, .first = first, .nr = nr};
+
+    /* Chunks come more or less in order: the neighbours are among the last. */
+    for (guint i = pass->idle->len; i-- > 0 && i + 2 * GROUP_CHUNKS >= pass->idle->len;) {
+        const IdleRun *run = &g_array_index(pass->idle, IdleRun, i);
+
+        if (run->region == region &&
+            (run->first + run->nr == new.first || new.first + new.nr == run->first)) {
+            new.first = MIN(new.first, run->first);
+            new.nr += run->nr;
+            g_array_remove_index(pass->idle, i);
+        }
+    }
+    g_array_append_val(pass->idle, new);
+}
+
+/* What is left of @run, from @number on, apart from chunks that have been touched. */
+static void split_run(FerryFirstPass *pass, const IdleRun *run, const GArray *touched)
+{
+    uint64_t first = run->first;
+
+    for (guint i = 0; i <= touched->len; i++) {
+        uint64_t next =
+            i < touched->len ? g_array_index(touched, uint64_t, i) : run->first + run->nr;
+        IdleRun rest = {.region = run->region, .first = first, .nr = next - first};
+
+        if (rest.nr) {
+            g_array_append_val(pass->idle, rest);
+        }
+        first = next + 1;
+    }
+}
+
+bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp)
+{
+    g_autoptr(GArray) touched = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    g_autoptr(GArray) runs = NULL;
+    bool fine = true;
+
+    g_mutex_lock(&pass->lock);
+    runs = pass->idle;
+    pass->idle = g_array_new(FALSE, FALSE, sizeof(IdleRun));
+    for (guint i = 0; i < runs->len; i++) {
+        const IdleRun *run = &g_array_index(runs, IdleRun, i);
+
+        g_array_set_size(touched, 0);
+        fine = fine &&
+               scan_chunks(pass, run->region, run->first, run->nr, note_touched, touched, errp);
+        for (guint j = 0; fine && j < touched->len; j++) {
+            fine = take_chunk(pass, run->region, g_array_index(touched, uint64_t, j), errp);
+        }
+        split_run(pass, run, touched);
+    }
+    g_mutex_unlock(&pass->lock);
+    return fine;
+}
+
+/* --- The pass --------------------------------------------------------------------------------- */
+
+bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp)
+{
     uint64_t nr_pages;
     ChunkRef chunk;
-    bool fine;
+    bool fine = true;
 
     if (!choose(pass, &chunk, errp)) {
         return false;
     }
-    state = queueing.state = &copy->state[chunk.region];
-    target = ferry_region_scan_target(&copy->regions.list[chunk.region]);
-    nr_pages = ferry_chunk_nr_pages(&copy->regions.list[chunk.region], chunk.number);
-
+    nr_pages = ferry_chunk_nr_pages(&pass->copy->regions.list[chunk.region], chunk.number);
     g_mutex_lock(&pass->lock);
-    fine = arm_chunk(pass, chunk.region, chunk.number, errp) &&
-           ferry_scan(pass->scanner, &target, chunk.number * FERRY_CHUNK_PAGES * FERRY_PAGE_BYTES,
-                      nr_pages * FERRY_PAGE_BYTES, queue_touched, &queueing, errp);
-    apply_skips(state, chunk.number);
-    atomic_store(&state->chunks[chunk.number].queued, true);
-    g_mutex_unlock(&pass->lock);
-
-    atomic_fetch_sub(&pass->unseen_bytes, nr_pages * FERRY_PAGE_BYTES);
-    atomic_fetch_add(&pass->skipped_pages, nr_pages - queueing.touched_pages);
-    if (queueing.touched_pages) {
-        ferry_copy_kick(copy);
+    atomic_fetch_add(&pass->skipped_pages, nr_pages);
+    if (is_idle(pass, &chunk)) {
+        add_idle(pass, chunk.region, chunk.number, 1);
+    } else {
+        fine = take_chunk(pass, chunk.region, chunk.number, errp);
     }
+    g_mutex_unlock(&pass->lock);
+    atomic_fetch_sub(&pass->unseen_bytes, nr_pages * FERRY_PAGE_BYTES);
     return fine;
 }
 
@@ -293,6 +416,7 @@ void ferry_first_pass_restart(FerryFirstPass *pass)
     pass->nr_seen = 0;
     g_array_set_size(pass->cold, 0);
     g_array_set_size(pass->hot, 0);
+    g_array_set_size(pass->idle, 0);
     atomic_store(&pass->unseen_bytes, pass->total_bytes);
     atomic_store(&pass->skipped_pages, 0);
     g_mutex_unlock(&pass->lock);

@@ -33,6 +33,13 @@ bool ferry_first_pass_done(const FerryFirstPass *pass);
 /* Choose a chunk, arm and queue it; the senders get to work at once. */
 bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp);
 
+/*
+ * Chunks in which nothing was ever touched are not armed; instead they are looked at again, with each
+ * harvest, and queued as soon as something is.  With the vCPUs stopped that is all there is.  Quick:
+ * they have no page tables.  Same thread as the feed.
+ */
+bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp);
+
 /* Begin again, with another tracker: the senders may be at work, the pass must not. */
 void ferry_first_pass_restart(FerryFirstPass *pass);
 

@@ -109,6 +109,11 @@ bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, unsigned 
     return fine;
 }
 
+bool ferry_heat_knows(const FerryHeat *heat, uint32_t region, uint64_t chunk)
+{
+    return g_hash_table_contains(heat->chunks, chunk_host(heat, region, chunk));
+}
+
 unsigned ferry_heat_changed(FerryHeat *heat, uint32_t region, uint64_t chunk)
 {
     const uint8_t *host = chunk_host(heat, region, chunk);

@@ -34,6 +34,9 @@ void ferry_heat_free(FerryHeat *heat);
 bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, unsigned stretch_pages,
                      GError **errp);
 
+/* Whether pages of the chunk are remembered: then it has some that were touched. */
+bool ferry_heat_knows(const FerryHeat *heat, uint32_t region, uint64_t chunk);
+
 /*
  * What part of the pages looked at has changed since, of FERRY_HEAT_MAX; more than 0 if one has.
  * Looks no further when it has seen some that did.  Forgets what it knows of the chunk.  0 if it

@@ -205,7 +205,8 @@ static bool ask_tracker(FerrySource *source, bool last, GError **errp)
     const FerryTracker *tracker = &copy->tracker;
 
     ferry_copy_begin_round(copy);
-    if (!tracker->ops->harvest(tracker->opaque, last, errp)) {
+    if (!tracker->ops->harvest(tracker->opaque, last, errp) ||
+        !ferry_first_pass_look_again(source->first_pass, errp)) {
         return false;
     }
     if (last) {

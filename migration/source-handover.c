@@ -106,7 +106,8 @@ bool ferry_source_announce(FerrySource *source, GError **errp)
     }
     /* What the tracker keeps need not be reset for that. */
     ferry_copy_begin_round(copy);
-    if (!tracker->ops->harvest(tracker->opaque, false, &error)) {
+    if (!tracker->ops->harvest(tracker->opaque, false, &error) ||
+        !ferry_first_pass_look_again(source->first_pass, &error)) {
         ferry_copy_unfreeze(copy);
         return ferry_source_replace_tracker(source, error, errp);
     }

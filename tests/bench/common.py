@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the benchmarks share: warm memory, checks, tables, and the frame of a program."""
+"""What the benchmarks share: warm memory, checks, tables, options, and the frame of a program."""
 
 import argparse
 import bisect
@@ -10,8 +10,11 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'lib'))
+from figures import goal_text, reached_text, spread_text  # noqa: E402
 from guest import GuestError, check_memory  # noqa: E402
 from vm import (ROOT, MigrationFailed, QMPError, VMDied, default_binary,  # noqa: E402
                 exit_on_signals)
@@ -19,6 +22,7 @@ from vm import (ROOT, MigrationFailed, QMPError, VMDied, default_binary,  # noqa
 FLOOR_SOURCE = os.path.join(ROOT, 'tests', 'bench', 'floor.c')
 FLOOR = os.path.join(ROOT, 'build', 'bench', 'floor')
 MIB = 1 << 20
+HUGE_MIB = 2
 # What a QEMU needs of memory besides its guest's, and a bit more.
 SPARE_MIB = 512
 
@@ -27,12 +31,32 @@ class Wrong(Exception):
     """The run cannot go on, or its figures would mean nothing."""
 
 
+class Missed(Wrong):
+    """What was to be measured did not come about in this migration; it may in the next."""
+
+
+def again(measure, *arguments, times=3):
+    """Returns what measure(*arguments) does, if it is missed no more than times - 1 times."""
+    for _ in range(times - 1):
+        try:
+            return measure(*arguments)
+        except Missed as e:
+            note(f'{e}; once more')
+    return measure(*arguments)
+
+
 # Before and after a migration
 
 class Warm:
-    """Memory that a helper has touched and holds, until free() hands it to whoever needs it next."""
+    """Memory that a helper has touched and holds, until release() hands it to whoever needs it next."""
+
+    STEP_S = 0.2
+    AHEAD_S = 1.0  # less than the 2 s after which Linux hands free memory back (page_reporting)
 
     def __init__(self, mib):
+        self.mib = mib
+        self.giver = None
+        self.stopped = threading.Event()
         self.helper = subprocess.Popen([FLOOR, '--warm', str(mib * MIB)], stdin=subprocess.PIPE,
                                        stdout=subprocess.PIPE, text=True)
         line = self.helper.stdout.readline()
@@ -40,7 +64,30 @@ class Warm:
             raise Wrong(f'cannot warm up {mib} MiB of memory')
         self.touch_s_per_gib = json.loads(line)['touch_s_per_gib']
 
+    def release(self, mb_per_s=0):
+        """Free it, all at once or as fast as who needs it may use it: what lies free for seconds gets cold."""
+        if not mb_per_s:
+            self.free()
+            return
+        self.giver = threading.Thread(target=self._give, args=(mb_per_s * 1.1 * 1e6 / MIB,), name='warm', daemon=True)
+        self.giver.start()
+
+    def _give(self, mib_per_s):
+        begin, given = time.monotonic(), 0
+        while given < self.mib and not self.stopped.is_set():
+            due = min(int((time.monotonic() - begin + self.AHEAD_S) * mib_per_s), self.mib)
+            self.helper.stdin.write(f'{(due - given) * MIB}\n')
+            self.helper.stdin.flush()
+            # What is less than a huge page is not freed, and is due with the next step.
+            given += (due - given) // HUGE_MIB * HUGE_MIB if due < self.mib else due - given
+            self.stopped.wait(self.STEP_S)
+
     def free(self):
+        """Free what is left."""
+        if self.giver:
+            self.stopped.set()
+            self.giver.join(60)
+            self.giver = None
         if self.helper:
             self.helper.communicate(timeout=60)
             self.helper = None
@@ -102,6 +149,12 @@ class Written:
         return max((gap / 1e3 for gap, t, t_end in zip(self.gaps_us, self.at, self.at[1:])
                     if t < end and t_end > begin), default=0.0)
 
+    def gap_around_ms(self, moment, close):
+        """The longest that may have reached to `close` seconds from `moment`: of when it began, the history
+        knows only the slot."""
+        return max((gap / 1e3 for gap, t, t_end in zip(self.gaps_us, self.at, self.at[1:])
+                    if t < moment + close and t_end + gap / 1e6 > moment - close), default=0.0)
+
     def plot(self, origin):
         """[seconds after origin, pages] of each slot"""
         return [[round(t - origin, 3), n] for t, n in zip(self.at, self.writes)]
@@ -122,20 +175,24 @@ def cell(samples, key, form):
     return text if low == high else f'{text} ({format(low, form)}-{format(high, form)})'
 
 
-def print_table(head, rows):
+def print_table(head, rows, left=1):
+    """left: how many columns, from the first, are words, and not figures."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:
-        print('  '.join(text.ljust(width) if i == 0 else text.rjust(width)
+        print('  '.join(text.ljust(width) if i < left else text.rjust(width)
                         for i, (text, width) in enumerate(zip(row, widths))).rstrip())
 
 
-def print_goals(title, goals):
-    """goals: (what, our figure, the most it may be, whether that is so)"""
-    if goals:
+def print_goals(title, figures):
+    """Those of the figures (see figures.py) that have a goal, and whether it is reached."""
+    rows = [[' / '.join(filter(None, (row['what'], row['against']))),
+             f"{row['ratio']:.3f}" if row['goal']['of'] == 'ratio' and row['ratio'] is not None
+             else spread_text(row['ferry'], row['unit']),
+             goal_text(row['goal'], row['unit']),
+             reached_text(row)] for row in figures if row['goal']]
+    if rows:
         print()
-        print_table([title, 'ratio', 'at most', ''],
-                    [[what, f'{ours:.3f}', f'{goal:.3f}', 'reached' if fine else 'MISSED']
-                     for what, ours, goal, fine in goals])
+        print_table([title, '', 'goal', ''], rows)
 
 
 def medians(samples):
@@ -148,15 +205,27 @@ def machine():
     with open('/proc/cpuinfo', encoding='utf-8') as f:
         models = {line.split(':', 1)[1].strip() for line in f if line.startswith('model name')}
     return {'cpus': os.cpu_count(), 'model': ', '.join(sorted(models)), 'kernel': platform.release(),
+            'memory_mib': os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // MIB,
             'load_average': os.getloadavg()[0]}
 
 
-def write_json(path, options, **content):
-    document = {'command': sys.argv, 'machine': machine(), 'qemu': default_binary(),
-                'options': vars(options), **content}
-    with open(path, 'w', encoding='utf-8') as f:
+def now_text():
+    return time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
+
+
+def dump(path, document):
+    """Write JSON to a file, all of it or nothing."""
+    with open(f'{path}.new', 'w', encoding='utf-8') as f:
         json.dump(document, f, indent=1)
         f.write('\n')
+    os.replace(f'{path}.new', path)
+
+
+def write_json(path, options, *, outcomes, figures=(), plots=()):
+    """The document of one benchmark, see figures.py."""
+    dump(path, {'name': os.path.basename(sys.argv[0]), 'command': sys.argv, 'machine': machine(),
+                'qemu': default_binary(), 'date': now_text(), 'options': vars(options),
+                'outcomes': outcomes, 'figures': list(figures), 'plots': list(plots)})
 
 
 # The program
@@ -181,6 +250,30 @@ def numbers(least):
             raise argparse.ArgumentTypeError(f"'{text}': at least {least}")
         return values
     return parse
+
+
+def parse_options(parser, quick, migrates=True):
+    """Add the options that every benchmark has, and parse the command line.
+
+    quick      defaults that --quick sets: enough to try everything, too little to say anything
+    migrates   whether guests are migrated
+    """
+    add = parser.add_argument
+    add('--repeat', type=int, default=5, help='repetitions (5)')
+    short = ', '.join(f'{name}={value}' for name, value in quick.items())
+    add('--quick', action='store_true', help=f'try everything in short: {short}'.replace('%', '%%'))
+    add('--json', metavar='FILE', help='write everything that was measured there')
+    if migrates:
+        add('--verify-all', action='store_true', help='check memory after every migration')
+        add('--qemu', help="the QEMU to run, instead of this tree's")
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(**quick)
+    options = parser.parse_args()
+    if options.repeat < 1:
+        parser.error('--repeat: at least 1')
+    if migrates and options.qemu:
+        os.environ['FERRY_QEMU'] = options.qemu
+    return options
 
 
 def run_program(bench, options):

@@ -18,7 +18,8 @@
  * Prints one line of JSON; times are in seconds.
  *
  * With --warm nothing is sent: N bytes are touched until that is cheap, the line tells what the last time
- * cost, and when standard input ends they are freed, for the next one who asks for memory.
+ * cost, and they are freed for the next one who asks for memory: as many as each line of standard input
+ * says, and what is left when it ends.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -169,15 +170,23 @@ static void *warm(size_t size_bytes, double *s_per_gib)
     }
 }
 
+/* Each line of the input is a number of bytes, which are freed; at its end the rest is. */
 static int warm_and_hold(size_t size_bytes)
 {
     double s_per_gib;
-    char c;
+    char *at = warm(size_bytes, &s_per_gib), *end = at + size_bytes;
+    char line[32];
 
-    warm(size_bytes, &s_per_gib);
     printf("{\"bytes\": %zu, \"touch_s_per_gib\": %.3f}\n", size_bytes, s_per_gib);
     fflush(stdout);
-    while (read(STDIN_FILENO, &c, 1) > 0) {
+    while (fgets(line, sizeof(line), stdin)) {
+        size_t nr = strtoull(line, NULL, 10) / HUGE_BYTES * HUGE_BYTES;
+
+        nr = nr > (size_t)(end - at) ? (size_t)(end - at) : nr;
+        if (nr) {
+            munmap(at, nr);
+            at += nr;
+        }
     }
     return 0;
 }

@@ -104,10 +104,10 @@ def _number(value):
 class Accesses:
     """How long slow accesses took: `slow` is their number, `longest_us` the longest."""
 
-    def __init__(self, answer):
-        self.slow = answer.slow
-        self.longest_us = answer.longest_ns / 1e3
-        self.histogram = answer.hist_1us
+    def __init__(self, histogram, longest_us):
+        self.slow = sum(histogram)
+        self.longest_us = longest_us
+        self.histogram = histogram
 
     @staticmethod
     def bound_us(i):
@@ -229,7 +229,8 @@ class Guest:
 
     def accesses(self):
         """The slow accesses since what begin_accesses() said."""
-        return Accesses(self.ask('L', 'ACCESSES'))
+        answer = self.ask('L', 'ACCESSES')
+        return Accesses(answer.hist_1us, answer.longest_ns / 1e3)
 
     def pause(self):
         self.ask('P', 'PAUSED')

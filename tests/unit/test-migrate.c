@@ -247,6 +247,70 @@ static void test_early(void)
 }
 
 /* Pages that are left out do not arrive, unless they are written later. */
+static const FakeRegion sparse[] = {
+    {.id = "pc.ram", .nr_pages = 64 * FERRY_CHUNK_PAGES + 10},
+    {.id = "mem.shared", .nr_pages = 16 * FERRY_CHUNK_PAGES, .shared = true},
+    {0},
+};
+
+static uint64_t nr_armed(FakePair *pair)
+{
+    FerryStats stats;
+    uint64_t nr = 0;
+
+    ferry_source_query(pair->source, &stats);
+    for (size_t i = 0; i < FERRY_HISTOGRAM_BUCKETS; i++) {
+        nr += stats.arm.counts[i];
+    }
+    ferry_stats_clear(&stats);
+    return nr;
+}
+
+/* Chunks that nobody has touched are not armed; what is touched in them later is found all the same. */
+static void test_idle_chunks(void)
+{
+    for (unsigned ordered = 0; ordered < 2; ordered++) {
+        FakePair *pair = ordered ? fake_pair_new_ordered(sparse, sparse, 2)
+                                 : fake_pair_new(sparse, sparse, 2, false);
+        const uint64_t places[] = {20 * FERRY_CHUNK_PAGES + 7, 21 * FERRY_CHUNK_PAGES,
+                                   64 * FERRY_CHUNK_PAGES + 8};
+        g_autoptr(GError) error = NULL;
+
+        fake_machine_write(pair->from, 0, 5, 1);
+        g_assert_true(ferry_source_connect(pair->source, &error));
+        while (!ferry_source_may_harvest(pair->source)) {
+            g_assert_true(ferry_source_step(pair->source, 20, &error));
+        }
+        /* A look that took long, on a busy host, may have had a few more armed. */
+        g_assert_cmpuint(nr_armed(pair), >=, 1);
+        g_assert_cmpuint(nr_armed(pair), <, 40);
+
+        /* Touched, and found; then written again, and reported. */
+        for (uint64_t value = 2; value < 4; value++) {
+            for (size_t i = 0; i < G_N_ELEMENTS(places); i++) {
+                fake_machine_write(pair->from, 0, places[i] + value % 2, value);
+                fake_machine_write(pair->from, 0, places[i], value);
+            }
+            fake_machine_write(pair->from, 1, 3 * FERRY_CHUNK_PAGES, value);
+            g_assert_true(ferry_source_harvest(pair->source, NULL, &error));
+            while (!ferry_source_may_harvest(pair->source)) {
+                g_assert_true(ferry_source_step(pair->source, 20, &error));
+            }
+        }
+        g_assert_cmpuint(nr_armed(pair), >=, 5);
+
+        /* And at the last moment. */
+        fake_machine_write(pair->from, 0, 20 * FERRY_CHUNK_PAGES + 8, 4);
+        fake_machine_write(pair->from, 0, 40 * FERRY_CHUNK_PAGES, 4);
+        fake_machine_write(pair->from, 1, 15 * FERRY_CHUNK_PAGES, 4);
+        g_assert_true(ferry_source_stopped(pair->source, &error));
+        g_assert_true(ferry_source_hand_over(pair->source, &error));
+        g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
+        g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 0);
+        fake_pair_free(pair);
+    }
+}
+
 static void test_skip(void)
 {
     FakePair *pair = fake_pair_new(small, small, 2, false);
@@ -485,6 +549,7 @@ int main(int argc, char **argv)
     g_test_add_func("/migrate/tracker-fails-last", test_tracker_fails_last);
     g_test_add_func("/migrate/hot-pages", test_hot_pages);
     g_test_add_func("/migrate/early", test_early);
+    g_test_add_func("/migrate/idle-chunks", test_idle_chunks);
     g_test_add_func("/migrate/skip", test_skip);
     g_test_add_func("/migrate/regions", test_regions);
     g_test_add_func("/migrate/dial-fails", test_dial_fails);
