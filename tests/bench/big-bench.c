@@ -315,7 +315,7 @@ static Figures measure(uint8_t *host, uint64_t size_bytes, unsigned percent)
     g_autoptr(GRand) rand = g_rand_new_with_seed(1);
     uint64_t before_bytes = resident_bytes();
     uint64_t pages[2][ROUND_PAGES];
-    double rounds_ms[NR_ROUNDS];
+    double rounds_ms[NR_ROUNDS] = {0};
     Figures figures = {0};
     Told told = {0};
     double start_ms = now_ms();
