@@ -16,6 +16,25 @@ static FerryCopyChunk *chunk_of(const FerryCopy *copy, uint32_t region, uint64_t
 }
 
 /*
+ * Whether one of those 64 pages may be in the set.  Wrong only while it is put in or taken out, but
+ * found in a few bits that stay in the cache: memory of a set that was never used stays unused.
+ */
+static bool may_hold(const FerryPageset *set, uint64_t word)
+{
+    uint64_t granule = word / FERRY_GRANULE_WORDS;
+
+    return ferry_pageset_granules(set, granule / 64) >> (granule % 64) & 1;
+}
+
+/* Take pages out of a set; what is being put in at the same time may stay. */
+static void remove_held(FerryPageset *set, uint64_t word, uint64_t mask)
+{
+    if (may_hold(set, word)) {
+        ferry_pageset_remove_mask(set, word, mask);
+    }
+}
+
+/*
  * Note pages as written in this round.  False if that does not matter: what is not armed yet is
  * copied in full after it is.
  */
@@ -27,7 +46,12 @@ static bool note_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64
     if (!atomic_load(&chunk_of(copy, region, word * 64)->armed)) {
         return false;
     }
-    nr_new = ferry_pageset_add_mask(copy->state[region].written[now], word, mask);
+    if (atomic_load(&copy->stopped)) {
+        /* Nobody will ask what was written in this round: see ferry_copy_begin_round(). */
+        nr_new = (unsigned)__builtin_popcountll(mask);
+    } else {
+        nr_new = ferry_pageset_add_mask(copy->state[region].written[now], word, mask);
+    }
     atomic_fetch_add_explicit(&copy->written_pages, nr_new, memory_order_relaxed);
     return true;
 }
@@ -36,7 +60,7 @@ static bool note_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64
 static void forget_kept(FerryCopy *copy, uint32_t region, uint64_t word, uint64_t mask)
 {
     if (copy->may_leave) {
-        ferry_pageset_remove_mask(copy->state[region].kept, word, mask);
+        remove_held(copy->state[region].kept, word, mask);
     }
 }
 
@@ -45,7 +69,7 @@ static void defer(FerryCopy *copy, uint32_t region, uint64_t word, uint64_t mask
     FerryCopyRegion *state = &copy->state[region];
 
     ferry_pageset_add_mask(state->deferred[now], word, mask);
-    ferry_pageset_remove_mask(state->deferred[!now], word, mask);
+    remove_held(state->deferred[!now], word, mask);
 }
 
 static void add_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_t mask,
@@ -55,14 +79,15 @@ static void add_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_
     unsigned now = atomic_load(&copy->round) & 1;
     uint64_t hot = 0;
 
-    if (atomic_load(&copy->leaving)) {
+    if (atomic_load(&copy->leaving) && may_hold(state->base, word)) {
         /* In the blackout: most pages are known to be missing already. */
         mask &= ~ferry_pageset_get(state->base, word);
     }
     if (!mask || !note_written(copy, region, word, mask, now)) {
         return;
     }
-    if (may_defer && !copy->send_hot && !atomic_load(&copy->stopped)) {
+    if (may_defer && !copy->send_hot && !atomic_load(&copy->stopped) &&
+        may_hold(state->written[!now], word)) {
         hot = mask & ferry_pageset_get(state->written[!now], word);
     }
     if (hot) {
@@ -74,7 +99,7 @@ static void add_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_
      * What is sent from here on covers what was put off.  In this order: pages that are put off
      * again by another thread, after they have been sent, stay put off.
      */
-    ferry_pageset_remove_mask(state->deferred[now], word, mask & ~hot);
+    remove_held(state->deferred[now], word, mask & ~hot);
     ferry_pageset_add_mask(state->pages, word, mask & ~hot);
     forget_kept(copy, region, word, mask);
 }
@@ -106,17 +131,6 @@ static void found(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
     /* In this order: whoever takes the page out of the set sees that it needs a reset. */
     atomic_fetch_add(&chunk_of(copy, region, word * 64)->found_seq, 1);
     add_written(copy, region, word, mask, false);
-}
-
-/*
- * Whether one of those 64 pages may be in the set.  Wrong only while it is put in or taken out, but
- * found in a few bits that stay in the cache.
- */
-static bool may_hold(const FerryPageset *set, uint64_t word)
-{
-    uint64_t granule = word / FERRY_GRANULE_WORDS;
-
-    return ferry_pageset_granules(set, granule / 64) >> (granule % 64) & 1;
 }
 
 /* Nothing has to be exact here: a page that stays in the queue is sent once more than needed. */
@@ -381,6 +395,10 @@ void ferry_copy_begin_round(FerryCopy *copy)
 {
     unsigned next = (atomic_load(&copy->round) + 1) & 1;
 
+    if (atomic_load(&copy->stopped)) {
+        /* No page is hot any more: emptying a set of pages written long ago is no work for now. */
+        return;
+    }
     for (size_t i = 0; i < copy->regions.nr; i++) {
         ferry_pageset_move(copy->state[i].written[next], NULL);
     }

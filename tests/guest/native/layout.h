@@ -9,8 +9,9 @@
 #define AP_TRAMPOLINE    0x8000   /* where further CPUs start, in real mode: SIPI vector 8 */
 #define PROGRAM_BASE     0x100000 /* the program, copied out of the image */
 #define TABLES_BASE      0x200000 /* page tables: PML4, PDPT, then one page for each GiB */
-#define TABLES_MAX_GIB   510      /* so many fit below STACKS_BASE */
-#define STACKS_BASE      0x800000 /* one for each CPU */
+#define TABLES_MAX_GIB   1024     /* two PDPTs' worth; all of it ends below STACKS_BASE */
+#define TABLES_HIGH_PDPT (TABLES_BASE + 0x2000 + TABLES_MAX_GIB * 0x1000) /* from 512 GiB on */
+#define STACKS_BASE      0x800000                                         /* one for each CPU */
 #define STACK_BYTES      0x10000
 #define CHUNKS_BASE      0xc00000 /* which 2 MiB of memory hold which pages of the load */
 #define CHUNKS_MAX       262144

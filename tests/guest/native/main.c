@@ -287,7 +287,9 @@ static void read_ranges(void)
 /* Map what lies above 4 GiB. Nothing is cached for entries that were never present: no flush. */
 static void map_high_memory(void)
 {
-    volatile uint64_t *pdpt = (volatile uint64_t *)(TABLES_BASE + 0x1000);
+    volatile uint64_t *pml4 = (volatile uint64_t *)TABLES_BASE;
+    volatile uint64_t *low_pdpt = (volatile uint64_t *)(TABLES_BASE + 0x1000);
+    volatile uint64_t *high_pdpt = (volatile uint64_t *)TABLES_HIGH_PDPT;
     uint64_t nr_gib = (ram_top + (1 << 30) - 1) >> 30;
 
     if (nr_gib > TABLES_MAX_GIB) {
@@ -299,7 +301,11 @@ static void map_high_memory(void)
         for (uint64_t i = 0; i < 512; i++) {
             table[i] = (gib << 30) + i * CHUNK_BYTES + ENTRY_LEAF;
         }
-        __atomic_store_n(&pdpt[gib], (uint64_t)table + ENTRY_TABLE, __ATOMIC_RELEASE);
+        __atomic_store_n(gib < 512 ? &low_pdpt[gib] : &high_pdpt[gib - 512],
+                         (uint64_t)table + ENTRY_TABLE, __ATOMIC_RELEASE);
+    }
+    if (nr_gib > 512) {
+        __atomic_store_n(&pml4[1], (uint64_t)high_pdpt + ENTRY_TABLE, __ATOMIC_RELEASE);
     }
 }
 
