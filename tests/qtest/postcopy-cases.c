@@ -420,6 +420,20 @@ static const Case cases[] = {
         .during = wait_postcopy,
     },
     {
+        /* What the guest writes takes longer to send than it may: more rounds would not help. */
+        .name = "postcopy/switchover-auto",
+        .options = "-global ferry.switchover=auto -accel tcg -bios {dir}/write.bin",
+        .prepare = make_writing_firmware,
+        .capabilities = "postcopy-ram",
+        .parameters = "{ 'max-bandwidth': 16777216, 'downtime-limit': 1 }",
+        .postcopy = true,
+        .guest_writes = true,
+        .destination_paused = true,
+        .hold = HOLD_NOT,
+        .during = wait_postcopy,
+        .after = expect_fetched,
+    },
+    {
         .name = "postcopy/memfd-shared",
         .ram = RAM_BACKEND("memory-backend-memfd,share=on"),
         .capabilities = "postcopy-ram",
