@@ -388,7 +388,7 @@ int main(int argc, char **argv)
         {"dirty", 0, 0, G_OPTION_ARG_STRING, &dirty_list, "Shares written, in % (0,10,30)", "LIST"},
         {"touched", 0, 0, G_OPTION_ARG_INT, &touched_gib, "GiB that have content (1)", "GIB"},
         {"json", 0, 0, G_OPTION_ARG_FILENAME, &json_path, "Write the rows there, too", "FILE"},
-        {NULL},
+        {0},
     };
     g_autoptr(GOptionContext) context = g_option_context_new(NULL);
     g_autoptr(GError) error = NULL;
