@@ -156,7 +156,8 @@ static uint64_t noticed(void *opaque, uint32_t region, uint64_t word, uint64_t m
 
 /* --- The beginning and the end --------------------------------------------------------------- */
 
-FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bool checksum)
+FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bool checksum,
+                          bool compress)
 {
     FerryCopy *copy = g_new0(FerryCopy, 1);
 
@@ -164,6 +165,7 @@ FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bo
     *regions = (FerryRegions){0};
     copy->tracker = *tracker;
     copy->checksum = checksum;
+    copy->compress = compress;
     copy->client = (FerryTrackerClient){
         .report = report,
         .early = early,

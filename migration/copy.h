@@ -68,6 +68,7 @@ typedef struct FerryCopy {
     bool tracking;             /* the tracker is started */
     FerryPace *pace;
     bool checksum;
+    bool compress;
     bool send_hot;  /* put no page off because it stays hot */
     bool may_leave; /* pages may be left missing: `kept` is looked after */
     unsigned nr_senders;
@@ -98,7 +99,8 @@ typedef struct FerryCopy {
 } FerryCopy;
 
 /* Takes over @regions. */
-FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bool checksum);
+FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bool checksum,
+                          bool compress);
 /* Stops the senders and the tracker, and frees all. */
 void ferry_copy_free(FerryCopy *copy);
 

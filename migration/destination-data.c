@@ -65,7 +65,7 @@ static bool take_frame(Link *link, bool is_fetch, const FerryFrame *frame, GErro
         if (is_fetch && !atomic_load(&receiver->armed)) {
             break;
         }
-        return ferry_receive_pages(receiver, link->channel, frame, &link->buffer, errp);
+        return ferry_receive_pages(receiver, link->channel, frame, link->unpacker, errp);
     case FERRY_FRAME_FENCE:
         if (is_fetch || atomic_load(&receiver->armed)) {
             break;

@@ -21,12 +21,12 @@ typedef struct Link {
     FerryDestination *destination;
     FerryChannel *channel;
     GThread *thread;
-    bool proved;     /* its hello was good */
-    bool dropped;    /* closed to make room, before it had proved itself */
-    bool stale;      /* another connection takes its place: what it says does not count any more */
-    bool over;       /* its thread has ended, or is about to */
-    uint8_t *buffer; /* for the contents of a frame; its thread's, NULL until used */
-    uint64_t fenced; /* number of the last fence that came on it */
+    bool proved;  /* its hello was good */
+    bool dropped; /* closed to make room, before it had proved itself */
+    bool stale;   /* another connection takes its place: what it says does not count any more */
+    bool over;    /* its thread has ended, or is about to */
+    FerryUnpacker *unpacker; /* its thread's */
+    uint64_t fenced;         /* number of the last fence that came on it */
 } Link;
 
 struct FerryDestination {

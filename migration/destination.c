@@ -398,6 +398,7 @@ void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *
 
         link->destination = destination;
         link->channel = channel;
+        link->unpacker = ferry_unpacker_new();
         g_ptr_array_add(destination->links, link);
         link->thread = g_thread_new("ferry-receive", link_run, link);
     }
@@ -623,7 +624,7 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
         Link *link = g_ptr_array_index(destination->links, i);
 
         ferry_channel_free(link->channel);
-        g_free(link->buffer);
+        ferry_unpacker_free(link->unpacker);
         g_free(link);
     }
     g_ptr_array_unref(destination->links);

@@ -13,14 +13,17 @@
 /* How many pages ahead of the zero test their first bytes are fetched. */
 #define PREFETCH_PAGES 8
 
-void ferry_pages_frame_init(FerryPagesFrame *frame, bool checksum)
+void ferry_pages_frame_init(FerryPagesFrame *frame, bool checksum, bool compress)
 {
-    frame->staging = checksum ? g_malloc(FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES) : NULL;
+    frame->checksum = checksum;
+    frame->packer = compress ? ferry_packer_new() : NULL;
+    frame->staging = checksum || compress ? g_malloc(FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES) : NULL;
 }
 
 void ferry_pages_frame_clear(FerryPagesFrame *frame)
 {
     g_clear_pointer(&frame->staging, g_free);
+    g_clear_pointer(&frame->packer, ferry_packer_free);
 }
 
 /* Turn the pages of a granule into extents: runs of zero pages and runs of others. */
@@ -51,7 +54,30 @@ static uint32_t build_extents(FerryPagesFrame *frame, const uint8_t *granule_hos
     return nr;
 }
 
-/* Point the vector at the payload, or at a stable copy of it when it needs a checksum. */
+/* What the peer gets of a stable copy of the content. */
+static struct iovec build_staged(FerryPagesFrame *pages)
+{
+    FerryFrame *frame = &pages->frame;
+    const uint8_t *packed = NULL;
+    struct iovec iov = {.iov_base = pages->staging};
+
+    if (pages->packer) {
+        packed = ferry_packer_pack(pages->packer, pages->staging, pages->content_bytes,
+                                   &frame->payload_bytes);
+    }
+    if (packed) {
+        frame->flags |= FERRY_FRAME_ZSTD;
+        iov.iov_base = (void *)packed;
+    }
+    iov.iov_len = frame->payload_bytes;
+    if (pages->checksum) {
+        frame->flags |= FERRY_FRAME_PAYLOAD_CRC;
+        frame->payload_crc = ferry_crc32c(0, iov.iov_base, iov.iov_len);
+    }
+    return iov;
+}
+
+/* Point the vector at the payload, or at a stable copy of it when it is to be worked on. */
 static int build_payload(FerryPagesFrame *pages, uint8_t *granule_host)
 {
     FerryFrame *frame = &pages->frame;
@@ -72,10 +98,9 @@ static int build_payload(FerryPagesFrame *pages, uint8_t *granule_host)
         }
         frame->payload_bytes += nr_bytes;
     }
-    if (pages->staging && frame->payload_bytes) {
-        frame->flags |= FERRY_FRAME_PAYLOAD_CRC;
-        frame->payload_crc = ferry_crc32c(0, pages->staging, frame->payload_bytes);
-        *iov++ = (struct iovec){.iov_base = pages->staging, .iov_len = frame->payload_bytes};
+    pages->content_bytes = frame->payload_bytes;
+    if (pages->staging && pages->content_bytes) {
+        *iov++ = build_staged(pages);
     }
     return (int)(iov - pages->iov);
 }

@@ -14,6 +14,7 @@
 #include <sys/uio.h>
 
 #include "channel.h"
+#include "compress.h"
 #include "pageset.h"
 #include "region.h"
 #include "wire.h"
@@ -24,11 +25,14 @@ typedef struct FerryPagesFrame {
     uint8_t head[FERRY_FRAME_BYTES + FERRY_EXTENTS_MAX * FERRY_EXTENT_BYTES + sizeof(uint32_t)];
     struct iovec iov[FERRY_EXTENTS_MAX + 1];
     int nr_iov;
-    uint8_t *staging; /* a stable copy of the payload, when it is checksummed; else NULL */
+    uint32_t content_bytes; /* of pages, before compression */
+    bool checksum;
+    uint8_t *staging;    /* a stable copy of the content, when that is needed; else NULL */
+    FerryPacker *packer; /* NULL: nothing is compressed */
 } FerryPagesFrame;
 
-/* @checksum: send a CRC32C of the contents. */
-void ferry_pages_frame_init(FerryPagesFrame *frame, bool checksum);
+/* @checksum: send a CRC32C of the contents.  @compress: send them compressed where that helps. */
+void ferry_pages_frame_init(FerryPagesFrame *frame, bool checksum, bool compress);
 void ferry_pages_frame_clear(FerryPagesFrame *frame);
 
 /*

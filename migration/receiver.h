@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "channel.h"
+#include "compress.h"
 #include "fetch.h"
 #include "region.h"
 #include "wire.h"
@@ -32,12 +33,12 @@ void ferry_receiver_clear(FerryReceiver *receiver);
 /*
  * Receive what follows the header @frame.  Contents go straight into guest memory, and zero extents
  * drop, or clear, what is there; once armed, pages are placed if they are missing, by way of
- * *@buffer, the caller's to keep and to free.  Nothing outside the region that the frame names is
+ * @unpacker; so is what comes compressed.  Nothing outside the region that the frame names is
  * touched, whatever it says.  With a damaged payload the pages are left with what came: the session
  * is over; or, once armed, are left alone.
  * Any thread; until armed, two must not receive for the same granule at once.
  */
 bool ferry_receive_pages(FerryReceiver *receiver, FerryChannel *channel, const FerryFrame *frame,
-                         uint8_t **buffer, GError **errp);
+                         FerryUnpacker *unpacker, GError **errp);
 
 #endif

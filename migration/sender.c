@@ -48,7 +48,7 @@ static bool send_granule(FerrySender *sender, uint32_t region, uint64_t granule,
     if (!ferry_pages_frame_send(frame, sender->channel, errp)) {
         return false;
     }
-    nr_normal = frame->frame.payload_bytes / (unsigned)FERRY_PAGE_BYTES;
+    nr_normal = frame->content_bytes / (unsigned)FERRY_PAGE_BYTES;
     atomic_fetch_add_explicit(&copy->normal_pages, nr_normal, memory_order_relaxed);
     atomic_fetch_add_explicit(&copy->zero_pages, nr_pages - nr_normal, memory_order_relaxed);
     return true;
@@ -209,7 +209,7 @@ FerrySender *ferry_sender_start(FerryCopy *copy, FerryChannel *channel, unsigned
     sender->copy = copy;
     sender->channel = channel;
     sender->lane = lane;
-    ferry_pages_frame_init(&sender->frame, copy->checksum);
+    ferry_pages_frame_init(&sender->frame, copy->checksum, copy->compress);
     sender->thread = g_thread_new(name, sender_run, sender);
     return sender;
 }

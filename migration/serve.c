@@ -168,7 +168,7 @@ FerryServer *ferry_server_start(FerryCopy *copy, FerryChannel *channel, unsigned
     server->copy = copy;
     server->channel = channel;
     server->nr_requests = nr_requests;
-    ferry_pages_frame_init(&server->frame, copy->checksum);
+    ferry_pages_frame_init(&server->frame, copy->checksum, copy->compress);
     server->thread = g_thread_new(name, server_run, server);
     return server;
 }

@@ -20,7 +20,7 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
 
     source->config = *config;
     source->total_bytes = ferry_regions_total_bytes(regions);
-    source->copy = ferry_copy_new(regions, tracker, config->checksum);
+    source->copy = ferry_copy_new(regions, tracker, config->checksum, config->compress);
     source->copy->send_hot = config->send_hot;
     source->copy->may_leave = config->nr_fetch > 0;
     source->first_pass = ferry_first_pass_new(source->copy);

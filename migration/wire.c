@@ -115,7 +115,7 @@ bool ferry_frame_decode(const uint8_t in[FERRY_FRAME_BYTES], FerryFrame *frame, 
     if (frame->type < FERRY_FRAME_HELLO || frame->type > FERRY_FRAME_LAST) {
         return protocol_error(errp, "unknown frame type %u", frame->type);
     }
-    if (frame->flags & ~FERRY_FRAME_PAYLOAD_CRC) {
+    if (frame->flags & ~(FERRY_FRAME_PAYLOAD_CRC | (is_pages ? FERRY_FRAME_ZSTD : 0))) {
         return protocol_error(errp, "unknown flags 0x%02x in frame type %u", frame->flags,
                               frame->type);
     }
@@ -180,7 +180,9 @@ bool ferry_extents_decode(const FerryFrame *frame, const uint8_t *in, uint64_t r
         next = end;
         payload_pages += extent->zero ? 0 : extent->nr_pages;
     }
-    if (payload_pages * FERRY_PAGE_BYTES != frame->payload_bytes) {
+    if (frame->flags & FERRY_FRAME_ZSTD
+            ? frame->payload_bytes == 0 || frame->payload_bytes >= payload_pages * FERRY_PAGE_BYTES
+            : frame->payload_bytes != payload_pages * FERRY_PAGE_BYTES) {
         return protocol_error(errp, "extents of %" PRIu64 " pages with a payload of %u bytes",
                               payload_pages, frame->payload_bytes);
     }

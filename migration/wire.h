@@ -83,8 +83,8 @@
 #include "region.h"
 
 #define FERRY_WIRE_MAGIC       UINT32_C(0x59525246) /* "FRRY" */
-#define FERRY_WIRE_VERSION_MIN 2
-#define FERRY_WIRE_VERSION_MAX 2
+#define FERRY_WIRE_VERSION_MIN 3
+#define FERRY_WIRE_VERSION_MAX 3
 
 #define FERRY_FRAME_BYTES  32
 #define FERRY_EXTENT_BYTES 8
@@ -126,6 +126,7 @@ typedef enum {
 
 typedef enum {
     FERRY_FRAME_PAYLOAD_CRC = 1 << 0, /* payload_crc holds the CRC32C of the payload */
+    FERRY_FRAME_ZSTD = 1 << 1,        /* PAGES: the payload is one zstd frame, and smaller for it */
 } FerryFrameFlags;
 
 /*

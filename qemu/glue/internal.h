@@ -42,6 +42,7 @@
 typedef struct FerrySettings {
     bool enabled;
     bool checksum;
+    FerryCompression compression;
     uint8_t channels; /* 0: choose from the CPUs */
     FerryTraceMode trace;
     bool x_defer; /* put off pages that stay hot; off to measure what that saves */

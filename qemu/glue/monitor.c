@@ -171,6 +171,9 @@ void qmp_ferry_set_parameters(FerryParameters *params, Error **errp)
     if (params->has_channels) {
         current->channels = params->channels;
     }
+    if (params->has_compression) {
+        current->compression = params->compression;
+    }
     if (params->has_checksum) {
         current->checksum = params->checksum;
     }
@@ -194,7 +197,8 @@ FerryParameters *qmp_query_ferry_parameters(Error **errp)
     FerryParameters *params = g_new0(FerryParameters, 1);
 
     params->has_enabled = params->has_channels = params->has_checksum = true;
-    params->has_trace = params->has_switchover = true;
+    params->has_trace = params->has_switchover = params->has_compression = true;
+    params->compression = current->compression;
     params->has_network_timeout = params->has_recovery_timeout = true;
     params->recovery_timeout = current->recovery_timeout_s;
     params->switchover = current->switchover;

@@ -64,9 +64,20 @@ static const PropertyInfo switchover_property = {
     .set_default_value = qdev_propinfo_set_default_value_enum,
 };
 
+static const PropertyInfo compression_property = {
+    .type = "FerryCompression",
+    .description = "how to compress the contents of pages: none or zstd",
+    .enum_table = &FerryCompression_lookup,
+    .get = qdev_propinfo_get_enum,
+    .set = qdev_propinfo_set_enum,
+    .set_default_value = qdev_propinfo_set_default_value_enum,
+};
+
 static const Property ferry_properties[] = {
     DEFINE_PROP_BOOL("enabled", FerryObject, parameters.enabled, true),
     DEFINE_PROP_BOOL("checksum", FerryObject, parameters.checksum, false),
+    DEFINE_PROP_SIGNED("compression", FerryObject, parameters.compression, FERRY_COMPRESSION_NONE,
+                       compression_property, FerryCompression),
     DEFINE_PROP_UINT8("channels", FerryObject, parameters.channels, 0),
     DEFINE_PROP_BOOL("x-defer", FerryObject, parameters.x_defer, true),
     DEFINE_PROP_SIGNED("trace", FerryObject, parameters.trace, FERRY_TRACE_MODE_AUTO,

@@ -322,6 +322,7 @@ void ferry_negotiate(MigrationState *s)
     config.nr_fetch = choose_fetch_channels();
     config.timeout_ms = ferry_settings()->network_timeout_ms;
     config.checksum = ferry_settings()->checksum;
+    config.compress = ferry_settings()->compression == FERRY_COMPRESSION_ZSTD;
     config.send_hot = !ferry_settings()->x_defer;
 
     ferry_list_ram(&regions);

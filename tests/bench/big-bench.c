@@ -162,7 +162,7 @@ static FerryCopy *make_copy(uint8_t *host, uint64_t size_bytes, Told *told)
         .fd = -1,
         .scan = FERRY_SCAN_PRIVATE,
     };
-    copy = ferry_copy_new(&regions, &tracker, false);
+    copy = ferry_copy_new(&regions, &tracker, false, false);
     copy->may_leave = true;
     return copy;
 }

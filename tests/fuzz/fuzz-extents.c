@@ -30,7 +30,12 @@ static void check_extents(const FerryFrame *frame, uint64_t region_pages,
     fuzz_check(next <= FERRY_GRANULE_PAGES);
     fuzz_check(frame->first_page % FERRY_GRANULE_PAGES == 0);
     fuzz_check(frame->first_page < region_pages && next <= region_pages - frame->first_page);
-    fuzz_check(payload_pages * FERRY_PAGE_BYTES == frame->payload_bytes);
+    if (frame->flags & FERRY_FRAME_ZSTD) {
+        fuzz_check(frame->payload_bytes > 0);
+        fuzz_check(frame->payload_bytes < payload_pages * FERRY_PAGE_BYTES);
+    } else {
+        fuzz_check(frame->payload_bytes == payload_pages * FERRY_PAGE_BYTES);
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nr_bytes)
@@ -55,7 +60,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nr_bytes)
         return 0;
     }
     frame.first_page = GUINT64_FROM_LE(head.first_page);
-    frame.payload_bytes = GUINT32_FROM_LE(head.payload_bytes) %
+    frame.flags = GUINT32_FROM_LE(head.payload_bytes) >> 31 ? FERRY_FRAME_ZSTD : 0;
+    frame.payload_bytes = (GUINT32_FROM_LE(head.payload_bytes) & INT32_MAX) %
                           (uint32_t)(FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES + 1);
     region_pages = GUINT64_FROM_LE(head.region_pages) & (INT64_MAX >> FERRY_PAGE_SHIFT);
 

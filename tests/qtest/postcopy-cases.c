@@ -409,6 +409,16 @@ static const Case cases[] = {
         .during = go_over_and_write,
     },
     {
+        .name = "postcopy/compressed",
+        .ferry_parameters = "{ 'channels': 4, 'compression': 'zstd' }",
+        .capabilities = "postcopy-ram",
+        .channels = 4,
+        .parameters = SLOW_PUSH,
+        .postcopy = true,
+        .during = go_over_and_write,
+        .after = expect_faults,
+    },
+    {
         .name = "postcopy/switchover-postcopy",
         .options = "-global ferry.switchover=postcopy -accel tcg -bios {dir}/write.bin",
         .prepare = make_writing_firmware,

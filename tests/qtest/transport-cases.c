@@ -182,6 +182,11 @@ static const Case cases[] = {
         .channels = 2,
     },
     {
+        .name = "compressed",
+        .ferry_parameters = "{ 'compression': 'zstd' }",
+        .hold = HOLD_ROUNDS,
+    },
+    {
         .name = "checksum",
         .ferry_parameters = "{ 'checksum': true }",
         .hold = HOLD_ROUNDS,

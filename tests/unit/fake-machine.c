@@ -465,8 +465,8 @@ static bool pair_next_tracker(void *opaque, const GError *why, FerryTracker *nex
     return true;
 }
 
-static FakePair *pair_new(const FakeRegion *from, const FakeRegion *to,
-                          const FerrySourceConfig *wanted, bool ordered)
+FakePair *fake_pair_new_full(const FakeRegion *from, const FakeRegion *to,
+                             const FerrySourceConfig *wanted, bool ordered)
 {
     static const FerryDestinationOps ops = {
         .list_regions = pair_list_regions,
@@ -506,25 +506,25 @@ static FakePair *pair_new(const FakeRegion *from, const FakeRegion *to,
 FakePair *fake_pair_new(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
                         bool checksum)
 {
-    return pair_new(from, to,
-                    &(FerrySourceConfig){.nr_channels = nr_channels, .checksum = checksum}, false);
+    return fake_pair_new_full(
+        from, to, &(FerrySourceConfig){.nr_channels = nr_channels, .checksum = checksum}, false);
 }
 
 FakePair *fake_pair_new_ordered(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels)
 {
-    return pair_new(from, to, &(FerrySourceConfig){.nr_channels = nr_channels}, true);
+    return fake_pair_new_full(from, to, &(FerrySourceConfig){.nr_channels = nr_channels}, true);
 }
 
 FakePair *fake_pair_new_fetching(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
                                  unsigned nr_fetch, unsigned timeout_ms, bool ordered)
 {
-    return pair_new(from, to,
-                    &(FerrySourceConfig){
-                        .nr_channels = nr_channels,
-                        .nr_fetch = nr_fetch,
-                        .timeout_ms = timeout_ms,
-                    },
-                    ordered);
+    return fake_pair_new_full(from, to,
+                              &(FerrySourceConfig){
+                                  .nr_channels = nr_channels,
+                                  .nr_fetch = nr_fetch,
+                                  .timeout_ms = timeout_ms,
+                              },
+                              ordered);
 }
 
 void fake_pair_free(FakePair *pair)

@@ -91,6 +91,9 @@ FakePair *fake_pair_new_ordered(const FakeRegion *from, const FakeRegion *to, un
 /* The same, with fetch channels; @timeout_ms: see watch.h. */
 FakePair *fake_pair_new_fetching(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
                                  unsigned nr_fetch, unsigned timeout_ms, bool ordered);
+/* The same, configured like this; with a tracker that feeds if @ordered. */
+FakePair *fake_pair_new_full(const FakeRegion *from, const FakeRegion *to,
+                             const FerrySourceConfig *wanted, bool ordered);
 void fake_pair_free(FakePair *pair);
 
 /* Cut all connections that are in use, or only the one that was dialled @number-th of them. */

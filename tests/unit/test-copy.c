@@ -46,7 +46,7 @@ static FerryCopy *new_copy(void)
 
     regions.list[0].length_bytes = NR_PAGES * FERRY_PAGE_BYTES;
     regions.list[0].page_size_bytes = FERRY_PAGE_BYTES;
-    copy = ferry_copy_new(&regions, &tracker, false);
+    copy = ferry_copy_new(&regions, &tracker, false, false);
     copy->may_leave = true;
     for (uint64_t i = 0; i < copy->state[0].nr_chunks; i++) {
         atomic_store(&copy->state[0].chunks[i].armed, true);

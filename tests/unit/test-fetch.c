@@ -163,6 +163,7 @@ typedef struct Case {
     bool announced; /* while the guest runs */
     bool retracted; /* announced once before, and taken back */
     bool nothing;   /* all pages have arrived before */
+    bool compress;
 } Case;
 
 /* To just before the stop. */
@@ -239,8 +240,14 @@ static void finish(FakePair *pair, Guest guests[NR_GUESTS])
 static void test_leave(gconstpointer data)
 {
     const Case *c = data;
-    FakePair *pair = fake_pair_new_fetching(c->regions, c->regions, c->nr_channels, c->nr_fetch,
-                                            10000, c->ordered);
+    FakePair *pair = fake_pair_new_full(c->regions, c->regions,
+                                        &(FerrySourceConfig){
+                                            .nr_channels = c->nr_channels,
+                                            .nr_fetch = c->nr_fetch,
+                                            .timeout_ms = 10000,
+                                            .compress = c->compress,
+                                        },
+                                        c->ordered);
     FerryStats stats, there;
     Guest guests[NR_GUESTS];
 
@@ -610,6 +617,7 @@ int main(int argc, char **argv)
         {"retracted-ordered", wide, 2, 1, 1, .busy = true, .ordered = true, .announced = true,
          .retracted = true},
         {"at-once", wide, 2, 2, -1, .busy = true},
+        {"compressed", wide, 2, 2, -1, .busy = true, .compress = true},
         {"at-once-announced", wide, 8, 3, -1, .busy = true, .ordered = true, .announced = true},
     };
 

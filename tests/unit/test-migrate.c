@@ -59,6 +59,7 @@ typedef struct Case {
     unsigned nr_channels;
     unsigned nr_rounds;
     bool checksum;
+    bool compress;
     bool busy;
     bool ordered; /* the tracker is of the kind that feeds */
 } Case;
@@ -66,9 +67,13 @@ typedef struct Case {
 static void test_migrate(gconstpointer data)
 {
     const Case *c = data;
-    FakePair *pair = c->ordered
-                         ? fake_pair_new_ordered(c->regions, c->regions, c->nr_channels)
-                         : fake_pair_new(c->regions, c->regions, c->nr_channels, c->checksum);
+    FakePair *pair = fake_pair_new_full(c->regions, c->regions,
+                                        &(FerrySourceConfig){
+                                            .nr_channels = c->nr_channels,
+                                            .checksum = c->checksum,
+                                            .compress = c->compress,
+                                        },
+                                        c->ordered);
     FerryStats stats;
 
     if (c->busy) {
@@ -87,7 +92,11 @@ static void test_migrate(gconstpointer data)
     g_assert_cmpuint(stats.report.loaded_ns, >=, stats.report.memory_ns);
     g_assert_cmpuint(stats.report.memory_ns, >, 0);
     g_assert_cmpuint(stats.skipped_pages, >, 0);
-    g_assert_cmpuint(stats.sent_bytes, >=, stats.normal_pages * FERRY_PAGE_BYTES);
+    if (c->compress) {
+        g_assert_cmpuint(stats.sent_bytes, <, stats.normal_pages * FERRY_PAGE_BYTES / 2);
+    } else {
+        g_assert_cmpuint(stats.sent_bytes, >=, stats.normal_pages * FERRY_PAGE_BYTES);
+    }
     if (!c->busy) {
         /* An idle guest: nothing is sent twice, zero and untouched pages not at all. */
         g_assert_cmpuint(stats.normal_pages + stats.zero_pages + stats.skipped_pages, ==,
@@ -514,6 +523,21 @@ int main(int argc, char **argv)
         {.name = "idle/1", .regions = small, .nr_channels = 1},
         {.name = "idle/8", .regions = wide, .nr_channels = 8, .nr_rounds = 1},
         {.name = "idle/checksum", .regions = small, .nr_channels = 3, .checksum = true},
+        {.name = "idle/compressed", .regions = small, .nr_channels = 3, .compress = true},
+        {.name = "busy/compressed",
+         .regions = wide,
+         .nr_channels = 2,
+         .nr_rounds = 8,
+         .compress = true,
+         .busy = true,
+         .ordered = true},
+        {.name = "busy/compressed-checksum",
+         .regions = small,
+         .nr_channels = 2,
+         .nr_rounds = 8,
+         .checksum = true,
+         .compress = true,
+         .busy = true},
         {.name = "busy/1", .regions = wide, .nr_channels = 1, .nr_rounds = 4, .busy = true},
         {.name = "busy/2", .regions = wide, .nr_channels = 2, .nr_rounds = 12, .busy = true},
         {.name = "busy/7", .regions = small, .nr_channels = 7, .nr_rounds = 30, .busy = true},

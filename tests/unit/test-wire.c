@@ -148,7 +148,7 @@ static void test_frame_refused(void)
         {.type = FERRY_FRAME_INVALID},
         {.type = FERRY_FRAME_LAST + 1},
         {.type = UINT8_MAX},
-        {.type = FERRY_FRAME_READY, .flags = FERRY_FRAME_PAYLOAD_CRC << 1},
+        {.type = FERRY_FRAME_READY, .flags = FERRY_FRAME_ZSTD},
         {.type = FERRY_FRAME_READY, .flags = 0x80},
         {.type = FERRY_FRAME_READY, .nr_extents = 1},
         {.type = FERRY_FRAME_HELLO, .payload_bytes = FERRY_BODY_MAX + 1},
