@@ -313,6 +313,18 @@ static void test_extents_refused(void)
     pages->extents[0] = (FerryExtent){.first = 3, .nr_pages = 2};
     pages_set_frame(pages, 1, 1);
     table = pages_encode(pages);
+    /* Compressed, it must be shorter; and not nothing. */
+    pages->frame.flags = FERRY_FRAME_ZSTD;
+    assert_refused(ferry_extents_decode(&pages->frame, table, REGION_PAGES, decoded, &error),
+                   &error);
+    pages->frame.payload_bytes--;
+    g_assert_true(ferry_extents_decode(&pages->frame, table, REGION_PAGES, decoded, &error));
+    pages->frame.payload_bytes = 0;
+    assert_refused(ferry_extents_decode(&pages->frame, table, REGION_PAGES, decoded, &error),
+                   &error);
+    g_clear_pointer(&table, g_free);
+    pages_set_frame(pages, 1, 1);
+    table = pages_encode(pages);
     g_assert_true(ferry_extents_decode(&pages->frame, table, REGION_PAGES, decoded, &error));
     /* The payload is not what the extents need. */
     pages->frame.payload_bytes -= 1;
