@@ -280,6 +280,10 @@ static void check_parameters(Run *run)
     vm_do(vm, "ferry-set-parameters", "{ 'checksum': true }");
     expect_parameters(vm, false, 64, true);
 
+    vm_do(vm, "ferry-set-parameters", "{ 'compression': 'zstd' }");
+    expect_parameters(vm, false, 64, true);
+    expect_bad(vm, "{ 'compression': 'lzma' }", "compression");
+
     expect_bad(vm, "{ 'channels': 65, 'checksum': false }", "channels");
     expect_bad(vm, "{ 'channels': 256 }", "channels");
     expect_bad(vm, "{ 'channels': -1 }", "channels");
