@@ -261,28 +261,15 @@ static void fail_to_recover(Run *run)
     recover(run);
 }
 
-static void expect_run_state(Vm *vm, const char *wanted)
-{
-    gint64 end_us = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
-    g_autofree char *state = vm_run_state(vm);
-
-    while (strcmp(state, wanted) != 0) {
-        g_assert_cmpint(g_get_monotonic_time(), <, end_us);
-        g_usleep(20000);
-        g_free(state);
-        state = vm_run_state(vm);
-    }
-}
-
 /* The source stays away for a while: the guest is stopped meanwhile. */
 static void stay_away(Run *run)
 {
     go_over_slowly(run);
     cut_all(run);
     expect_pause(run);
-    expect_run_state(run->destination, "io-error");
+    vm_wait_run_state(run->destination, "io-error");
     recover(run);
-    expect_run_state(run->destination, "running");
+    vm_wait_run_state(run->destination, "running");
     memory_scribble(run->memory, run->destination, MIB / 4);
 }
 
@@ -297,7 +284,7 @@ static void lose_source(Run *run)
     go_over_slowly(run);
     vm_kill(run->source);
     g_free(vm_wait_status(vm, "postcopy-paused"));
-    expect_run_state(vm, "io-error");
+    vm_wait_run_state(vm, "io-error");
     log = vm_log(vm);
     g_assert_nonnull(strstr(log, "pages are missing: "));
     g_assert_nonnull(strstr(log, "of RAM block "));
@@ -307,7 +294,7 @@ static void lose_source(Run *run)
     qobject_unref(info);
 
     vm_do(vm, "ferry-abandon", NULL);
-    expect_run_state(vm, "internal-error");
+    vm_wait_run_state(vm, "internal-error");
     g_free(vm_wait_status(vm, "failed"));
     info = vm_command(vm, "query-ferry", NULL);
     g_assert_cmpstr(qdict_get_str(info, "phase"), ==, "failed");
@@ -342,7 +329,7 @@ static void lose_source_blocked(Run *run)
         nr += qdict_haskey(answer, "return");
         qobject_unref(answer);
     }
-    expect_run_state(vm, "internal-error");
+    vm_wait_run_state(vm, "internal-error");
     vm_quit(vm);
     exit(0);
 }

@@ -206,6 +206,23 @@ char *vm_run_state(Vm *vm)
     return query_text(vm, "query-status", "status", NULL);
 }
 
+void vm_wait_run_state(Vm *vm, const char *state)
+{
+    gint64 end_us = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
+
+    for (;;) {
+        g_autofree char *now = vm_run_state(vm);
+
+        if (g_str_equal(now, state)) {
+            return;
+        }
+        if (g_get_monotonic_time() > end_us) {
+            g_error("%s is %s, not %s", vm->name, now, state);
+        }
+        g_usleep(10000);
+    }
+}
+
 char *vm_migration_status(Vm *vm)
 {
     return query_text(vm, "query-migrate", "status", "none");

@@ -65,6 +65,9 @@ void vm_pass_fd(Vm *vm, int fd, const char *name);
 /* "running", "paused", ... */
 char *vm_run_state(Vm *vm);
 
+/* Wait until it is this one. */
+void vm_wait_run_state(Vm *vm, const char *state);
+
 /* query-migrate's status, "none" when there is none. */
 char *vm_migration_status(Vm *vm);
 

@@ -75,7 +75,8 @@ static void test_noise(void)
         g_assert_null(ferry_packer_pack(packer, noise, GRANULE_BYTES, &packed_bytes));
     }
     while (!ferry_packer_pack(packer, text, GRANULE_BYTES, &packed_bytes)) {
-        g_assert_cmpuint(++nr, <=, 32);
+        nr++;
+        g_assert_cmpuint(nr, <=, 32);
     }
     g_assert_nonnull(ferry_packer_pack(packer, text, GRANULE_BYTES, &packed_bytes));
     ferry_packer_free(packer);
