@@ -140,8 +140,8 @@ static uint64_t noticed(void *opaque, uint32_t region, uint64_t word, uint64_t m
     FerryCopyRegion *state = &copy->state[region];
     uint64_t written = 0;
 
-    if (may_hold(state->pages, word) && atomic_load(&chunk_of(copy, region, word * 64)->armed)) {
-        ferry_pageset_remove_mask(state->pages, word, mask);
+    if (atomic_load(&chunk_of(copy, region, word * 64)->armed)) {
+        remove_held(state->pages, word, mask);
         if (copy->may_leave) {
             ferry_pageset_add_mask(state->kept, word, mask);
         }
