@@ -68,6 +68,25 @@ static void assert_unused(const FerryPageset *set)
     g_assert_cmpuint(ferry_pageset_memory_bytes(set), <, NR_WRITTEN * 4096 / 8);
 }
 
+/*
+ * What a tracker keeps is known to be missing, whether it was to be sent or not: else it is found out
+ * in the blackout.
+ */
+static void test_kept(void)
+{
+    FerryCopy *copy = new_copy();
+    FerryCopyRegion *state = &copy->state[0];
+
+    ferry_pageset_add(state->pages, 10, 2);
+    copy->client.noticed(copy->client.opaque, 0, 0, UINT64_C(1) << 10);
+    copy->client.noticed(copy->client.opaque, 0, STRIDE_PAGES / 64, 1);
+    g_assert_cmpuint(ferry_pageset_count(state->pages), ==, 1);
+    g_assert_cmpuint(ferry_pageset_count(state->kept), ==, 2);
+    ferry_copy_set_apart(copy);
+    g_assert_cmpuint(ferry_pageset_count(state->base), ==, 3);
+    ferry_copy_free(copy);
+}
+
 static void test_unused_memory(void)
 {
     FerryCopy *copy = new_copy();
@@ -130,6 +149,7 @@ static void test_stopped_round(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/copy/kept", test_kept);
     g_test_add_func("/copy/unused-memory", test_unused_memory);
     g_test_add_func("/copy/held-pages-move", test_held_pages_move);
     g_test_add_func("/copy/stopped-round", test_stopped_round);
