@@ -410,6 +410,8 @@ static const Case cases[] = {
         .options = "-global ferry.switchover=postcopy -accel tcg -bios {dir}/write.bin",
         .prepare = make_writing_firmware,
         .capabilities = "postcopy-ram",
+        /* What is left after the first pass is not so little that pre-copy is done then. */
+        .parameters = "{ 'max-bandwidth': 16777216, 'downtime-limit': 1 }",
         .postcopy = true,
         .guest_writes = true,
         .destination_paused = true,
