@@ -344,6 +344,13 @@ static void expect_storm(Run *run)
     storm_expect_right(run->destination);
 }
 
+/* Ferry decides by itself. */
+static void wait_gone_over(Run *run)
+{
+    g_free(vm_wait_status(run->source, "postcopy-active completed"));
+    g_free(vm_wait_status(run->destination, "postcopy-active completed"));
+}
+
 static void go_over(Run *run)
 {
     postcopy_go_over(run);
@@ -472,6 +479,20 @@ static const Case cases[] = {
         .storm = true,
         .before = write_first,
         .during = go_over,
+        .after = expect_storm,
+    },
+    {
+        /* Five times as much is written as can be sent: more rounds do not help. */
+        .name = "storm/postcopy-auto",
+        .options = "-global ferry.switchover=auto " STEADY,
+        .ram_mib = RAM_MIB,
+        .capabilities = "postcopy-ram",
+        .parameters = "{ 'max-bandwidth': 16777216 }",
+        .postcopy = true,
+        .storm = true,
+        .before = write_first,
+        .hold = HOLD_NOT,
+        .during = wait_gone_over,
         .after = expect_storm,
     },
     {
