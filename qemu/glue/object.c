@@ -19,8 +19,11 @@
 /* Longer than a TCP connection needs to get over the loss of a few segments. */
 #define NETWORK_TIMEOUT_MS 10000
 
-/* Long enough for somebody, or some tool, to bring a network back before a guest notices. */
-#define RECOVERY_TIMEOUT_S 60
+/*
+ * Not by itself: where a vCPU cannot be taken from its waiting for a page, stopping the guest has the
+ * main loop wait as well, and then only commands that are out of band are heard.
+ */
+#define RECOVERY_TIMEOUT_S 0
 
 #define TYPE_FERRY "ferry"
 OBJECT_DECLARE_SIMPLE_TYPE(FerryObject, FERRY)
