@@ -26,6 +26,12 @@ static bool may_hold(const FerryPageset *set, uint64_t word)
     return ferry_pageset_granules(set, granule / 64) >> (granule % 64) & 1;
 }
 
+/* Which of those pages are in the set. */
+static uint64_t get_held(const FerryPageset *set, uint64_t word)
+{
+    return may_hold(set, word) ? ferry_pageset_get(set, word) : 0;
+}
+
 /* Take pages out of a set; what is being put in at the same time may stay. */
 static void remove_held(FerryPageset *set, uint64_t word, uint64_t mask)
 {
@@ -79,16 +85,15 @@ static void add_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_
     unsigned now = atomic_load(&copy->round) & 1;
     uint64_t hot = 0;
 
-    if (atomic_load(&copy->leaving) && may_hold(state->base, word)) {
+    if (atomic_load(&copy->leaving)) {
         /* In the blackout: most pages are known to be missing already. */
-        mask &= ~ferry_pageset_get(state->base, word);
+        mask &= ~get_held(state->base, word);
     }
     if (!mask || !note_written(copy, region, word, mask, now)) {
         return;
     }
-    if (may_defer && !copy->send_hot && !atomic_load(&copy->stopped) &&
-        may_hold(state->written[!now], word)) {
-        hot = mask & ferry_pageset_get(state->written[!now], word);
+    if (may_defer && !copy->send_hot && !atomic_load(&copy->stopped)) {
+        hot = mask & get_held(state->written[!now], word);
     }
     if (hot) {
         defer(copy, region, word, hot, now);
@@ -138,7 +143,6 @@ static uint64_t noticed(void *opaque, uint32_t region, uint64_t word, uint64_t m
 {
     FerryCopy *copy = opaque;
     FerryCopyRegion *state = &copy->state[region];
-    uint64_t written = 0;
 
     if (atomic_load(&chunk_of(copy, region, word * 64)->armed)) {
         remove_held(state->pages, word, mask);
@@ -146,12 +150,7 @@ static uint64_t noticed(void *opaque, uint32_t region, uint64_t word, uint64_t m
             ferry_pageset_add_mask(state->kept, word, mask);
         }
     }
-    for (unsigned i = 0; i < 2; i++) {
-        if (may_hold(state->written[i], word)) {
-            written |= ferry_pageset_get(state->written[i], word);
-        }
-    }
-    return mask & written;
+    return mask & (get_held(state->written[0], word) | get_held(state->written[1], word));
 }
 
 /* --- The beginning and the end --------------------------------------------------------------- */
@@ -358,6 +357,14 @@ bool ferry_copy_check(FerryCopy *copy, GError **errp)
     }
     g_mutex_unlock(&copy->lock);
     return fine;
+}
+
+void ferry_copy_count_sent(FerryCopy *copy, const FerryPagesFrame *frame)
+{
+    uint64_t nr_normal = frame->content_bytes / FERRY_PAGE_BYTES;
+
+    atomic_fetch_add_explicit(&copy->normal_pages, nr_normal, memory_order_relaxed);
+    atomic_fetch_add_explicit(&copy->zero_pages, frame->nr_pages - nr_normal, memory_order_relaxed);
 }
 
 uint64_t ferry_copy_queued(const FerryCopy *copy)

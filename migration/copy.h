@@ -18,6 +18,7 @@
 #include "../accel/tracker.h"
 #include "channel.h"
 #include "pace.h"
+#include "pages-frame.h"
 #include "pageset.h"
 #include "region.h"
 #include "wire.h"
@@ -141,6 +142,9 @@ void ferry_copy_fail(FerryCopy *copy, GError *error);
 bool ferry_copy_check(FerryCopy *copy, GError **errp);
 
 /* Pages that the senders may take. */
+/* A frame was sent: its pages count in normal_pages or zero_pages.  Any thread. */
+void ferry_copy_count_sent(FerryCopy *copy, const FerryPagesFrame *frame);
+
 uint64_t ferry_copy_queued(const FerryCopy *copy);
 
 /* Pages in all sets: the same and those put off. */

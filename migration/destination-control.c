@@ -335,12 +335,11 @@ static bool take_resume(Link *link, const FerryFrame *frame, const GByteArray *b
     g_cond_broadcast(&destination->changed);
     g_mutex_unlock(&destination->lock);
     start_watch(destination);
+    destination->ops.resumed(destination->opaque);
     if (complete) {
-        destination->ops.resumed(destination->opaque);
         return ferry_control_send(link->channel, FERRY_FRAME_COMPLETE, 0, NULL, errp);
     }
     ferry_fetch_ask_again(receiver->fetch);
-    destination->ops.resumed(destination->opaque);
     return true;
 }
 

@@ -316,15 +316,15 @@ static bool is_idle(FerryFirstPass *pass, const ChunkRef *chunk)
            touched->len == 0 && ferry_now_ns() - start_ns < QUICK_SCAN_NS;
 }
 
-static void add_idle(FerryFirstPass *pass, size_t region, uint64_t first, uint64_t nr)
+static void add_idle(FerryFirstPass *pass, const ChunkRef *chunk)
 {
-    IdleRun new = {.region = region, .first = first, .nr = nr};
+    IdleRun new = {.region = chunk->region, .first = chunk->number, .nr = 1};
 
     /* Chunks come more or less in order: the neighbours are among the last. */
     for (guint i = pass->idle->len; i-- > 0 && i + 2 * GROUP_CHUNKS >= pass->idle->len;) {
         const IdleRun *run = &g_array_index(pass->idle, IdleRun, i);
 
-        if (run->region == region &&
+        if (run->region == new.region &&
             (run->first + run->nr == new.first || new.first + new.nr == run->first)) {
             new.first = MIN(new.first, run->first);
             new.nr += run->nr;
@@ -390,7 +390,7 @@ bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp)
     g_mutex_lock(&pass->lock);
     atomic_fetch_add(&pass->skipped_pages, nr_pages);
     if (is_idle(pass, &chunk)) {
-        add_idle(pass, chunk.region, chunk.number, 1);
+        add_idle(pass, &chunk);
     } else {
         fine = take_chunk(pass, chunk.region, chunk.number, errp);
     }

@@ -33,6 +33,7 @@ static uint32_t build_extents(FerryPagesFrame *frame, const uint8_t *granule_hos
     FerryExtent *extent = NULL;
     uint32_t nr = 0;
 
+    frame->nr_pages = 0;
     for (uint32_t word = 0; word < FERRY_GRANULE_WORDS; word++) {
         for (uint64_t mask = pages[word]; mask; mask &= mask - 1) {
             uint32_t page = word * 64 + (uint32_t)__builtin_ctzll(mask);
@@ -42,6 +43,7 @@ static uint32_t build_extents(FerryPagesFrame *frame, const uint8_t *granule_hos
             /* Each page is a cache miss: have those of the next ones under way meanwhile. */
             __builtin_prefetch(host + PREFETCH_PAGES * FERRY_PAGE_BYTES);
             zero = ferry_is_zero(host, FERRY_PAGE_BYTES);
+            frame->nr_pages++;
 
             if (extent && extent->zero == zero && extent->first + extent->nr_pages == page) {
                 extent->nr_pages++;

@@ -25,7 +25,8 @@ typedef struct FerryPagesFrame {
     uint8_t head[FERRY_FRAME_BYTES + FERRY_EXTENTS_MAX * FERRY_EXTENT_BYTES + sizeof(uint32_t)];
     struct iovec iov[FERRY_EXTENTS_MAX + 1];
     int nr_iov;
-    uint32_t content_bytes; /* of pages, before compression */
+    uint32_t nr_pages;      /* zero ones included */
+    uint32_t content_bytes; /* of the others, before compression */
     bool checksum;
     uint8_t *staging;    /* a stable copy of the content, when that is needed; else NULL */
     FerryPacker *packer; /* NULL: nothing is compressed */

@@ -30,12 +30,10 @@ static bool refuse(GError **errp)
 }
 
 static bool send_granule(FerrySender *sender, uint32_t region, uint64_t granule,
-                         const uint64_t pages[FERRY_GRANULE_WORDS], unsigned nr_pages,
-                         GError **errp)
+                         const uint64_t pages[FERRY_GRANULE_WORDS], GError **errp)
 {
     FerryCopy *copy = sender->copy;
     FerryPagesFrame *frame = &sender->frame;
-    unsigned nr_normal;
 
     /* Again: pages may have been found between the last time and their being taken. */
     if (!ferry_copy_make_readable(copy, region, granule * FERRY_GRANULE_PAGES)) {
@@ -48,9 +46,7 @@ static bool send_granule(FerrySender *sender, uint32_t region, uint64_t granule,
     if (!ferry_pages_frame_send(frame, sender->channel, errp)) {
         return false;
     }
-    nr_normal = frame->content_bytes / (unsigned)FERRY_PAGE_BYTES;
-    atomic_fetch_add_explicit(&copy->normal_pages, nr_normal, memory_order_relaxed);
-    atomic_fetch_add_explicit(&copy->zero_pages, nr_pages - nr_normal, memory_order_relaxed);
+    ferry_copy_count_sent(copy, frame);
     return true;
 }
 
@@ -76,7 +72,7 @@ static bool drain_granule(FerrySender *sender, uint32_t region, uint64_t granule
         nr_pages = FERRY_GRANULE_PAGES;
     }
     atomic_fetch_sub(&copy->in_flight_pages, FERRY_GRANULE_PAGES - nr_pages);
-    sent = nr_pages == 0 || send_granule(sender, region, granule, pages, nr_pages, errp);
+    sent = nr_pages == 0 || send_granule(sender, region, granule, pages, errp);
     atomic_fetch_sub(&copy->in_flight_pages, nr_pages);
     return sent;
 }

@@ -28,18 +28,12 @@ static bool send_pages(FerryServer *server, uint32_t region, uint64_t granule,
 {
     FerryCopy *copy = server->copy;
     FerryPagesFrame *frame = &server->frame;
-    uint64_t nr_pages = 0, nr_normal;
 
     ferry_pages_frame_build(frame, &copy->regions.list[region], region, granule, pages);
     if (!ferry_pages_frame_send(frame, server->channel, errp)) {
         return false;
     }
-    for (uint32_t i = 0; i < frame->frame.nr_extents; i++) {
-        nr_pages += frame->extents[i].nr_pages;
-    }
-    nr_normal = frame->frame.payload_bytes / FERRY_PAGE_BYTES;
-    atomic_fetch_add_explicit(&copy->normal_pages, nr_normal, memory_order_relaxed);
-    atomic_fetch_add_explicit(&copy->zero_pages, nr_pages - nr_normal, memory_order_relaxed);
+    ferry_copy_count_sent(copy, frame);
     return true;
 }
 

@@ -22,8 +22,6 @@
  */
 #include "qemu/osdep.h"
 #include "hw/pci/pci_device.h"
-#include "hw/core/qdev-prop-internal.h"
-#include "hw/qdev-properties.h"
 #include "migration/vmstate.h"
 #include "qapi/error.h"
 #include "qapi/qapi-types-ferry.h"
@@ -35,6 +33,8 @@
 #include "qemu/units.h"
 #include "system/qtest.h"
 #include "system/runstate.h"
+
+#include "ferry/glue/enum-property.h"
 
 #include "dma-memory.h"
 #include "storm.h"
@@ -696,14 +696,8 @@ static void storm_exit(PCIDevice *pci)
     g_clear_pointer(&s->memory, storm_memory_free);
 }
 
-static const PropertyInfo clock_property = {
-    .type = "StormClockMode",
-    .description = "what its rate is measured by: host, virtual, or auto: virtual under qtest",
-    .enum_table = &StormClockMode_lookup,
-    .get = qdev_propinfo_get_enum,
-    .set = qdev_propinfo_set_enum,
-    .set_default_value = qdev_propinfo_set_default_value_enum,
-};
+static const PropertyInfo clock_property = FERRY_ENUM_PROPERTY(
+    StormClockMode, "what its rate is measured by: host, virtual, or auto: virtual under qtest");
 
 static const Property storm_properties[] = {
     DEFINE_PROP_UINT64("start", StormDevice, start, 1 * MiB),

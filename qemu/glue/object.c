@@ -8,11 +8,10 @@
  */
 #include "qemu/osdep.h"
 #include "hw/qdev-core.h"
-#include "hw/qdev-properties.h"
-#include "hw/core/qdev-prop-internal.h"
 #include "qapi/qapi-types-ferry.h"
 #include "qom/object.h"
 
+#include "ferry/glue/enum-property.h"
 #include "ferry/glue/ferry.h"
 #include "internal.h"
 
@@ -49,32 +48,15 @@ void ferry_object_init(void)
     ferry_settings();
 }
 
-static const PropertyInfo trace_property = {
-    .type = "FerryTraceMode",
-    .description = "how to learn what the guest writes: auto, kvm-ring, pagemap or bitmap",
-    .enum_table = &FerryTraceMode_lookup,
-    .get = qdev_propinfo_get_enum,
-    .set = qdev_propinfo_set_enum,
-    .set_default_value = qdev_propinfo_set_default_value_enum,
-};
+static const PropertyInfo trace_property = FERRY_ENUM_PROPERTY(
+    FerryTraceMode, "how to learn what the guest writes: auto, kvm-ring, pagemap or bitmap");
 
-static const PropertyInfo switchover_property = {
-    .type = "FerrySwitchoverMode",
-    .description = "when to go over to post-copy, where permitted: precopy, postcopy or auto",
-    .enum_table = &FerrySwitchoverMode_lookup,
-    .get = qdev_propinfo_get_enum,
-    .set = qdev_propinfo_set_enum,
-    .set_default_value = qdev_propinfo_set_default_value_enum,
-};
+static const PropertyInfo switchover_property =
+    FERRY_ENUM_PROPERTY(FerrySwitchoverMode,
+                        "when to go over to post-copy, where permitted: precopy, postcopy or auto");
 
-static const PropertyInfo compression_property = {
-    .type = "FerryCompression",
-    .description = "how to compress the contents of pages: none or zstd",
-    .enum_table = &FerryCompression_lookup,
-    .get = qdev_propinfo_get_enum,
-    .set = qdev_propinfo_set_enum,
-    .set_default_value = qdev_propinfo_set_default_value_enum,
-};
+static const PropertyInfo compression_property =
+    FERRY_ENUM_PROPERTY(FerryCompression, "how to compress the contents of pages: none or zstd");
 
 static const Property ferry_properties[] = {
     DEFINE_PROP_BOOL("enabled", FerryObject, parameters.enabled, true),
