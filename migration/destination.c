@@ -347,6 +347,14 @@ static gpointer link_run(gpointer opaque)
     return NULL;
 }
 
+/* Its thread has ended. */
+static void link_free(Link *link)
+{
+    ferry_unpacker_free(link->unpacker);
+    ferry_channel_free(link->channel);
+    g_free(link);
+}
+
 /* Free strangers that are gone.  With the lock held; the threads are past using it. */
 static void reap_strangers(FerryDestination *destination)
 {
@@ -356,8 +364,7 @@ static void reap_strangers(FerryDestination *destination)
         if (link->over && !link->proved) {
             g_ptr_array_remove_index(destination->links, i);
             g_thread_join(link->thread);
-            ferry_channel_free(link->channel);
-            g_free(link);
+            link_free(link);
         }
     }
 }
@@ -621,11 +628,7 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
     ferry_missing_clear(&destination->missing_reader);
     ferry_receiver_clear(&destination->receiver);
     for (guint i = 0; i < destination->links->len; i++) {
-        Link *link = g_ptr_array_index(destination->links, i);
-
-        ferry_channel_free(link->channel);
-        ferry_unpacker_free(link->unpacker);
-        g_free(link);
+        link_free(g_ptr_array_index(destination->links, i));
     }
     g_ptr_array_unref(destination->links);
     g_clear_error(&destination->error);
