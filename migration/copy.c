@@ -8,6 +8,9 @@
 #include "error.h"
 #include "sender.h"
 
+/* So many granules are emptied at once of what is forgotten: well below 1 ms. */
+#define FORGET_GRANULES 2048
+
 /* --- Written pages --------------------------------------------------------------------------- */
 
 static FerryCopyChunk *chunk_of(const FerryCopy *copy, uint32_t region, uint64_t page)
@@ -40,12 +43,22 @@ static void remove_held(FerryPageset *set, uint64_t word, uint64_t mask)
     }
 }
 
+static FerryPageset *written_in(const FerryCopyRegion *state, unsigned round)
+{
+    return state->written[round % FERRY_WRITTEN_SETS];
+}
+
+static FerryPageset *written_before(const FerryCopyRegion *state, unsigned round)
+{
+    return state->written[(round + FERRY_WRITTEN_SETS - 1) % FERRY_WRITTEN_SETS];
+}
+
 /*
  * Note pages as written in this round.  False if that does not matter: what is not armed yet is
  * copied in full after it is.
  */
 static bool note_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_t mask,
-                         unsigned now)
+                         unsigned round)
 {
     unsigned nr_new;
 
@@ -56,7 +69,7 @@ static bool note_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64
         /* Nobody will ask what was written in this round: see ferry_copy_begin_round(). */
         nr_new = (unsigned)__builtin_popcountll(mask);
     } else {
-        nr_new = ferry_pageset_add_mask(copy->state[region].written[now], word, mask);
+        nr_new = ferry_pageset_add_mask(written_in(&copy->state[region], round), word, mask);
     }
     atomic_fetch_add_explicit(&copy->written_pages, nr_new, memory_order_relaxed);
     return true;
@@ -70,33 +83,33 @@ static void forget_kept(FerryCopy *copy, uint32_t region, uint64_t word, uint64_
     }
 }
 
-static void defer(FerryCopy *copy, uint32_t region, uint64_t word, uint64_t mask, unsigned now)
+static void defer(FerryCopy *copy, uint32_t region, uint64_t word, uint64_t mask, unsigned round)
 {
     FerryCopyRegion *state = &copy->state[region];
 
-    ferry_pageset_add_mask(state->deferred[now], word, mask);
-    remove_held(state->deferred[!now], word, mask);
+    ferry_pageset_add_mask(state->deferred[round & 1], word, mask);
+    remove_held(state->deferred[!(round & 1)], word, mask);
 }
 
 static void add_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_t mask,
                         bool may_defer)
 {
     FerryCopyRegion *state = &copy->state[region];
-    unsigned now = atomic_load(&copy->round) & 1;
+    unsigned round = atomic_load(&copy->round);
     uint64_t hot = 0;
 
     if (atomic_load(&copy->leaving)) {
         /* In the blackout: most pages are known to be missing already. */
         mask &= ~get_held(state->base, word);
     }
-    if (!mask || !note_written(copy, region, word, mask, now)) {
+    if (!mask || !note_written(copy, region, word, mask, round)) {
         return;
     }
     if (may_defer && !copy->send_hot && !atomic_load(&copy->stopped)) {
-        hot = mask & get_held(state->written[!now], word);
+        hot = mask & get_held(written_before(state, round), word);
     }
     if (hot) {
-        defer(copy, region, word, hot, now);
+        defer(copy, region, word, hot, round);
         atomic_fetch_add_explicit(&copy->deferred_pages, (unsigned)__builtin_popcountll(hot),
                                   memory_order_relaxed);
     }
@@ -104,7 +117,7 @@ static void add_written(FerryCopy *copy, uint32_t region, uint64_t word, uint64_
      * What is sent from here on covers what was put off.  In this order: pages that are put off
      * again by another thread, after they have been sent, stay put off.
      */
-    remove_held(state->deferred[now], word, mask & ~hot);
+    remove_held(state->deferred[round & 1], word, mask & ~hot);
     ferry_pageset_add_mask(state->pages, word, mask & ~hot);
     forget_kept(copy, region, word, mask);
 }
@@ -117,10 +130,10 @@ static void report(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
 static void early(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
 {
     FerryCopy *copy = opaque;
-    unsigned now = atomic_load(&copy->round) & 1;
+    unsigned round = atomic_load(&copy->round);
 
-    if (note_written(copy, region, word, mask, now)) {
-        defer(copy, region, word, mask, now);
+    if (note_written(copy, region, word, mask, round)) {
+        defer(copy, region, word, mask, round);
         forget_kept(copy, region, word, mask);
     }
 }
@@ -143,6 +156,7 @@ static uint64_t noticed(void *opaque, uint32_t region, uint64_t word, uint64_t m
 {
     FerryCopy *copy = opaque;
     FerryCopyRegion *state = &copy->state[region];
+    unsigned round = atomic_load(&copy->round);
 
     if (atomic_load(&chunk_of(copy, region, word * 64)->armed)) {
         remove_held(state->pages, word, mask);
@@ -150,7 +164,8 @@ static uint64_t noticed(void *opaque, uint32_t region, uint64_t word, uint64_t m
             ferry_pageset_add_mask(state->kept, word, mask);
         }
     }
-    return mask & (get_held(state->written[0], word) | get_held(state->written[1], word));
+    return mask &
+           (get_held(written_in(state, round), word) | get_held(written_before(state, round), word));
 }
 
 /* --- The beginning and the end --------------------------------------------------------------- */
@@ -187,8 +202,10 @@ FerryCopy *ferry_copy_new(FerryRegions *regions, const FerryTracker *tracker, bo
         state->swapped = ferry_pageset_new(nr_pages);
         state->kept = ferry_pageset_new(nr_pages);
         state->base = ferry_pageset_new(nr_pages);
-        for (unsigned j = 0; j < 2; j++) {
+        for (unsigned j = 0; j < FERRY_WRITTEN_SETS; j++) {
             state->written[j] = ferry_pageset_new(nr_pages);
+        }
+        for (unsigned j = 0; j < 2; j++) {
             state->deferred[j] = ferry_pageset_new(nr_pages);
         }
         state->nr_chunks = (nr_pages + FERRY_CHUNK_PAGES - 1) / FERRY_CHUNK_PAGES;
@@ -245,8 +262,10 @@ void ferry_copy_free(FerryCopy *copy)
         ferry_pageset_free(state->swapped);
         ferry_pageset_free(state->kept);
         ferry_pageset_free(state->base);
-        for (unsigned j = 0; j < 2; j++) {
+        for (unsigned j = 0; j < FERRY_WRITTEN_SETS; j++) {
             ferry_pageset_free(state->written[j]);
+        }
+        for (unsigned j = 0; j < 2; j++) {
             ferry_pageset_free(state->deferred[j]);
         }
         for (uint64_t j = 0; j < state->nr_chunks; j++) {
@@ -400,17 +419,31 @@ uint64_t ferry_copy_unsent(const FerryCopy *copy)
 
 /* --- Rounds ----------------------------------------------------------------------------------- */
 
+bool ferry_copy_forget_some(FerryCopy *copy)
+{
+    unsigned stale = atomic_load(&copy->round) + 1;
+    int64_t next;
+
+    if (copy->stale_region == copy->regions.nr) {
+        return true;
+    }
+    next = ferry_pageset_clear(written_in(&copy->state[copy->stale_region], stale),
+                               copy->stale_granule, FORGET_GRANULES);
+    copy->stale_granule = next < 0 ? 0 : (uint64_t)next;
+    copy->stale_region += next < 0;
+    return copy->stale_region == copy->regions.nr;
+}
+
 void ferry_copy_begin_round(FerryCopy *copy)
 {
-    unsigned next = (atomic_load(&copy->round) + 1) & 1;
-
     if (atomic_load(&copy->stopped)) {
         /* No page is hot any more: emptying a set of pages written long ago is no work for now. */
         return;
     }
-    for (size_t i = 0; i < copy->regions.nr; i++) {
-        ferry_pageset_move(copy->state[i].written[next], NULL);
+    while (!ferry_copy_forget_some(copy)) {
     }
+    copy->stale_region = 0;
+    copy->stale_granule = 0;
     atomic_fetch_add(&copy->round, 1);
 }
 

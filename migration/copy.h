@@ -23,6 +23,9 @@
 #include "region.h"
 #include "wire.h"
 
+/* Sets of pages written: this round's, the last round's, and one before it that is being emptied. */
+#define FERRY_WRITTEN_SETS 3
+
 /* A sender's hint is the region's number, so many bits up, and the granule's plus one. */
 #define FERRY_HINT_SHIFT 40
 
@@ -42,7 +45,7 @@ typedef struct FerryCopyChunk {
  * A page that was written both in the last round and in the one before is hot: to send it now would
  * be for nothing.  It is put off until a round comes in which it was not written, or the vCPUs stop.
  * What the tracker reports early is put off until the next round.
- * Of each pair of sets, one is the round's under way and the other the last one's.
+ * Of the two sets of pages put off, one is the round's under way and the other the last one's.
  *
  * Before pages are left missing at the destination, those known of are set apart (base), so that
  * what is found while the vCPUs are being stopped (in pages again) is little.
@@ -53,7 +56,7 @@ typedef struct FerryCopyRegion {
     FerryPageset *kept;    /* known to be written, kept by the tracker until it may reset them */
     FerryPageset *base;
     FerryPageset *skip; /* not to queue when its chunk is */
-    FerryPageset *written[2];
+    FerryPageset *written[FERRY_WRITTEN_SETS];
     FerryPageset *deferred[2];
     FerryCopyChunk *chunks;
     uint64_t nr_chunks;
@@ -86,7 +89,9 @@ typedef struct FerryCopy {
     _Atomic uint64_t zero_pages;
     _Atomic uint64_t deferred_pages; /* how often a page was put off */
     _Atomic uint64_t written_pages;  /* reported by the tracker; each page once a round */
-    _Atomic unsigned round;          /* its lowest bit tells which set of a pair is the round's */
+    _Atomic unsigned round;          /* tells which of the sets are this round's */
+    size_t stale_region;             /* the driver's: up to here what is stale is forgotten, */
+    uint64_t stale_granule;          /* and in that region up to here */
 
     GMutex lock;
     GCond work;          /* to senders: generation, fence or quit changed */
@@ -141,10 +146,10 @@ void ferry_copy_fail(FerryCopy *copy, GError *error);
 /* False, with a copy of the error, once something has failed. */
 bool ferry_copy_check(FerryCopy *copy, GError **errp);
 
-/* Pages that the senders may take. */
 /* A frame was sent: its pages count in normal_pages or zero_pages.  Any thread. */
 void ferry_copy_count_sent(FerryCopy *copy, const FerryPagesFrame *frame);
 
+/* Pages that the senders may take. */
 uint64_t ferry_copy_queued(const FerryCopy *copy);
 
 /* Pages in all sets: the same and those put off. */
@@ -155,6 +160,12 @@ uint64_t ferry_copy_unsent(const FerryCopy *copy);
 
 /* A round begins: to be called before its harvest. */
 void ferry_copy_begin_round(FerryCopy *copy);
+
+/*
+ * Forget some of what was written two rounds ago; returns whether all of it is forgotten.  From the
+ * driver, during a round: what is left when the next one begins is work for that moment.
+ */
+bool ferry_copy_forget_some(FerryCopy *copy);
 
 /* All written pages of the round are known: pages that have cooled down go with it. */
 void ferry_copy_release_cooled(FerryCopy *copy);

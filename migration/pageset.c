@@ -343,6 +343,18 @@ void ferry_pageset_move(FerryPageset *from, FerryPageset *to)
     }
 }
 
+int64_t ferry_pageset_clear(FerryPageset *set, uint64_t from, uint64_t max_granules)
+{
+    uint64_t pages[FERRY_GRANULE_WORDS];
+    int64_t granule = ferry_pageset_next(set, from, 0, 1);
+
+    for (uint64_t i = 0; i < max_granules && granule >= 0; i++) {
+        ferry_pageset_take(set, (uint64_t)granule, pages);
+        granule = ferry_pageset_next(set, (uint64_t)granule + 1, 0, 1);
+    }
+    return granule;
+}
+
 static uint64_t resident_bytes(_Atomic uint64_t *words, uint64_t nr_words)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);

@@ -110,6 +110,7 @@ static bool feed_senders(FerrySource *source, GError **errp)
            ferry_copy_queued(copy) < QUEUE_PAGES) {
         ferry_first_pass_feed(source->first_pass, &error);
     }
+    ferry_copy_forget_some(copy);
     if (!error && ferry_source_first_pass_done(source) && ferry_copy_queued(copy) == 0 &&
         ferry_copy_release_swapped(copy)) {
         ferry_copy_kick(copy);

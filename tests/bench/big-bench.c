@@ -17,8 +17,10 @@
  *   share      a round in which that share is written, as in the one before: reported by 64 pages, put off,
  *              released
  *   first      the first round in which 1,000 pages anywhere are written: memory of the sets is used for
- *              the first time there, and what was written two rounds ago is emptied
+ *              the first time there
  *   round      a round in which 1,000 pages are written that were written before (median)
+ *   forget     while pages are sent, a millisecond at a time: to empty the set of what was written two
+ *              rounds ago, once such a share has been
  *   apart      before the stop: to set apart what the destination has to know of
  *   stop       in the blackout: the last harvest, of 1,000 pages, and the bitmap of what it adds
  *   read       in the blackout: the destination's reading of that bitmap
@@ -48,7 +50,7 @@
 
 typedef struct {
     double set_up_ms, scan_ms;
-    double share_ms, round_ms, first_ms;
+    double share_ms, round_ms, first_ms, forget_ms;
     double apart_ms, stop_ms, read_ms;
     uint64_t idle_bytes, working_bytes;
 } Figures;
@@ -218,6 +220,16 @@ static double write_share(FerryCopy *copy, unsigned percent, GRand *rand)
     return now_ms() - start_ms;
 }
 
+/* As the driver does while the senders are at work; returns how long it takes. */
+static double forget(FerryCopy *copy)
+{
+    double start_ms = now_ms();
+
+    while (!ferry_copy_forget_some(copy)) {
+    }
+    return now_ms() - start_ms;
+}
+
 static void choose_pages(Told *told, uint64_t *pages, uint64_t nr_pages, GRand *rand)
 {
     for (size_t i = 0; i < ROUND_PAGES; i++) {
@@ -334,11 +346,13 @@ static Figures measure(uint8_t *host, uint64_t size_bytes, unsigned percent)
     figures.idle_bytes = resident_bytes() - before_bytes;
 
     write_share(copy, percent, rand);
+    forget(copy);
     figures.share_ms = write_share(copy, percent, rand);
+    forget(copy);
     figures.working_bytes = resident_bytes() - before_bytes;
 
     for (int i = -2; i < NR_ROUNDS; i++) {
-        double ms;
+        double ms, forget_ms;
 
         /* Two lots in turn: a page that is written in two rounds in a row is put off. */
         if (i < 0) {
@@ -346,6 +360,8 @@ static Figures measure(uint8_t *host, uint64_t size_bytes, unsigned percent)
         }
         told.pages = pages[i & 1];
         ms = run_round(copy);
+        forget_ms = forget(copy);
+        figures.forget_ms = MAX(figures.forget_ms, forget_ms);
         if (i < 0) {
             figures.first_ms = MAX(figures.first_ms, ms);
         } else {
@@ -357,7 +373,9 @@ static Figures measure(uint8_t *host, uint64_t size_bytes, unsigned percent)
 
     /* The worst moment to stop: just after such rounds. */
     write_share(copy, percent, rand);
+    forget(copy);
     write_share(copy, percent, rand);
+    forget(copy);
     hand_off(copy, &told, rand, &figures);
 
     ferry_first_pass_free(pass);
@@ -371,10 +389,11 @@ static void print_json(FILE *json, bool first, uint64_t tib, unsigned percent, c
         json,
         "%s\n {\"tib\": %u, \"dirty_percent\": %u, \"set_up_ms\": %.3f, \"scan_ms\": %.3f, "
         "\"idle_bytes\": %" G_GUINT64_FORMAT ", \"working_bytes\": %" G_GUINT64_FORMAT ", "
-        "\"share_ms\": %.3f, \"round_ms\": %.3f, \"first_ms\": %.3f, \"apart_ms\": %.3f, \"stop_ms\": %.3f, "
+        "\"share_ms\": %.3f, \"round_ms\": %.3f, \"first_ms\": %.3f, \"forget_ms\": %.3f, "
+        "\"apart_ms\": %.3f, \"stop_ms\": %.3f, "
         "\"read_ms\": %.3f}",
         first ? "" : ",", (unsigned)tib, percent, f->set_up_ms, f->scan_ms, f->idle_bytes,
-        f->working_bytes, f->share_ms, f->round_ms, f->first_ms, f->apart_ms, f->stop_ms,
+        f->working_bytes, f->share_ms, f->round_ms, f->first_ms, f->forget_ms, f->apart_ms, f->stop_ms,
         f->read_ms);
 }
 
@@ -410,8 +429,8 @@ int main(int argc, char **argv)
     if (json) {
         fputs("[", json);
     }
-    printf("%4s %8s %8s %9s %9s %7s %11s %7s %9s %9s %9s %9s %8s %8s\n", "TiB", "written", "set up",
-           "scan", "idle", "of mem", "working", "of mem", "share", "round", "first", "apart",
+    printf("%4s %8s %8s %9s %9s %7s %11s %7s %9s %9s %9s %9s %9s %8s %8s\n", "TiB", "written", "set up",
+           "scan", "idle", "of mem", "working", "of mem", "share", "round", "first", "forget", "apart",
            "stop", "read");
     for (char **size = sizes; *size; size++) {
         uint64_t tib = g_ascii_strtoull(*size, NULL, 10);
@@ -431,13 +450,13 @@ int main(int argc, char **argv)
                 return 2;
             }
             f = measure(host, tib * TIB, percent);
-            printf("%4u %7u%% %8.2f %9.1f %9.0f %6.4f%% %11.0f %6.4f%% %9.1f %9.3f %9.2f %9.2f "
+            printf("%4u %7u%% %8.2f %9.1f %9.0f %6.4f%% %11.0f %6.4f%% %9.1f %9.3f %9.2f %9.2f %9.2f "
                    "%8.2f %8.2f\n",
                    (unsigned)tib, percent, f.set_up_ms, f.scan_ms, (double)f.idle_bytes / 1024,
                    100.0 * (double)f.idle_bytes / (double)(tib * TIB),
                    (double)f.working_bytes / 1024,
                    100.0 * (double)f.working_bytes / (double)(tib * TIB), f.share_ms, f.round_ms,
-                   f.first_ms, f.apart_ms, f.stop_ms, f.read_ms);
+                   f.first_ms, f.forget_ms, f.apart_ms, f.stop_ms, f.read_ms);
             fflush(stdout);
             if (json) {
                 print_json(json, first, tib, percent, &f);

@@ -100,6 +100,7 @@ static void test_unused_memory(void)
     assert_unused(state->deferred[0]);
     assert_unused(state->deferred[1]);
     assert_unused(state->written[0]); /* the round before this one's, which is the first */
+    assert_unused(state->written[2]); /* the one before that */
     ferry_copy_free(copy);
 }
 
@@ -120,6 +121,40 @@ static void test_held_pages_move(void)
     ferry_copy_free(copy);
 }
 
+/* Written in two rounds in a row, a page is hot; whether or not there was time to forget others. */
+static void test_forgotten_rounds(gconstpointer data)
+{
+    bool in_time = GPOINTER_TO_INT(data);
+    static const bool written_in_round[] = {1, 1, 0, 1, 0, 0, 1, 1, 1};
+    FerryCopy *copy = new_copy();
+    FerryCopyRegion *state = &copy->state[0];
+    uint64_t nr_hot = 0;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(written_in_round); i++) {
+        ferry_copy_begin_round(copy);
+        if (written_in_round[i]) {
+            write_all_over(copy);
+            nr_hot += i > 0 && written_in_round[i - 1] ? NR_WRITTEN : 0;
+        }
+        g_assert_cmpuint(atomic_load(&copy->deferred_pages), ==, nr_hot);
+        while (in_time && !ferry_copy_forget_some(copy)) {
+        }
+        if (in_time) {
+            uint64_t nr_known = 0;
+
+            for (unsigned j = 0; j < FERRY_WRITTEN_SETS; j++) {
+                nr_known += ferry_pageset_count(state->written[j]);
+            }
+            g_assert_cmpuint(
+                nr_known, ==,
+                NR_WRITTEN * (written_in_round[i] + (i > 0 && written_in_round[i - 1])));
+        }
+        ferry_copy_release_all(copy);
+        ferry_pageset_move(state->pages, NULL);
+    }
+    ferry_copy_free(copy);
+}
+
 /* The stop has no time for what only tells whether a page is hot. */
 static void test_stopped_round(void)
 {
@@ -137,8 +172,8 @@ static void test_stopped_round(void)
     written = atomic_load(&copy->written_pages);
     atomic_store(&copy->stopped, true);
     ferry_copy_begin_round(copy);
-    g_assert_cmpuint(ferry_pageset_count(state->written[0]), ==, NR_WRITTEN);
     g_assert_cmpuint(ferry_pageset_count(state->written[1]), ==, NR_WRITTEN);
+    g_assert_cmpuint(ferry_pageset_count(state->written[2]), ==, NR_WRITTEN);
     write_all_over(copy);
     g_assert_cmpuint(atomic_load(&copy->written_pages), ==, written + NR_WRITTEN);
     /* Hot or not, all of it goes. */
@@ -152,6 +187,10 @@ int main(int argc, char **argv)
     g_test_add_func("/copy/kept", test_kept);
     g_test_add_func("/copy/unused-memory", test_unused_memory);
     g_test_add_func("/copy/held-pages-move", test_held_pages_move);
+    g_test_add_data_func("/copy/forgotten-rounds/in-time", GINT_TO_POINTER(TRUE),
+                         test_forgotten_rounds);
+    g_test_add_data_func("/copy/forgotten-rounds/late", GINT_TO_POINTER(FALSE),
+                         test_forgotten_rounds);
     g_test_add_func("/copy/stopped-round", test_stopped_round);
     return g_test_run();
 }
