@@ -29,6 +29,7 @@
 #include <sys/ioctl.h>
 
 #include "../migration/error.h"
+#include "ring-sort.h"
 
 /*
  * How often the thread looks at the rings: often enough that none gains an eighth meanwhile, and
@@ -87,6 +88,7 @@ struct FerryKvmRing {
     FerryTrackerClient client;
     GPtrArray *vcpus;         /* of Vcpu */
     GArray *slots[NR_SPACES]; /* of Slot, by number */
+    FerryRingSort *sort;
     GArray *batch;            /* of Page: being reset, to be reported */
     uint32_t nr_flagged;      /* entries flagged for reset, the ioctl to come */
     bool overrun;
@@ -114,6 +116,7 @@ FerryKvmRing *ferry_kvm_ring_new(int vm_fd, uint32_t nr_entries)
     for (unsigned i = 0; i < NR_SPACES; i++) {
         ring->slots[i] = g_array_new(FALSE, TRUE, sizeof(Slot));
     }
+    ring->sort = ferry_ring_sort_new(nr_entries);
     ring->batch = g_array_new(FALSE, FALSE, sizeof(Page));
     g_mutex_init(&ring->lock);
     g_cond_init(&ring->stopping);
@@ -129,6 +132,7 @@ void ferry_kvm_ring_free(FerryKvmRing *ring)
     for (unsigned i = 0; i < NR_SPACES; i++) {
         g_array_unref(ring->slots[i]);
     }
+    ferry_ring_sort_free(ring->sort);
     g_array_unref(ring->batch);
     g_mutex_clear(&ring->lock);
     g_cond_clear(&ring->stopping);
@@ -275,6 +279,15 @@ static uint32_t look_all(FerryKvmRing *ring)
     return most;
 }
 
+/*
+ * Bring @nr entries, the oldest ones, into the order in which they cost least to reset.  KVM may
+ * write over one at the same time only in a ring without a free entry: that is noticed later.
+ */
+static void sort_oldest(FerryKvmRing *ring, const Vcpu *vcpu, uint32_t nr)
+{
+    ferry_ring_sort(ring->sort, vcpu->entries, vcpu->reset, nr);
+}
+
 /* Flag @nr entries, the oldest ones, for reset. */
 static void flag_oldest(FerryKvmRing *ring, Vcpu *vcpu, uint32_t nr)
 {
@@ -390,6 +403,7 @@ static void flag_excess(FerryKvmRing *ring, Vcpu *vcpu, uint32_t nr_kept)
         uint32_t nr = nr_held(vcpu) - nr_kept;
 
         vcpu->stats.forced_resets += nr;
+        sort_oldest(ring, vcpu, nr);
         flag_oldest(ring, vcpu, nr);
     }
 }
@@ -534,6 +548,9 @@ bool ferry_kvm_ring_harvest(FerryKvmRing *ring, bool last, GError **errp)
         Vcpu *vcpu = g_ptr_array_index(ring->vcpus, i);
 
         vcpu->round_end = vcpu->seen;
+        if (!last) {
+            sort_oldest(ring, vcpu, nr_held(vcpu));
+        }
     }
     fine = last ? report_last(ring, errp) : check(ring, errp);
     g_mutex_unlock(&ring->lock);

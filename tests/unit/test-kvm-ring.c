@@ -48,6 +48,7 @@ typedef struct Bed {
     FerryKvmRing *ring;
     Region regions[REGIONS_MAX];
     uint64_t nr_noticed, nr_reported; /* pages, each as often as it was */
+    uint64_t nr_reports;              /* calls: up to 64 pages each */
     uint64_t nr_full[RAW_VCPUS_MAX];  /* times a vCPU asked for room in its ring */
     bool deaf;                        /* it is given none */
     bool at_once;                     /* pages are copied in the very moment they are reported */
@@ -85,6 +86,7 @@ static void take_report(void *opaque, uint32_t number, uint64_t word, uint64_t m
         g_assert_cmphex(mask & ~__atomic_load_n(&region->noticed[word], __ATOMIC_RELAXED), ==, 0);
     }
     __atomic_fetch_add(&bed->nr_reported, (uint64_t)__builtin_popcountll(mask), __ATOMIC_RELAXED);
+    __atomic_fetch_add(&bed->nr_reports, 1, __ATOMIC_RELAXED);
     __atomic_fetch_or(&region->ever[word], mask, __ATOMIC_RELAXED);
     if (bed->forget && number == bed->forget_region && word == bed->forget_page / 64) {
         mask &= ~(UINT64_C(1) << (bed->forget_page % 64));
@@ -493,7 +495,7 @@ static void test_held(void)
     g_assert_cmpuint(stats_of(bed, 0).redirtied, ==, 500);
 }
 
-/* Some at a time, the oldest first, and only what the last harvest found. */
+/* Some at a time, and only what the last harvest found. */
 static void test_feed(void)
 {
     g_autoptr(Bed) bed = bed_new((BedConfig){.nr_vcpus = 2});
@@ -523,6 +525,28 @@ static void test_feed(void)
     harvest(bed, false);
     feed_all(bed);
     g_assert_cmpuint(bed->nr_reported, ==, 1700);
+}
+
+/* Pages are reset and reported in the order of memory, in whatever order they were written. */
+static void test_order(void)
+{
+    g_autoptr(Bed) bed = bed_new((BedConfig){0});
+    const uint32_t nr = 1024, step = 389; /* no common divisor */
+
+    start_migration(bed);
+    for (uint32_t i = 0; i < nr; i++) {
+        raw_vm_list(bed->vm)[i] = PFN(gpa_of(0)) + i * step % nr;
+    }
+    raw_vm_run(bed->vm, 0, &(RawJob){.nr = nr, .nr_writes = nr});
+    harvest(bed, false);
+    g_assert_cmpuint(feed(bed, nr / 2 - 1), ==, nr / 2);
+    g_assert_cmpuint(bed->nr_reported, ==, nr / 2);
+    g_assert_cmpuint(bed->nr_reports, ==, nr / 2 / 64);
+    g_assert_cmpuint(count_bits(bed->regions[0].reported, nr / 2), ==, nr / 2);
+    raw_vm_run(bed->vm, 0, &(RawJob){.nr = nr, .nr_writes = nr});
+    feed_all(bed);
+    migrate_round(bed);
+    end_migration(bed);
 }
 
 static void test_drain(void)
@@ -1327,6 +1351,7 @@ int main(int argc, char **argv)
     add("/kvm-ring/exact", test_exact);
     add("/kvm-ring/held", test_held);
     add("/kvm-ring/feed", test_feed);
+    add("/kvm-ring/order", test_order);
     add("/kvm-ring/drain", test_drain);
     for (unsigned kind = 0; kind < G_N_ELEMENTS(kinds); kind++) {
         for (unsigned i = 0; i < 3; i++) {
