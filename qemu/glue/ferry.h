@@ -20,6 +20,9 @@ void ferry_object_init(void);
 /* The "ram" section's handlers: Ferry's where a session is in use, else QEMU's @stock. */
 struct SaveVMHandlers *ferry_ram_handlers(struct SaveVMHandlers *stock);
 
+/* Whether Ferry carries memory wherever it can. */
+bool ferry_is_enabled(void);
+
 /* --- Source --- */
 
 /* Where this migration goes.  Main thread, before it connects. */

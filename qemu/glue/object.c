@@ -43,6 +43,11 @@ FerrySettings *ferry_settings(void)
     return &ferry_object->parameters;
 }
 
+bool ferry_is_enabled(void)
+{
+    return ferry_settings()->enabled;
+}
+
 void ferry_object_init(void)
 {
     ferry_settings();

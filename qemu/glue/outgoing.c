@@ -293,7 +293,17 @@ static void drop_session(void)
     ferry_regions_clear(&outgoing.regions);
 }
 
-void ferry_negotiate(MigrationState *s)
+static void end_migration(MigrationState *s, const char *why)
+{
+    Error *err = NULL;
+
+    error_setg(&err, "%s", why);
+    migrate_set_error(s, err);
+    qemu_file_set_error_obj(s->to_dst_file, -EINVAL, err);
+}
+
+/* Returns whether Ferry carries the memory; if not, why is in outgoing.reason. */
+static bool open_session(MigrationState *s)
 {
     FerrySourceConfig config = {
         .dial = ferry_peer_dial,
@@ -305,14 +315,13 @@ void ferry_negotiate(MigrationState *s)
     FerryRegions regions;
     uint8_t version;
     GError *error = NULL;
-    Error *err = NULL;
 
     if (why_not(s)) {
-        return;
+        return false;
     }
     if (!ferry_peer_ask(s, &version, &config.session, &reason)) {
         set_reason("%s", reason);
-        return;
+        return false;
     }
     g_mutex_lock(&outgoing.lock);
     outgoing.version = version;
@@ -335,7 +344,7 @@ void ferry_negotiate(MigrationState *s)
         g_error_free(error);
         ferry_regions_clear(&regions);
         ferry_regions_clear(&outgoing.regions);
-        return;
+        return false;
     }
     outgoing.counted_bytes = outgoing.counted_normal = outgoing.counted_zero = 0;
     outgoing.stopped = false;
@@ -352,16 +361,26 @@ void ferry_negotiate(MigrationState *s)
         g_mutex_lock(&outgoing.lock);
         outgoing.active = true;
         g_mutex_unlock(&outgoing.lock);
-        return;
+        return true;
     }
     drop_session();
     if (g_error_matches(error, FERRY_ERROR, FERRY_ERROR_REFUSED)) {
-        error_setg(&err, "%s", error->message);
-        migrate_set_error(s, err);
-        qemu_file_set_error_obj(s->to_dst_file, -EINVAL, err);
+        end_migration(s, error->message);
     }
     set_reason("%s", error->message);
     g_error_free(error);
+    return false;
+}
+
+void ferry_negotiate(MigrationState *s)
+{
+    if (!open_session(s) && migrate_postcopy_ram() && migrate_multifd()) {
+        g_autofree char *message = g_strdup_printf(
+            "post-copy together with multifd needs Ferry, which is not in use: %s",
+            outgoing.reason);
+
+        end_migration(s, message);
+    }
 }
 
 bool ferry_outgoing_active(void)

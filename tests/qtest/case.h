@@ -140,6 +140,8 @@ struct Case {
     Outcome outcome;
     /* Required where it fails: part of error-desc. */
     const char *error;
+    /* Optional: or this part of it. */
+    const char *or_error;
     /* Optional: a destination that it fails at waits for the next one, instead of ending. */
     bool destination_stays;
     /* Optional: why Ferry is not in use: part of query-ferry's reason at our source. */

@@ -396,6 +396,22 @@ static const Case cases[] = {
         .during = go_over_and_write,
     },
     {
+        /* Stock QEMU has no post-copy with multifd. */
+        .name = "postcopy/multifd",
+        .capabilities = "postcopy-ram multifd",
+        .parameters = "{ 'multifd-channels': 3 }",
+        .channels = 3,
+        .postcopy = true,
+        .hold = HOLD_ROUNDS,
+        .during = go_over_and_write,
+    },
+    {
+        .name = "postcopy/multifd-stock-path",
+        .capabilities = "postcopy-ram multifd release-ram",
+        .outcome = FAILS,
+        .error = "needs Ferry, which is not in use: capability release-ram is set",
+    },
+    {
         .name = "postcopy/compressed",
         .ferry_parameters = "{ 'channels': 4, 'compression': 'zstd' }",
         .capabilities = "postcopy-ram",
@@ -489,6 +505,8 @@ static const Case cases[] = {
         .during = start_postcopy,
         .outcome = FAILS,
         .error = "the destination",
+        /* QEMU's own words, when the connection breaks before all of the state is written. */
+        .or_error = "Failed to send packaged data",
     },
     {
         /* It is permitted, but not used. */
@@ -518,6 +536,14 @@ static const Case cases[] = {
         .name = "postcopy/recover/all",
         .proxy = true,
         .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = break_all,
+        .after = expect_fetched,
+    },
+    {
+        .name = "postcopy/recover/multifd",
+        .proxy = true,
+        .capabilities = "postcopy-ram multifd",
         .postcopy = true,
         .during = break_all,
         .after = expect_fetched,

@@ -373,12 +373,13 @@ static void write_pages(Bed *bed, unsigned vcpu, unsigned region, uint32_t first
     raw_vm_run(bed->vm, vcpu, &(RawJob){.first = vcpu * 65536, .nr = nr, .nr_writes = nr});
 }
 
-/* Wait until a vCPU has asked for room more often than that. */
-static void wait_until_full(Bed *bed, unsigned vcpu, uint64_t nr_before)
+/* Wait until a vCPU has asked for room more often than that; or, if it may, has done its job. */
+static void wait_until_full(Bed *bed, unsigned vcpu, uint64_t nr_before, bool may_end)
 {
     gint64 end_us = g_get_monotonic_time() + PATIENCE_US;
 
-    while (__atomic_load_n(&bed->nr_full[vcpu], __ATOMIC_RELAXED) <= nr_before) {
+    while (__atomic_load_n(&bed->nr_full[vcpu], __ATOMIC_RELAXED) <= nr_before &&
+           !(may_end && raw_vm_is_over(bed->vm, vcpu))) {
         if (g_get_monotonic_time() > end_us) {
             const struct kvm_dirty_gfn *ring = raw_vm_ring(bed->vm, vcpu);
             unsigned nr_dirty = 0;
@@ -748,7 +749,7 @@ static void test_small_ring(void)
     wait_for_writes(bed, 1, 1000);
     for (uint64_t nr_full = 0; nr_full < 20; nr_full = stats_of(bed, 0).full_exits) {
         ferry_kvm_ring_slots_begin(bed->ring);
-        wait_until_full(bed, 0, nr_full);
+        wait_until_full(bed, 0, nr_full, false);
         ferry_kvm_ring_slots_end(bed->ring);
         g_usleep(1000); /* let the vCPU have its turn */
     }
@@ -1135,14 +1136,17 @@ static RawJob overrunning_job(void)
     return (RawJob){.burst_gpa = gpa_of(0), .nr = 900 + 3 * 1024};
 }
 
-/* Nobody looks at the ring before it is full. */
+/*
+ * Nobody looks at the ring before it is full, or all is written: KVM may emulate the rest of a program
+ * in one go, and then it does not ask for room (seen once in some 600 runs).
+ */
 static void run_unseen(Bed *bed, const RawJob *job)
 {
     const uint64_t nr_full = __atomic_load_n(&bed->nr_full[0], __ATOMIC_RELAXED);
 
     ferry_kvm_ring_slots_begin(bed->ring);
     raw_vm_begin(bed->vm, 0, job);
-    wait_until_full(bed, 0, nr_full);
+    wait_until_full(bed, 0, nr_full, bed->config.mode == RAW_EMULATED);
     if (bed->deaf) {
         raw_vm_end(bed->vm, 0);
         raw_vm_wait(bed->vm, 0);
