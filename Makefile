@@ -11,7 +11,7 @@
 PREFIX ?= /usr/local
 export QEMU_SRC
 
-.PHONY: build setup demo check check-asan check-upstream check-libvirt bench lint format install clean
+.PHONY: build setup demo check check-asan check-upstream check-libvirt bench lint format install deb clean
 
 build: setup
 	@scripts/build-qemu
@@ -46,6 +46,9 @@ format: setup
 install: build
 	install -D -m 755 build/qemu-system-x86_64 $(DESTDIR)$(PREFIX)/bin/qemu-system-x86_64
 	install -D -m 755 build/qemu-img $(DESTDIR)$(PREFIX)/bin/qemu-img
+
+deb: build
+	@scripts/make-deb
 
 clean:
 	rm -rf build
