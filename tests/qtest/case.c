@@ -81,6 +81,7 @@ void run_settings(Run *run, Vm *vm, bool incoming)
     set_parameters(vm, c->parameters);
     set_parameters(vm, incoming ? c->destination_parameters : c->source_parameters);
     if (run->second) {
+        vm_set_capabilities(vm, c->second_capabilities);
         set_parameters(vm, incoming ? c->second_destination_parameters : c->second_parameters);
     }
     if (!incoming && c->ferry_parameters) {

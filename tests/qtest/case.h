@@ -118,6 +118,8 @@ struct Case {
     const char *parameters;
     /* Optional: of one only. */
     const char *source_parameters, *destination_parameters;
+    /* Optional: for a second migration, after the others. */
+    const char *second_capabilities;
     /* Optional: for a second migration, at either side. */
     const char *second_parameters, *second_destination_parameters;
     /* Optional: ferry-set-parameters of the source, as JSON. */

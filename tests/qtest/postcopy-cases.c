@@ -408,8 +408,8 @@ static const Case cases[] = {
     {
         .name = "postcopy/multifd-stock-path",
         .capabilities = "postcopy-ram multifd release-ram",
+        .second_capabilities = "no-release-ram",
         .hold = HOLD_NOT,
-        .fallback = "capability release-ram is set",
         .outcome = FAILS,
         .error = "needs Ferry, which is not in use: capability release-ram is set",
     },
