@@ -89,8 +89,8 @@ struct FerryKvmRing {
     GPtrArray *vcpus;         /* of Vcpu */
     GArray *slots[NR_SPACES]; /* of Slot, by number */
     FerryRingSort *sort;
-    GArray *batch;            /* of Page: being reset, to be reported */
-    uint32_t nr_flagged;      /* entries flagged for reset, the ioctl to come */
+    GArray *batch;       /* of Page: being reset, to be reported */
+    uint32_t nr_flagged; /* entries flagged for reset, the ioctl to come */
     bool overrun;
     unsigned overrun_vcpu;
     int reset_errno; /* why KVM did not reset what it was given, or 0 */

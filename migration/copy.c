@@ -164,8 +164,8 @@ static uint64_t noticed(void *opaque, uint32_t region, uint64_t word, uint64_t m
             ferry_pageset_add_mask(state->kept, word, mask);
         }
     }
-    return mask &
-           (get_held(written_in(state, round), word) | get_held(written_before(state, round), word));
+    return mask & (get_held(written_in(state, round), word) |
+                   get_held(written_before(state, round), word));
 }
 
 /* --- The beginning and the end --------------------------------------------------------------- */

@@ -375,9 +375,9 @@ static bool open_session(MigrationState *s)
 void ferry_negotiate(MigrationState *s)
 {
     if (!open_session(s) && migrate_postcopy_ram() && migrate_multifd()) {
-        g_autofree char *message = g_strdup_printf(
-            "post-copy together with multifd needs Ferry, which is not in use: %s",
-            outgoing.reason);
+        g_autofree char *message =
+            g_strdup_printf("post-copy together with multifd needs Ferry, which is not in use: %s",
+                            outgoing.reason);
 
         end_migration(s, message);
     }

@@ -385,16 +385,15 @@ static Figures measure(uint8_t *host, uint64_t size_bytes, unsigned percent)
 
 static void print_json(FILE *json, bool first, uint64_t tib, unsigned percent, const Figures *f)
 {
-    fprintf(
-        json,
-        "%s\n {\"tib\": %u, \"dirty_percent\": %u, \"set_up_ms\": %.3f, \"scan_ms\": %.3f, "
-        "\"idle_bytes\": %" G_GUINT64_FORMAT ", \"working_bytes\": %" G_GUINT64_FORMAT ", "
-        "\"share_ms\": %.3f, \"round_ms\": %.3f, \"first_ms\": %.3f, \"forget_ms\": %.3f, "
-        "\"apart_ms\": %.3f, \"stop_ms\": %.3f, "
-        "\"read_ms\": %.3f}",
-        first ? "" : ",", (unsigned)tib, percent, f->set_up_ms, f->scan_ms, f->idle_bytes,
-        f->working_bytes, f->share_ms, f->round_ms, f->first_ms, f->forget_ms, f->apart_ms, f->stop_ms,
-        f->read_ms);
+    fprintf(json,
+            "%s\n {\"tib\": %u, \"dirty_percent\": %u, \"set_up_ms\": %.3f, \"scan_ms\": %.3f, "
+            "\"idle_bytes\": %" G_GUINT64_FORMAT ", \"working_bytes\": %" G_GUINT64_FORMAT ", "
+            "\"share_ms\": %.3f, \"round_ms\": %.3f, \"first_ms\": %.3f, \"forget_ms\": %.3f, "
+            "\"apart_ms\": %.3f, \"stop_ms\": %.3f, "
+            "\"read_ms\": %.3f}",
+            first ? "" : ",", (unsigned)tib, percent, f->set_up_ms, f->scan_ms, f->idle_bytes,
+            f->working_bytes, f->share_ms, f->round_ms, f->first_ms, f->forget_ms, f->apart_ms,
+            f->stop_ms, f->read_ms);
 }
 
 int main(int argc, char **argv)
@@ -429,9 +428,9 @@ int main(int argc, char **argv)
     if (json) {
         fputs("[", json);
     }
-    printf("%4s %8s %8s %9s %9s %7s %11s %7s %9s %9s %9s %9s %9s %8s %8s\n", "TiB", "written", "set up",
-           "scan", "idle", "of mem", "working", "of mem", "share", "round", "first", "forget", "apart",
-           "stop", "read");
+    printf("%4s %8s %8s %9s %9s %7s %11s %7s %9s %9s %9s %9s %9s %8s %8s\n", "TiB", "written",
+           "set up", "scan", "idle", "of mem", "working", "of mem", "share", "round", "first",
+           "forget", "apart", "stop", "read");
     for (char **size = sizes; *size; size++) {
         uint64_t tib = g_ascii_strtoull(*size, NULL, 10);
         uint8_t *host;
@@ -450,13 +449,13 @@ int main(int argc, char **argv)
                 return 2;
             }
             f = measure(host, tib * TIB, percent);
-            printf("%4u %7u%% %8.2f %9.1f %9.0f %6.4f%% %11.0f %6.4f%% %9.1f %9.3f %9.2f %9.2f %9.2f "
-                   "%8.2f %8.2f\n",
-                   (unsigned)tib, percent, f.set_up_ms, f.scan_ms, (double)f.idle_bytes / 1024,
-                   100.0 * (double)f.idle_bytes / (double)(tib * TIB),
-                   (double)f.working_bytes / 1024,
-                   100.0 * (double)f.working_bytes / (double)(tib * TIB), f.share_ms, f.round_ms,
-                   f.first_ms, f.forget_ms, f.apart_ms, f.stop_ms, f.read_ms);
+            printf(
+                "%4u %7u%% %8.2f %9.1f %9.0f %6.4f%% %11.0f %6.4f%% %9.1f %9.3f %9.2f %9.2f %9.2f "
+                "%8.2f %8.2f\n",
+                (unsigned)tib, percent, f.set_up_ms, f.scan_ms, (double)f.idle_bytes / 1024,
+                100.0 * (double)f.idle_bytes / (double)(tib * TIB), (double)f.working_bytes / 1024,
+                100.0 * (double)f.working_bytes / (double)(tib * TIB), f.share_ms, f.round_ms,
+                f.first_ms, f.forget_ms, f.apart_ms, f.stop_ms, f.read_ms);
             fflush(stdout);
             if (json) {
                 print_json(json, first, tib, percent, &f);

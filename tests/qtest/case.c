@@ -464,8 +464,7 @@ static void expect_failure(Run *run)
 
     g_free(vm_wait_status(run->source, "failed"));
     error = vm_migration_error(run->source);
-    if (!error ||
-        (!strstr(error, c->error) && !(c->or_error && strstr(error, c->or_error)))) {
+    if (!error || (!strstr(error, c->error) && !(c->or_error && strstr(error, c->or_error)))) {
         g_error("error-desc is '%s', without '%s'", error ? error : "", c->error);
     }
     g_printerr("error-desc: %s\n", error);

@@ -145,9 +145,9 @@ static void test_forgotten_rounds(gconstpointer data)
             for (unsigned j = 0; j < FERRY_WRITTEN_SETS; j++) {
                 nr_known += ferry_pageset_count(state->written[j]);
             }
-            g_assert_cmpuint(
-                nr_known, ==,
-                NR_WRITTEN * (written_in_round[i] + (i > 0 && written_in_round[i - 1])));
+            g_assert_cmpuint(nr_known, ==,
+                             NR_WRITTEN *
+                                 (written_in_round[i] + (i > 0 && written_in_round[i - 1])));
         }
         ferry_copy_release_all(copy);
         ferry_pageset_move(state->pages, NULL);

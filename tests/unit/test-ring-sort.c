@@ -69,7 +69,7 @@ static void test_some(void)
 {
     for (uint32_t nr = 16; nr < NR_ENTRIES; nr += 97) {
         check(3, 100000, 0, nr);
-        check(3, 100000, NR_ENTRIES - nr / 2, nr);    /* round the end */
+        check(3, 100000, NR_ENTRIES - nr / 2, nr);     /* round the end */
         check(3, 100000, UINT32_MAX - nr / 2 + 1, nr); /* numbers wrap, too */
     }
 }
