@@ -172,6 +172,9 @@ void ferry_postcopy_damaged(void *opaque, const GError *why);
 void ferry_lost_begin(void);
 void ferry_lost_end(void *opaque);
 
+/* Stop the guest so that only a reset gets it going again.  Main thread. */
+void ferry_lost_stop_for_ever(void);
+
 /* False when there is nothing to tell; *@reason says why Ferry is not in use, or is NULL. */
 bool ferry_outgoing_query(FerryStats *stats, bool *active, uint8_t *version, char **reason);
 bool ferry_incoming_query(FerryStats *stats, bool *active, uint8_t *version, char **reason);

@@ -247,7 +247,7 @@ void ferry_postcopy_broken(void *opaque, const GError *why)
 
 static void stop_guest(void *opaque)
 {
-    vm_stop(RUN_STATE_INTERNAL_ERROR);
+    ferry_lost_stop_for_ever();
 }
 
 /* On any thread. */

@@ -81,15 +81,20 @@ void ferry_lost_end(void *opaque)
 
 /* --- For ever ------------------------------------------------------------------------------------ */
 
-static void stop_for_ever(void *opaque)
+void ferry_lost_stop_for_ever(void)
 {
-    lost.stopped = false;
     vm_stop(RUN_STATE_INTERNAL_ERROR);
-    if (!runstate_check(RUN_STATE_INTERNAL_ERROR)) {
+    if (!runstate_check(RUN_STATE_INTERNAL_ERROR) && !runstate_check(RUN_STATE_INMIGRATE)) {
         /* It was stopped already.  The way there for such a guest leads through this state. */
         runstate_set(RUN_STATE_FINISH_MIGRATE);
         runstate_set(RUN_STATE_INTERNAL_ERROR);
     }
+}
+
+static void abandon(void *opaque)
+{
+    lost.stopped = false;
+    ferry_lost_stop_for_ever();
     ferry_incoming_abandoned();
 }
 
@@ -133,5 +138,5 @@ void qmp_ferry_abandon(Error **errp)
     }
     missing = ferry_destination_describe_missing(destination);
     error_report("ferry: abandoned; what is missing reads as zero from here on: %s", missing);
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), stop_for_ever, NULL);
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), abandon, NULL);
 }

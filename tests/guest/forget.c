@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-#define FORGET_EVERY 64
+#define FORGET_EVERY 16
 #define RINGS_MAX    64
 #define RING_OFFSET  (KVM_DIRTY_LOG_PAGE_OFFSET * 4096)
 
