@@ -44,7 +44,8 @@ static struct {
 
     GMutex lock; /* for what follows */
     GCond ponged;
-    QIOChannel *dialling; /* connecting or shaking hands */
+    QIOChannel *shaking;  /* shaking hands */
+    bool cancelled;       /* no more of that in this migration */
     PongState pong;
     uint8_t version;
     uint64_t token;
@@ -71,6 +72,7 @@ void ferry_peer_reset(void)
     g_mutex_lock(&peer.lock);
     peer.pong = PONG_NONE;
     peer.listens = false;
+    peer.cancelled = false;
     g_mutex_unlock(&peer.lock);
 }
 
@@ -150,11 +152,82 @@ bool ferry_peer_ask(MigrationState *s, uint8_t *version, uint64_t *session, char
     return false;
 }
 
-static void note_dialling(QIOChannel *ioc)
+/* From here on ferry_peer_cancel() ends it; false when that has been called already. */
+static bool begin_handshake(QIOChannel *ioc, Error **errp)
+{
+    bool cancelled;
+
+    g_mutex_lock(&peer.lock);
+    cancelled = peer.cancelled;
+    peer.shaking = cancelled ? NULL : ioc;
+    g_mutex_unlock(&peer.lock);
+    if (cancelled) {
+        error_setg(errp, "the way to the destination broke, or the migration was cancelled");
+    }
+    return !cancelled;
+}
+
+static void end_handshake(void)
 {
     g_mutex_lock(&peer.lock);
-    peer.dialling = ioc;
+    peer.shaking = NULL;
     g_mutex_unlock(&peer.lock);
+}
+
+typedef struct Connecting {
+    bool done, abandoned; /* with the peer's lock */
+    Error *err;
+} Connecting;
+
+/* Main thread. */
+static void connecting_done(QIOTask *task, gpointer opaque)
+{
+    Connecting *connecting = opaque;
+    Error *err = NULL;
+    bool abandoned;
+
+    qio_task_propagate_error(task, &err);
+    g_mutex_lock(&peer.lock);
+    connecting->done = true;
+    connecting->err = err;
+    abandoned = connecting->abandoned;
+    g_cond_broadcast(&peer.ponged);
+    g_mutex_unlock(&peer.lock);
+    if (abandoned) {
+        error_free(err);
+        g_free(connecting);
+    }
+}
+
+/*
+ * A connect() that nobody answers takes two minutes, and QEMU has no way to end it: so it goes on
+ * elsewhere when it is not waited for any more.
+ */
+static bool connect_to(QIOChannel *ioc, SocketAddress *address, Error **errp)
+{
+    Connecting *connecting = g_new0(Connecting, 1);
+    bool done;
+
+    qio_channel_socket_connect_async(QIO_CHANNEL_SOCKET(ioc), address, connecting_done, connecting,
+                                     NULL, NULL);
+    g_mutex_lock(&peer.lock);
+    while (!connecting->done && !peer.cancelled) {
+        g_cond_wait(&peer.ponged, &peer.lock);
+    }
+    done = connecting->done;
+    connecting->abandoned = !done;
+    g_mutex_unlock(&peer.lock);
+    if (!done) {
+        error_setg(errp, "the way to the destination broke, or the migration was cancelled");
+        return false;
+    }
+    if (connecting->err) {
+        error_propagate(errp, connecting->err);
+        g_free(connecting);
+        return false;
+    }
+    g_free(connecting);
+    return true;
 }
 
 typedef struct Handshake {
@@ -185,7 +258,10 @@ static QIOChannel *start_tls(MigrationState *s, QIOChannel *ioc, Error **errp)
         return NULL;
     }
     qio_channel_set_name(QIO_CHANNEL(tls), "ferry-tls-outgoing");
-    note_dialling(QIO_CHANNEL(tls));
+    if (!begin_handshake(QIO_CHANNEL(tls), errp)) {
+        object_unref(OBJECT(tls));
+        return NULL;
+    }
     qio_channel_tls_handshake(tls, handshake_done, &handshake, NULL, context);
     /* On a blocking socket it is done by now. */
     if (!handshake.done) {
@@ -193,9 +269,11 @@ static QIOChannel *start_tls(MigrationState *s, QIOChannel *ioc, Error **errp)
     }
     if (handshake.err) {
         error_propagate(errp, handshake.err);
+        end_handshake();
         object_unref(OBJECT(tls));
         return NULL;
     }
+    end_handshake();
     return QIO_CHANNEL(tls);
 }
 
@@ -237,8 +315,7 @@ FerryChannel *ferry_peer_dial(void *opaque, const char *name, GError **errp)
     if (address && s->state != MIGRATION_STATUS_CANCELLING) {
         ioc = QIO_CHANNEL(qio_channel_socket_new());
         qio_channel_set_name(ioc, "ferry-socket-outgoing");
-        note_dialling(ioc);
-        if (qio_channel_socket_connect_sync(QIO_CHANNEL_SOCKET(ioc), address, &err) < 0) {
+        if (!connect_to(ioc, address, &err)) {
             object_unref(OBJECT(ioc));
             ioc = NULL;
         } else {
@@ -248,7 +325,6 @@ FerryChannel *ferry_peer_dial(void *opaque, const char *name, GError **errp)
             }
         }
     }
-    note_dialling(NULL);
     if (!ioc) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_IO, "cannot open channel '%s': %s", name,
                     err ? error_get_pretty(err) : "cancelled");
@@ -263,8 +339,9 @@ FerryChannel *ferry_peer_dial(void *opaque, const char *name, GError **errp)
 void ferry_peer_cancel(void)
 {
     g_mutex_lock(&peer.lock);
-    if (peer.dialling) {
-        qio_channel_shutdown(peer.dialling, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    peer.cancelled = true;
+    if (peer.shaking) {
+        qio_channel_shutdown(peer.shaking, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
     }
     g_cond_broadcast(&peer.ponged);
     g_mutex_unlock(&peer.lock);
