@@ -44,8 +44,8 @@ static struct {
 
     GMutex lock; /* for what follows */
     GCond ponged;
-    QIOChannel *shaking;  /* shaking hands */
-    bool cancelled;       /* no more of that in this migration */
+    QIOChannel *shaking; /* shaking hands */
+    bool cancelled;      /* no more of that in this migration */
     PongState pong;
     uint8_t version;
     uint64_t token;

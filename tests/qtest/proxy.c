@@ -77,6 +77,15 @@ static void treat(Pump *p, char *buffer, ssize_t nr)
     }
 }
 
+/*
+ * What is sent here can go nowhere any more: have the sender told, as by the host of a dead process.
+ * A connection that is shut down, but not closed, would let it wait when its buffers are full.
+ */
+static void reset(int fd)
+{
+    connect(fd, &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(struct sockaddr));
+}
+
 static gpointer pump(gpointer opaque)
 {
     Pump *p = opaque;
@@ -96,11 +105,12 @@ static gpointer pump(gpointer opaque)
             break;
         }
     }
-    /*
-     * The descriptors stay: another thread may be about to use them.  Where what is sent can go
-     * nowhere any more, the sender must hear of it: with one direction shut, it would wait.
-     */
-    shutdown(p->from, nr < 0 ? SHUT_RDWR : SHUT_RD);
+    /* The descriptors stay: another thread may be about to use them. */
+    if (nr < 0) {
+        reset(p->from);
+    } else {
+        shutdown(p->from, SHUT_RD);
+    }
     shutdown(p->to, SHUT_WR);
     g_free(p);
     return NULL;
