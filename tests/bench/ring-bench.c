@@ -104,7 +104,7 @@ static void print_samples(const char *how, uint32_t nr, double *samples, unsigne
 
 static void measure(Bench *bench, uint32_t nr, unsigned repeat)
 {
-    double plain_ns[REPEAT_MAX], sorted_ns[REPEAT_MAX];
+    double plain_ns[REPEAT_MAX] = {0}, sorted_ns[REPEAT_MAX] = {0};
 
     for (unsigned i = 0; i < repeat; i++) {
         write_at_random(bench, nr);

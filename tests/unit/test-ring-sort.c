@@ -37,7 +37,7 @@ static void fill(Entry *entries, uint32_t nr_slots, uint64_t nr_offsets)
 static void check(uint32_t nr_slots, uint64_t nr_offsets, uint32_t first, uint32_t nr)
 {
     FerryRingSort *sort = ferry_ring_sort_new(NR_ENTRIES);
-    Entry ring[NR_ENTRIES], before[NR_ENTRIES], wanted[NR_ENTRIES];
+    Entry ring[NR_ENTRIES], before[NR_ENTRIES], wanted[NR_ENTRIES] = {{0}};
 
     fill(ring, nr_slots, nr_offsets);
     memcpy(before, ring, sizeof(ring));
