@@ -394,7 +394,7 @@ static bool start(void *opaque, const FerryTrackerClient *client, GError **errp)
     for (size_t i = 0; i < pagemap->nr; i++) {
         Tracked *tracked = &pagemap->tracked[i];
 
-        ferry_pageset_move(tracked->found, NULL);
+        ferry_pageset_clear(tracked->found);
         for (uint64_t chunk = 0; chunk < tracked->nr_chunks; chunk++) {
             atomic_store(&tracked->armed[chunk], false);
         }

@@ -6,7 +6,6 @@
 #include "ring-sort.h"
 
 #include <stdbool.h>
-#include <string.h>
 
 /* With fewer entries there are hardly two in a stretch of 64 pages. */
 #define WORTH_ENTRIES 16

@@ -50,7 +50,7 @@ static FerryPageset *written_in(const FerryCopyRegion *state, unsigned round)
 
 static FerryPageset *written_before(const FerryCopyRegion *state, unsigned round)
 {
-    return state->written[(round + FERRY_WRITTEN_SETS - 1) % FERRY_WRITTEN_SETS];
+    return written_in(state, round + FERRY_WRITTEN_SETS - 1);
 }
 
 /*
@@ -427,8 +427,8 @@ bool ferry_copy_forget_some(FerryCopy *copy)
     if (copy->stale_region == copy->regions.nr) {
         return true;
     }
-    next = ferry_pageset_clear(written_in(&copy->state[copy->stale_region], stale),
-                               copy->stale_granule, FORGET_GRANULES);
+    next = ferry_pageset_clear_some(written_in(&copy->state[copy->stale_region], stale),
+                                    copy->stale_granule, FORGET_GRANULES);
     copy->stale_granule = next < 0 ? 0 : (uint64_t)next;
     copy->stale_region += next < 0;
     return copy->stale_region == copy->regions.nr;
@@ -597,7 +597,7 @@ void ferry_copy_rejoin(FerryCopy *copy)
             remove_all(state->pages, state->swapped);
         } else {
             /* A part of a page would be of no use. */
-            ferry_pageset_move(state->swapped, NULL);
+            ferry_pageset_clear(state->swapped);
         }
     }
 }
@@ -607,9 +607,9 @@ void ferry_copy_replace_pages(FerryCopy *copy, FerryPageset *const *missing)
     for (size_t i = 0; i < copy->regions.nr; i++) {
         FerryCopyRegion *state = &copy->state[i];
 
-        ferry_pageset_move(state->base, NULL);
-        ferry_pageset_move(state->swapped, NULL);
-        ferry_pageset_move(state->pages, NULL);
+        ferry_pageset_clear(state->base);
+        ferry_pageset_clear(state->swapped);
+        ferry_pageset_clear(state->pages);
         ferry_pageset_move(missing[i], state->pages);
     }
     atomic_store(&copy->in_flight_pages, 0);

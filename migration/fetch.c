@@ -495,8 +495,8 @@ bool ferry_fetch_draft(FerryFetch *fetch, GError **errp)
 void ferry_fetch_forget(FerryFetch *fetch)
 {
     for (uint32_t i = 0; i < fetch->regions->nr; i++) {
-        ferry_pageset_move(fetch->missing[i], NULL);
-        ferry_pageset_move(fetch->dropped[i], NULL);
+        ferry_pageset_clear(fetch->missing[i]);
+        ferry_pageset_clear(fetch->dropped[i]);
     }
     /* Who waits goes on, and finds zero, as before the draft. */
     unregister_all(fetch);

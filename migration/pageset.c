@@ -335,15 +335,11 @@ void ferry_pageset_move(FerryPageset *from, FerryPageset *to)
     for (int64_t granule = ferry_pageset_next(from, 0, 0, 1); granule >= 0;
          granule = ferry_pageset_next(from, (uint64_t)granule + 1, 0, 1)) {
         ferry_pageset_take(from, (uint64_t)granule, pages);
-        for (uint64_t i = 0; to && i < FERRY_GRANULE_WORDS; i++) {
-            if (pages[i]) {
-                ferry_pageset_add_mask(to, (uint64_t)granule * FERRY_GRANULE_WORDS + i, pages[i]);
-            }
-        }
+        ferry_pageset_add_granule(to, (uint64_t)granule, pages);
     }
 }
 
-int64_t ferry_pageset_clear(FerryPageset *set, uint64_t from, uint64_t max_granules)
+int64_t ferry_pageset_clear_some(FerryPageset *set, uint64_t from, uint64_t max_granules)
 {
     uint64_t pages[FERRY_GRANULE_WORDS];
     int64_t granule = ferry_pageset_next(set, from, 0, 1);
@@ -353,6 +349,11 @@ int64_t ferry_pageset_clear(FerryPageset *set, uint64_t from, uint64_t max_granu
         granule = ferry_pageset_next(set, (uint64_t)granule + 1, 0, 1);
     }
     return granule;
+}
+
+void ferry_pageset_clear(FerryPageset *set)
+{
+    ferry_pageset_clear_some(set, 0, UINT64_MAX);
 }
 
 static uint64_t resident_bytes(_Atomic uint64_t *words, uint64_t nr_words)

@@ -83,14 +83,17 @@ int64_t ferry_pageset_next(FerryPageset *set, uint64_t from, unsigned lane, unsi
 unsigned ferry_pageset_take(FerryPageset *set, uint64_t granule,
                             uint64_t pages[FERRY_GRANULE_WORDS]);
 
-/* Take all pages out of @from and add them to @to, a set of the same length (NULL: nowhere). */
+/* Take all pages out of @from and add them to @to, a set of the same length. */
 void ferry_pageset_move(FerryPageset *from, FerryPageset *to);
 
 /*
  * Take all pages of at most @max_granules granules from @from on out of the set.  Returns the granule
  * to go on from, or -1 when there is no other.
  */
-int64_t ferry_pageset_clear(FerryPageset *set, uint64_t from, uint64_t max_granules);
+int64_t ferry_pageset_clear_some(FerryPageset *set, uint64_t from, uint64_t max_granules);
+
+/* Take all pages out of the set. */
+void ferry_pageset_clear(FerryPageset *set);
 
 /* Bytes of memory that the set has touched so far, for reports; an upper estimate. */
 uint64_t ferry_pageset_memory_bytes(const FerryPageset *set);

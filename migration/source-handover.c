@@ -331,7 +331,7 @@ static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
         }
     }
     for (size_t i = 0; i < regions->nr; i++) {
-        ferry_pageset_move(source->resume_missing[i], NULL);
+        ferry_pageset_clear(source->resume_missing[i]);
     }
     if (!ferry_control_send(source->lines.control, FERRY_FRAME_RESUME, 0, body, NULL) ||
         !ferry_source_wait(source, &source->resumed, RESUME_MS)) {

@@ -197,7 +197,7 @@ static void arm_all(FerryCopy *copy)
 /* As after the senders: nothing waits to be sent. */
 static void send_all(FerryCopy *copy)
 {
-    ferry_pageset_move(copy->state[0].pages, NULL);
+    ferry_pageset_clear(copy->state[0].pages);
 }
 
 /* A round in which @percent of all pages, at most 50, are written, in runs; returns its time. */

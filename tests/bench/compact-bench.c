@@ -240,7 +240,7 @@ static void bench(const Case *c)
         changed = change(c, set, writer, rand);
         figures.write_ms[run] = write_frames(writer, &frames);
         figures.read_cold_ms[run] = read_frames(&frames, c, read);
-        ferry_pageset_move(read, NULL);
+        ferry_pageset_clear(read);
         figures.read_ms[run] = read_frames(&frames, c, read);
         if (ferry_pageset_count(read) != ferry_pageset_count(set)) {
             g_error("%s: pages were lost", c->name);

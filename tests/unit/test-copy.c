@@ -150,7 +150,7 @@ static void test_forgotten_rounds(gconstpointer data)
                                  (written_in_round[i] + (i > 0 && written_in_round[i - 1])));
         }
         ferry_copy_release_all(copy);
-        ferry_pageset_move(state->pages, NULL);
+        ferry_pageset_clear(state->pages);
     }
     ferry_copy_free(copy);
 }
@@ -167,7 +167,7 @@ static void test_stopped_round(void)
         write_all_over(copy);
     }
     ferry_copy_release_all(copy);
-    ferry_pageset_move(state->pages, NULL);
+    ferry_pageset_clear(state->pages);
 
     written = atomic_load(&copy->written_pages);
     atomic_store(&copy->stopped, true);

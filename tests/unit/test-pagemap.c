@@ -650,7 +650,7 @@ static void test_untouched(void)
     g_assert_cmpuint(look(&area, 10), ==, 0);
     watch_harvest(&watch, false);
     watch_reset(&watch, 0, 0);
-    ferry_pageset_move(watch.found[0], NULL);
+    ferry_pageset_clear(watch.found[0]);
     watch_harvest(&watch, false);
     g_assert_cmpuint(ferry_pageset_remove(watch.found[0], nr_pages - 1, 1), ==, 1);
     ASSERT_PAGES(watch.found[0], "second chunk", 2 * FERRY_CHUNK_PAGES - 1);
@@ -1047,7 +1047,7 @@ static void test_stop(gconstpointer data)
     }
 
     /* Once more, from scratch. */
-    ferry_pageset_move(watch.found[0], NULL);
+    ferry_pageset_clear(watch.found[0]);
     watch_start(&watch);
     g_assert_true(categories_of(&area, 0) & FERRY_PAGE_IS_WPALLOWED);
     watch_harvest(&watch, true);
