@@ -152,6 +152,11 @@ bool ferry_peer_ask(MigrationState *s, uint8_t *version, uint64_t *session, char
     return false;
 }
 
+static void say_cancelled(Error **errp)
+{
+    error_setg(errp, "the way to the destination broke, or the migration was cancelled");
+}
+
 /* From here on ferry_peer_cancel() ends it; false when that has been called already. */
 static bool begin_handshake(QIOChannel *ioc, Error **errp)
 {
@@ -162,7 +167,7 @@ static bool begin_handshake(QIOChannel *ioc, Error **errp)
     peer.shaking = cancelled ? NULL : ioc;
     g_mutex_unlock(&peer.lock);
     if (cancelled) {
-        error_setg(errp, "the way to the destination broke, or the migration was cancelled");
+        say_cancelled(errp);
     }
     return !cancelled;
 }
@@ -206,6 +211,7 @@ static void connecting_done(QIOTask *task, gpointer opaque)
 static bool connect_to(QIOChannel *ioc, SocketAddress *address, Error **errp)
 {
     Connecting *connecting = g_new0(Connecting, 1);
+    Error *err;
     bool done;
 
     qio_channel_socket_connect_async(QIO_CHANNEL_SOCKET(ioc), address, connecting_done, connecting,
@@ -218,16 +224,13 @@ static bool connect_to(QIOChannel *ioc, SocketAddress *address, Error **errp)
     connecting->abandoned = !done;
     g_mutex_unlock(&peer.lock);
     if (!done) {
-        error_setg(errp, "the way to the destination broke, or the migration was cancelled");
+        say_cancelled(errp);
         return false;
     }
-    if (connecting->err) {
-        error_propagate(errp, connecting->err);
-        g_free(connecting);
-        return false;
-    }
+    err = connecting->err;
     g_free(connecting);
-    return true;
+    error_propagate(errp, err);
+    return !err;
 }
 
 typedef struct Handshake {
@@ -267,13 +270,12 @@ static QIOChannel *start_tls(MigrationState *s, QIOChannel *ioc, Error **errp)
     if (!handshake.done) {
         g_main_loop_run(loop);
     }
+    end_handshake();
     if (handshake.err) {
         error_propagate(errp, handshake.err);
-        end_handshake();
         object_unref(OBJECT(tls));
         return NULL;
     }
-    end_handshake();
     return QIO_CHANNEL(tls);
 }
 
