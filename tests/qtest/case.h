@@ -225,6 +225,9 @@ void run_check_comparison(Run *run);
 /* migrate-start-postcopy, and wait until the guest runs at the destination. */
 void postcopy_go_over(Run *run);
 
+/* The same, when Ferry decides by itself. */
+void postcopy_wait(Run *run);
+
 /* The destination becomes the source, and gets a new destination. */
 void run_turn(Run *run, const char *name);
 

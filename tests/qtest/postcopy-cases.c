@@ -87,8 +87,7 @@ static void expect_blocktime(Run *run)
     qobject_unref(info);
 }
 
-/* Ferry decides by itself. */
-static void wait_postcopy(Run *run)
+void postcopy_wait(Run *run)
 {
     g_free(vm_wait_status(run->source, "postcopy-active completed"));
     g_free(vm_wait_status(run->destination, "postcopy-active completed"));
@@ -434,7 +433,7 @@ static const Case cases[] = {
         .guest_writes = true,
         .destination_paused = true,
         .hold = HOLD_NOT,
-        .during = wait_postcopy,
+        .during = postcopy_wait,
     },
     {
         .name = "postcopy/memfd-shared",

@@ -344,13 +344,6 @@ static void expect_storm(Run *run)
     storm_expect_right(run->destination);
 }
 
-/* Ferry decides by itself. */
-static void wait_gone_over(Run *run)
-{
-    g_free(vm_wait_status(run->source, "postcopy-active completed"));
-    g_free(vm_wait_status(run->destination, "postcopy-active completed"));
-}
-
 static void go_over(Run *run)
 {
     postcopy_go_over(run);
@@ -492,7 +485,7 @@ static const Case cases[] = {
         .storm = true,
         .before = write_first,
         .hold = HOLD_NOT,
-        .during = wait_gone_over,
+        .during = postcopy_wait,
         .after = expect_storm,
     },
     {
