@@ -63,7 +63,7 @@ typedef struct Vcpu {
     uint32_t seen;      /* the first entry not looked at; from reset to here they are held back */
     uint32_t round_end; /* entries before this one are the round's */
     uint32_t most_held;
-    uint32_t suspect;    /* after an overrun: so many entries from `seen` on may hide a gap */
+    uint32_t suspect;    /* after an overrun: so many of KVM's entries may come after a gap */
     bool is_fresh;       /* nothing was found since ferry_kvm_ring_start() */
     bool was_drained;    /* at the last exit because of a full ring, */
     uint32_t drained_at; /* up to here */
@@ -256,9 +256,12 @@ static uint32_t look(FerryKvmRing *ring, Vcpu *vcpu)
         if (resolve(ring, entry, &page) && notice(ring, page)) {
             vcpu->stats.redirtied++;
         }
-        vcpu->is_fresh = vcpu->is_fresh && entry->slot == SLOT_NONE;
+        /* Blank entries make up for laps, however many there are. */
+        if (entry->slot != SLOT_NONE) {
+            vcpu->is_fresh = false;
+            vcpu->suspect -= vcpu->suspect > 0;
+        }
         vcpu->seen++;
-        vcpu->suspect -= vcpu->suspect > 0;
     }
     vcpu->most_held = MAX(vcpu->most_held, nr_held(vcpu));
     vcpu->stats.collected += vcpu->seen - first;

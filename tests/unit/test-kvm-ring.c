@@ -1111,8 +1111,9 @@ static void test_nothing(void)
 /* --- Overruns -------------------------------------------------------------------------------- */
 
 /* Whether this KVM emulates code at ring 0: that costs more than a microsecond a write. */
-static bool is_emulated(Bed *bed)
+static bool is_emulated(void)
 {
+    g_autoptr(Bed) bed = bed_new((BedConfig){.mode = RAW_EMULATED});
     const unsigned nr_writes = 2000;
     uint64_t least_ns = UINT64_MAX;
 
@@ -1191,15 +1192,16 @@ static void test_overrun_native(void)
 }
 
 /* A machine whose code is emulated, or NULL where there is no such thing. */
-static Bed *bed_new_emulated(uint64_t nr_pages)
+static Bed *bed_new_emulated(uint32_t nr_entries, uint64_t nr_pages)
 {
-    Bed *bed = bed_new((BedConfig){.nr_entries = 1024, .nr_pages = nr_pages, .mode = RAW_EMULATED});
+    Bed *bed;
 
-    if (!is_emulated(bed)) {
+    if (!is_emulated()) {
         g_test_skip("this KVM emulates no code at ring 0");
-        bed_free(bed);
         return NULL;
     }
+    bed = bed_new(
+        (BedConfig){.nr_entries = nr_entries, .nr_pages = nr_pages, .mode = RAW_EMULATED});
     start(bed);
     set_logging(bed, true);
     return bed;
@@ -1208,14 +1210,16 @@ static Bed *bed_new_emulated(uint64_t nr_pages)
 /* At the pace of a guest that can be kept up with, even if its code is emulated. */
 static void assert_exact(Bed *bed)
 {
-    for (uint32_t i = 0; i < 8192; i += 256) {
+    const uint32_t nr = bed->config.nr_entries / 4;
+
+    for (uint32_t i = 0; i < 8192; i += nr) {
         forget_reports(bed);
-        write_pages(bed, 0, 0, i, 256);
+        write_pages(bed, 0, 0, i, nr);
         harvest(bed, i >= 4096);
         if (i < 4096) {
             feed_all(bed);
         }
-        g_assert_cmpuint(count_bits(bed->regions[0].reported, 8192), ==, 256);
+        g_assert_cmpuint(count_bits(bed->regions[0].reported, 8192), ==, nr);
         ferry_kvm_ring_drain(bed->ring);
     }
 }
@@ -1223,7 +1227,7 @@ static void assert_exact(Bed *bed)
 /* The tracker ends with an error, and the vCPU goes on. */
 static void test_overrun_emulated(void)
 {
-    g_autoptr(Bed) bed = bed_new_emulated(8192);
+    g_autoptr(Bed) bed = bed_new_emulated(1024, 8192);
     const RawJob job = overrunning_job();
     g_autoptr(GError) error = NULL;
     uint64_t left_pages;
@@ -1256,7 +1260,7 @@ static void test_overrun_emulated(void)
 /* The vCPU is stopped as soon as its ring is overrun, and only the last harvest is left to see it. */
 static void test_overrun_last(void)
 {
-    g_autoptr(Bed) bed = bed_new_emulated(8192);
+    g_autoptr(Bed) bed = bed_new_emulated(1024, 8192);
     const RawJob job = overrunning_job();
 
     if (!bed) {
@@ -1269,9 +1273,9 @@ static void test_overrun_last(void)
 }
 
 /* What an overrun leaves in the ring is no trouble of the next tracker's. */
-static void test_overrun_leftover(void)
+static void check_leftover(uint32_t nr_entries)
 {
-    g_autoptr(Bed) bed = bed_new_emulated(8192);
+    g_autoptr(Bed) bed = bed_new_emulated(nr_entries, 8192);
     const RawJob job = overrunning_job();
 
     if (!bed) {
@@ -1286,10 +1290,21 @@ static void test_overrun_leftover(void)
     }
 }
 
+static void test_overrun_leftover(void)
+{
+    check_leftover(1024);
+}
+
+/* The same job, by four laps of a smaller ring. */
+static void test_overrun_laps(void)
+{
+    check_leftover(256);
+}
+
 /* Pages are fed while the emulator overruns the ring: all of them are reported, or it is said. */
 static void test_overrun_race(void)
 {
-    g_autoptr(Bed) bed = bed_new_emulated(2048);
+    g_autoptr(Bed) bed = bed_new_emulated(1024, 2048);
     unsigned nr_overruns = 0;
 
     if (!bed) {
@@ -1382,6 +1397,7 @@ int main(int argc, char **argv)
     add("/kvm-ring/overrun/emulated", test_overrun_emulated);
     add("/kvm-ring/overrun/last", test_overrun_last);
     add("/kvm-ring/overrun/leftover", test_overrun_leftover);
+    add("/kvm-ring/overrun/laps", test_overrun_laps);
     add("/kvm-ring/overrun/race", test_overrun_race);
     result = g_test_run();
     g_free(why_not);
