@@ -1200,8 +1200,8 @@ static Bed *bed_new_emulated(uint32_t nr_entries, uint64_t nr_pages)
         g_test_skip("this KVM emulates no code at ring 0");
         return NULL;
     }
-    bed = bed_new(
-        (BedConfig){.nr_entries = nr_entries, .nr_pages = nr_pages, .mode = RAW_EMULATED});
+    bed =
+        bed_new((BedConfig){.nr_entries = nr_entries, .nr_pages = nr_pages, .mode = RAW_EMULATED});
     start(bed);
     set_logging(bed, true);
     return bed;
