@@ -32,6 +32,7 @@
 #include "migration/compact.h"
 #include "migration/copy.h"
 #include "migration/first-pass.h"
+#include "samples.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -117,14 +118,6 @@ static uint64_t resident_bytes(void)
     }
     fclose(file);
     return resident * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a;
-    double y = *(const double *)b;
-
-    return (x > y) - (x < y);
 }
 
 static uint64_t random_page(GRand *rand, uint64_t nr_pages)
@@ -368,8 +361,7 @@ static Figures measure(uint8_t *host, uint64_t size_bytes, unsigned percent)
             rounds_ms[i] = ms;
         }
     }
-    qsort(rounds_ms, NR_ROUNDS, sizeof(rounds_ms[0]), compare_doubles);
-    figures.round_ms = rounds_ms[NR_ROUNDS / 2];
+    figures.round_ms = samples_median(rounds_ms, NR_ROUNDS);
 
     /* The worst moment to stop: just after such rounds. */
     write_share(copy, percent, rand);

@@ -102,6 +102,21 @@ def build_floor():
     os.replace(f'{FLOOR}.new', FLOOR)
 
 
+def build_engine(*programs):
+    """Build benchmarks of the engine alone; returns where they are."""
+    tools = os.path.join(ROOT, 'scripts', 'with-tools')
+    build = os.path.join(ROOT, 'build', 'bench', 'engine')
+    commands = [[tools, 'ninja', '-C', build, *programs]]
+    if not os.path.exists(os.path.join(build, 'build.ninja')):
+        commands.insert(0, [tools, 'meson', 'setup', build, '--buildtype=release'])
+    for command in commands:
+        done = subprocess.run(command, cwd=ROOT, check=False, timeout=900, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise Wrong(f"{' '.join(command)} failed: {done.stdout.strip()[-2000:]}")
+    return build
+
+
 def check(guest):
     """Every page that was filled is right, and every other one is zero."""
     _, wrong = check_memory(guest, 600)

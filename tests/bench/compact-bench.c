@@ -16,6 +16,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "migration/compact.h"
+#include "samples.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,20 +71,6 @@ static double now_ms(void)
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a;
-    double y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
-static double median(double runs[NR_RUNS])
-{
-    qsort(runs, NR_RUNS, sizeof(runs[0]), compare_doubles);
-    return runs[NR_RUNS / 2];
 }
 
 static uint64_t random_page(const Case *c, GRand *rand)
@@ -248,8 +235,8 @@ static void bench(const Case *c)
         change_back(set, changed);
     }
     printf("%-24s %10zu %10.2f %10.2f %10.2f %10.2f\n", c->name, frames.total_bytes,
-           median(figures.ahead_ms), median(figures.write_ms), median(figures.read_ms),
-           median(figures.read_cold_ms));
+           samples_median(figures.ahead_ms, NR_RUNS), samples_median(figures.write_ms, NR_RUNS),
+           samples_median(figures.read_ms, NR_RUNS), samples_median(figures.read_cold_ms, NR_RUNS));
     fflush(stdout);
     frames_clear(&frames);
 }

@@ -11,6 +11,7 @@
 #include "migration/crc32c.h"
 #include "migration/pace.h"
 #include "migration/zero.h"
+#include "samples.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,14 +38,6 @@ static double now_s(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a;
-    double y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
 static bool is_wanted(const char *name)
 {
     if (only[0] == NULL) {
@@ -62,7 +55,7 @@ static bool is_wanted(const char *name)
 static void bench(const char *name, WorkFn work, void *opaque, size_t size_bytes, int nr_rounds,
                   bool in_bytes)
 {
-    double runs_s[NR_RUNS];
+    double runs_s[NR_RUNS], median_s;
 
     work(opaque, size_bytes, nr_rounds); /* warm up */
     for (int i = 0; i < NR_RUNS; i++) {
@@ -71,14 +64,12 @@ static void bench(const char *name, WorkFn work, void *opaque, size_t size_bytes
         work(opaque, size_bytes, nr_rounds);
         runs_s[i] = (now_s() - start_s) / nr_rounds;
     }
-    qsort(runs_s, NR_RUNS, sizeof(runs_s[0]), compare_doubles);
+    median_s = samples_median(runs_s, NR_RUNS);
     if (in_bytes) {
         printf("%-28s %10.2f GB/s median  %10.2f best\n", name,
-               (double)size_bytes * 1e-9 / runs_s[NR_RUNS / 2],
-               (double)size_bytes * 1e-9 / runs_s[0]);
+               (double)size_bytes * 1e-9 / median_s, (double)size_bytes * 1e-9 / runs_s[0]);
     } else {
-        printf("%-28s %10.1f ns median    %10.1f best\n", name, runs_s[NR_RUNS / 2] * 1e9,
-               runs_s[0] * 1e9);
+        printf("%-28s %10.1f ns median    %10.1f best\n", name, median_s * 1e9, runs_s[0] * 1e9);
     }
     fflush(stdout);
 }

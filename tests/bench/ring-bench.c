@@ -11,6 +11,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "accel/ring-sort.h"
+#include "samples.h"
 #include "tests/unit/raw-vm.h"
 
 #include <stdio.h>
@@ -87,19 +88,12 @@ static double reset(Bench *bench, uint32_t nr, bool sort)
     return (start_ns + sort_ns) / nr;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return x < y ? -1 : x > y;
-}
-
 static void print_samples(const char *how, uint32_t nr, double *samples, unsigned repeat)
 {
     g_autofree char *name = g_strdup_printf("reset-%u-%s", nr, how);
+    double median = samples_median(samples, repeat);
 
-    qsort(samples, repeat, sizeof(double), compare_doubles);
-    printf("%-28s %10.1f ns median    %10.1f best\n", name, samples[repeat / 2], samples[0]);
+    printf("%-28s %10.1f ns median    %10.1f best\n", name, median, samples[0]);
 }
 
 static void measure(Bench *bench, uint32_t nr, unsigned repeat)
