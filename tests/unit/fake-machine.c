@@ -320,6 +320,21 @@ FerryRegions fake_machine_list(const FakeMachine *machine)
     };
 }
 
+/*
+ * Not memcmp(): ThreadSanitizer would keep shadows of all that is read, four times as large as a
+ * machine of which little was ever touched.
+ */
+__attribute__((no_sanitize("thread"))) static bool is_same_page(const uint8_t *a, const uint8_t *b)
+{
+    const uint64_t *x = (const uint64_t *)(const void *)a, *y = (const uint64_t *)(const void *)b;
+    uint64_t difference = 0;
+
+    for (unsigned i = 0; i < FERRY_PAGE_BYTES / sizeof(uint64_t); i++) {
+        difference |= x[i] ^ y[i];
+    }
+    return difference == 0;
+}
+
 uint64_t fake_machine_compare(const FakeMachine *a, const FakeMachine *b)
 {
     uint64_t nr_different = 0;
@@ -328,8 +343,8 @@ uint64_t fake_machine_compare(const FakeMachine *a, const FakeMachine *b)
         for (uint64_t page = 0; page < ferry_region_nr_pages(&a->regions.list[i]); page++) {
             uint64_t offset = page * FERRY_PAGE_BYTES;
 
-            nr_different += memcmp(a->regions.list[i].host + offset,
-                                   b->regions.list[i].host + offset, FERRY_PAGE_BYTES) != 0;
+            nr_different +=
+                !is_same_page(a->regions.list[i].host + offset, b->regions.list[i].host + offset);
         }
     }
     return nr_different;
