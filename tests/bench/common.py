@@ -47,29 +47,58 @@ def again(measure, *arguments, times=3):
 
 # Before and after a migration
 
+def free_mib():
+    with open('/proc/meminfo', encoding='ascii') as f:
+        return next(int(line.split()[1]) for line in f if line.startswith('MemFree:')) // 1024
+
+
+def start_helper(mib):
+    """Have a helper touch memory, and hold it until its input ends: (the helper, seconds each GiB took)"""
+    helper = subprocess.Popen([FLOOR, '--warm', str(mib * MIB)], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True)
+    line = helper.stdout.readline()
+    if not line:
+        raise Wrong(f'cannot warm up {mib} MiB of memory')
+    return helper, json.loads(line)['touch_s_per_gib']
+
+
 class Warm:
-    """Memory that a helper has touched and holds, until release() hands it to whoever needs it next."""
+    """Memory that a helper has touched and holds, until release() hands it to whoever needs it next.
+
+    What lies free for seconds is cold (a hypervisor took it back), and nobody can say which free memory
+    the kernel hands out.  So all of it is touched; of a large machine's only KEPT_MIB, the rest is taken
+    away once for all.  With `careful` False (--quick), or when the migration is slow anyway, only as much
+    as is needed is touched, and some of what a migration gets may be cold.
+
+    mb_per_s    how fast whoever needs it may use it; 0: at once
+    """
 
     STEP_S = 0.2
     AHEAD_S = 1.0  # less than the 2 s after which Linux hands free memory back (page_reporting)
+    KEPT_MIB = 12 * 1024
+    LEFT_MIB = 1024  # for whoever needs memory before it is released
+    careful = True
+    ballast = None
 
-    def __init__(self, mib):
+    def __init__(self, mib, mb_per_s=0):
+        if self.careful and not mb_per_s:
+            if not Warm.ballast and free_mib() > self.KEPT_MIB + self.LEFT_MIB:
+                note('taking away memory that no guest needs')
+                Warm.ballast, _ = start_helper(free_mib() - self.KEPT_MIB)
+            mib = max(mib, free_mib() - self.LEFT_MIB)
         self.mib = mib
+        self.mb_per_s = mb_per_s
         self.giver = None
         self.stopped = threading.Event()
-        self.helper = subprocess.Popen([FLOOR, '--warm', str(mib * MIB)], stdin=subprocess.PIPE,
-                                       stdout=subprocess.PIPE, text=True)
-        line = self.helper.stdout.readline()
-        if not line:
-            raise Wrong(f'cannot warm up {mib} MiB of memory')
-        self.touch_s_per_gib = json.loads(line)['touch_s_per_gib']
+        self.helper, self.touch_s_per_gib = start_helper(mib)
 
-    def release(self, mb_per_s=0):
+    def release(self):
         """Free it, all at once or as fast as who needs it may use it: what lies free for seconds gets cold."""
-        if not mb_per_s:
+        if not self.mb_per_s:
             self.free()
             return
-        self.giver = threading.Thread(target=self._give, args=(mb_per_s * 1.1 * 1e6 / MIB,), name='warm', daemon=True)
+        self.giver = threading.Thread(target=self._give, args=(self.mb_per_s * 1.1 * 1e6 / MIB,), name='warm',
+                                      daemon=True)
         self.giver.start()
 
     def _give(self, mib_per_s):
@@ -283,6 +312,7 @@ def parse_options(parser, quick, migrates=True):
         add('--qemu', help="the QEMU to run, instead of this tree's")
     if parser.parse_known_args()[0].quick:
         parser.set_defaults(**quick)
+        Warm.careful = False
     options = parser.parse_args()
     if options.repeat < 1:
         parser.error('--repeat: at least 1')
