@@ -5,17 +5,14 @@
  */
 #include "heat.h"
 
-#include <string.h>
+#include "crc32c.h"
 
 /* So many changed pages are enough to tell how hot a chunk is. */
 #define CHANGED_ENOUGH 4
 
-#define LINE_BYTES 64
-#define LINE_WORDS (LINE_BYTES / sizeof(uint64_t))
-
 typedef struct Sample {
     uint32_t page; /* in its chunk */
-    uint64_t checksum;
+    uint32_t checksum;
 } Sample;
 
 struct FerryHeat {
@@ -45,27 +42,9 @@ static const uint8_t *chunk_host(const FerryHeat *heat, uint32_t region, uint64_
     return heat->regions->list[region].host + chunk * FERRY_CHUNK_PAGES * FERRY_PAGE_BYTES;
 }
 
-/*
- * As fast as memory is, which a CRC is not: the words of a line are summed up side by side, and any
- * single word that changes is seen.  The guest may be writing the page.
- */
-static uint64_t checksum_of(const uint8_t *host, uint64_t page)
+static uint32_t checksum_of(const uint8_t *host, uint64_t page)
 {
-    const uint8_t *line = host + page * FERRY_PAGE_BYTES;
-    uint64_t sums[LINE_WORDS] = {0}, checksum = 0;
-
-    for (const uint8_t *end = line + FERRY_PAGE_BYTES; line < end; line += LINE_BYTES) {
-        uint64_t words[LINE_WORDS];
-
-        memcpy(words, line, LINE_BYTES);
-        for (unsigned i = 0; i < LINE_WORDS; i++) {
-            sums[i] = (sums[i] << 1 | sums[i] >> 63) + words[i];
-        }
-    }
-    for (unsigned i = 0; i < LINE_WORDS; i++) {
-        checksum = checksum * UINT64_C(0x9e3779b97f4a7c15) + sums[i];
-    }
-    return checksum;
+    return ferry_crc32c(0, host + page * FERRY_PAGE_BYTES, FERRY_PAGE_BYTES);
 }
 
 /* The page of a stretch that is looked at; scattered, as what guests write has its own patterns. */
