@@ -25,6 +25,10 @@
 /* So many chunks in a row are judged together: what is looked at of one alone tells too little. */
 #define GROUP_CHUNKS 4
 
+/* How long the first choice may wait, and what part of the time that the copying will take. */
+#define SETTLE_MAX_US (80 * 1000)
+#define SETTLE_PART   50
+
 /*
  * A chunk in which nothing was ever touched is left alone, as long as it takes no longer than this to
  * see that: it has no page tables then.
@@ -50,6 +54,7 @@ struct FerryFirstPass {
     ChunkRef look;    /* the next chunk to look at */
     ChunkRef next;    /* the next chunk to judge */
     uint64_t nr_seen; /* how many chunks `look` is ahead of `next` */
+    gint64 looked_us; /* when the first of them were looked at; 0: settled */
     GArray *cold;     /* of ChunkRef: to be copied next */
     GArray *hot;      /* of ChunkRef: put off until the others are done; then the coolest last */
     GArray *idle;     /* of IdleRun, none next to another of its region */
@@ -205,7 +210,26 @@ static bool look_ahead(FerryFirstPass *pass, GError **errp)
 
 bool ferry_first_pass_prepare(FerryFirstPass *pass, GError **errp)
 {
-    return look_ahead(pass, errp);
+    bool fine = look_ahead(pass, errp);
+
+    pass->looked_us = g_get_monotonic_time();
+    return fine;
+}
+
+void ferry_first_pass_settle(FerryFirstPass *pass, uint64_t bytes_per_second)
+{
+    gint64 now_us = g_get_monotonic_time(), due_us = 0;
+
+    if (pass->looked_us && bytes_per_second) {
+        double copy_s = (double)ferry_heat_data_bytes(pass->heat) / (double)bytes_per_second;
+
+        due_us = pass->looked_us +
+                 (gint64)MIN(copy_s / SETTLE_PART * G_USEC_PER_SEC, (double)SETTLE_MAX_US);
+    }
+    if (due_us > now_us) {
+        g_usleep((gulong)(due_us - now_us));
+    }
+    pass->looked_us = 0;
 }
 
 static int hottest_first(gconstpointer a, gconstpointer b)

@@ -37,6 +37,9 @@ bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, unsigned 
 /* Whether pages of the chunk are remembered: then it has some that were touched. */
 bool ferry_heat_knows(const FerryHeat *heat, uint32_t region, uint64_t chunk);
 
+/* How much memory that was touched there is in all chunks that were looked at. */
+uint64_t ferry_heat_data_bytes(const FerryHeat *heat);
+
 /*
  * What part of the pages looked at has changed since, of FERRY_HEAT_MAX; more than 0 if one has.
  * Looks no further when it has seen some that did.  Forgets what it knows of the chunk.  0 if it

@@ -108,6 +108,7 @@ static bool feed_senders(FerrySource *source, GError **errp)
     }
     while (!error && !ferry_source_first_pass_done(source) &&
            ferry_copy_queued(copy) < QUEUE_PAGES) {
+        ferry_first_pass_settle(source->first_pass, atomic_load(&source->bandwidth));
         ferry_first_pass_feed(source->first_pass, &error);
     }
     ferry_copy_forget_some(copy);
