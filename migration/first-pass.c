@@ -25,6 +25,9 @@
 /* So many chunks in a row are judged together: what is looked at of one alone tells too little. */
 #define GROUP_CHUNKS 4
 
+/* When a chunk is judged sooner after it was looked at, it is judged once more before its copy. */
+#define SURE_US (200 * 1000)
+
 /* How long the first choice may wait, and what part of the time that the copying will take. */
 #define SETTLE_MAX_US (80 * 1000)
 #define SETTLE_PART   50
@@ -54,9 +57,11 @@ struct FerryFirstPass {
     ChunkRef look;    /* the next chunk to look at */
     ChunkRef next;    /* the next chunk to judge */
     uint64_t nr_seen; /* how many chunks `look` is ahead of `next` */
-    gint64 looked_us; /* when the first of them were looked at; 0: settled */
-    GArray *cold;     /* of ChunkRef: to be copied next */
-    GArray *hot;      /* of ChunkRef: put off until the others are done; then the coolest last */
+    gint64 looked_us; /* when the first of them were looked at */
+    bool settled;
+    GArray *cold; /* of ChunkRef: to be copied next, a group */
+    GArray *hot;  /* of ChunkRef: put off until the others are done; then the coolest last */
+    bool hot_is_sorted;
     GArray *idle;     /* of IdleRun, none next to another of its region */
     FerryScanner *scanner;
     uint64_t total_bytes;
@@ -216,20 +221,25 @@ bool ferry_first_pass_prepare(FerryFirstPass *pass, GError **errp)
     return fine;
 }
 
+static gint64 looked_ago_us(const FerryFirstPass *pass)
+{
+    return g_get_monotonic_time() - pass->looked_us;
+}
+
 void ferry_first_pass_settle(FerryFirstPass *pass, uint64_t bytes_per_second)
 {
-    gint64 now_us = g_get_monotonic_time(), due_us = 0;
+    double copy_s;
+    gint64 wait_us;
 
-    if (pass->looked_us && bytes_per_second) {
-        double copy_s = (double)ferry_heat_data_bytes(pass->heat) / (double)bytes_per_second;
-
-        due_us = pass->looked_us +
-                 (gint64)MIN(copy_s / SETTLE_PART * G_USEC_PER_SEC, (double)SETTLE_MAX_US);
+    if (!pass->settled && bytes_per_second) {
+        copy_s = (double)ferry_heat_data_bytes(pass->heat) / (double)bytes_per_second;
+        wait_us = (gint64)MIN(copy_s / SETTLE_PART * G_USEC_PER_SEC, (double)SETTLE_MAX_US) -
+                  looked_ago_us(pass);
+        if (wait_us > 0) {
+            g_usleep((gulong)wait_us);
+        }
     }
-    if (due_us > now_us) {
-        g_usleep((gulong)(due_us - now_us));
-    }
-    pass->looked_us = 0;
+    pass->settled = true;
 }
 
 static int hottest_first(gconstpointer a, gconstpointer b)
@@ -239,45 +249,74 @@ static int hottest_first(gconstpointer a, gconstpointer b)
     return x->heat > y->heat ? -1 : x->heat < y->heat;
 }
 
-/* Put some chunks off if the guest writes any of them. */
-static bool judge(FerryFirstPass *pass, GError **errp)
+/* Judge chunks that are thought to be cold: put them off if the guest writes any of them. */
+static void judge(FerryFirstPass *pass)
 {
-    ChunkRef group[GROUP_CHUNKS];
-    unsigned nr = 0, heat = 0;
+    unsigned heat = 0;
 
-    while (nr < GROUP_CHUNKS && !is_end(pass, &pass->next)) {
-        ChunkRef *chunk = &group[nr++];
+    for (guint i = 0; i < pass->cold->len; i++) {
+        ChunkRef *chunk = &g_array_index(pass->cold, ChunkRef, i);
+
+        chunk->heat = ferry_heat_changed(pass->heat, (uint32_t)chunk->region, chunk->number);
+        heat = MAX(heat, chunk->heat);
+    }
+    if (heat) {
+        for (guint i = 0; i < pass->cold->len; i++) {
+            const ChunkRef *chunk = &g_array_index(pass->cold, ChunkRef, i);
+
+            ferry_heat_forget(pass->heat, (uint32_t)chunk->region, chunk->number);
+        }
+        g_array_append_vals(pass->hot, pass->cold->data, pass->cold->len);
+        g_array_set_size(pass->cold, 0);
+        pass->hot_is_sorted = false;
+    }
+}
+
+/* Go on to the next group of chunks. */
+static bool judge_next(FerryFirstPass *pass, GError **errp)
+{
+    while (pass->cold->len < GROUP_CHUNKS && !is_end(pass, &pass->next)) {
+        ChunkRef chunk = pass->next;
 
         if (!look_ahead(pass, errp)) {
             return false;
         }
-        *chunk = pass->next;
-        chunk->seen = ferry_heat_knows(pass->heat, (uint32_t)chunk->region, chunk->number);
-        chunk->heat = ferry_heat_changed(pass->heat, (uint32_t)chunk->region, chunk->number);
-        heat = MAX(heat, chunk->heat);
+        chunk.seen = ferry_heat_knows(pass->heat, (uint32_t)chunk.region, chunk.number);
+        g_array_append_val(pass->cold, chunk);
         step(pass, &pass->next);
         pass->nr_seen--;
     }
-    g_array_append_vals(heat ? pass->hot : pass->cold, group, nr);
-    if (is_end(pass, &pass->next)) {
-        g_array_sort(pass->hot, hottest_first);
-    }
+    judge(pass);
     return true;
+}
+
+static void take_last(GArray *from, ChunkRef *taken)
+{
+    *taken = g_array_index(from, ChunkRef, from->len - 1);
+    g_array_set_size(from, from->len - 1);
 }
 
 /* The next chunk to copy: those that the guest does not write first. */
 static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
 {
-    GArray *from;
-
+    if (pass->cold->len && looked_ago_us(pass) < SURE_US) {
+        judge(pass);
+    }
     while (pass->cold->len == 0 && !is_end(pass, &pass->next)) {
-        if (!judge(pass, errp)) {
+        if (!judge_next(pass, errp)) {
             return false;
         }
     }
-    from = pass->cold->len ? pass->cold : pass->hot;
-    *chosen = g_array_index(from, ChunkRef, from->len - 1);
-    g_array_set_size(from, from->len - 1);
+    if (pass->cold->len) {
+        take_last(pass->cold, chosen);
+        ferry_heat_forget(pass->heat, (uint32_t)chosen->region, chosen->number);
+        return true;
+    }
+    if (!pass->hot_is_sorted) {
+        g_array_sort(pass->hot, hottest_first);
+        pass->hot_is_sorted = true;
+    }
+    take_last(pass->hot, chosen);
     return true;
 }
 

@@ -140,7 +140,7 @@ uint64_t ferry_heat_data_bytes(const FerryHeat *heat)
     return heat->data_bytes;
 }
 
-unsigned ferry_heat_changed(FerryHeat *heat, uint32_t region, uint64_t chunk)
+unsigned ferry_heat_changed(const FerryHeat *heat, uint32_t region, uint64_t chunk)
 {
     const uint8_t *host = chunk_host(heat, region, chunk);
     const GArray *samples = g_hash_table_lookup(heat->chunks, host);
@@ -153,6 +153,10 @@ unsigned ferry_heat_changed(FerryHeat *heat, uint32_t region, uint64_t chunk)
         nr_changed +=
             checksum_of(host, samples, nr) != g_array_index(samples, Sample, nr).checksum;
     }
-    g_hash_table_remove(heat->chunks, host);
     return (nr_changed * FERRY_HEAT_MAX + nr - 1) / nr;
+}
+
+void ferry_heat_forget(FerryHeat *heat, uint32_t region, uint64_t chunk)
+{
+    g_hash_table_remove(heat->chunks, chunk_host(heat, region, chunk));
 }

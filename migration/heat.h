@@ -42,12 +42,14 @@ uint64_t ferry_heat_data_bytes(const FerryHeat *heat);
 
 /*
  * What part of the pages looked at has changed since, of FERRY_HEAT_MAX; more than 0 if one has.
- * Looks no further when it has seen some that did.  Forgets what it knows of the chunk.  0 if it
- * was not looked at.
+ * Looks no further when it has seen some that did.  0 if it was not looked at.
  */
-unsigned ferry_heat_changed(FerryHeat *heat, uint32_t region, uint64_t chunk);
+unsigned ferry_heat_changed(const FerryHeat *heat, uint32_t region, uint64_t chunk);
 
 #define FERRY_HEAT_MAX 1024
+
+/* No more will be asked about the chunk, until it is looked at again. */
+void ferry_heat_forget(FerryHeat *heat, uint32_t region, uint64_t chunk);
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FerryHeat, ferry_heat_free)
 

@@ -12,7 +12,8 @@
 
 /*
  * The driver arms another chunk when fewer pages than these wait to be sent: 32 MiB, at least 5 ms
- * of work for the senders.
+ * of work for the senders.  With a limited bandwidth it is what takes FEED_MS to send: the guest's
+ * writes to what waits longer are traced for nothing.
  */
 #define QUEUE_PAGES FERRY_CHUNK_PAGES
 
@@ -64,12 +65,13 @@ bool ferry_source_replace_tracker(FerrySource *source, GError *error, GError **e
     return true;
 }
 
-static uint64_t feed_pages(const FerrySource *source)
+/* What takes FEED_MS to send, or @max_pages if that is less or bandwidth is not limited. */
+static uint64_t pages_to_feed(const FerrySource *source, uint64_t max_pages)
 {
     uint64_t rate = atomic_load(&source->bandwidth);
 
-    return rate ? CLAMP(rate / FERRY_PAGE_BYTES * FEED_MS / 1000, FEED_PAGES_MIN, FEED_PAGES)
-                : FEED_PAGES;
+    return rate ? CLAMP(rate / FERRY_PAGE_BYTES * FEED_MS / 1000, FEED_PAGES_MIN, max_pages)
+                : max_pages;
 }
 
 /* Have the tracker report some pages of the round. */
@@ -78,7 +80,7 @@ static bool feed(FerrySource *source, GError **errp)
     FerryCopy *copy = source->copy;
     uint64_t left_pages;
 
-    if (!copy->tracker.ops->feed(copy->tracker.opaque, feed_pages(source), &left_pages, errp)) {
+    if (!copy->tracker.ops->feed(copy->tracker.opaque, pages_to_feed(source, FEED_PAGES), &left_pages, errp)) {
         return false;
     }
     atomic_store(&source->left_pages, left_pages);
@@ -107,7 +109,7 @@ static bool feed_senders(FerrySource *source, GError **errp)
         tracker->ops->check(tracker->opaque, &error);
     }
     while (!error && !ferry_source_first_pass_done(source) &&
-           ferry_copy_queued(copy) < QUEUE_PAGES) {
+           ferry_copy_queued(copy) < pages_to_feed(source, QUEUE_PAGES)) {
         ferry_first_pass_settle(source->first_pass, atomic_load(&source->bandwidth));
         ferry_first_pass_feed(source->first_pass, &error);
     }
@@ -117,7 +119,7 @@ static bool feed_senders(FerrySource *source, GError **errp)
         ferry_copy_kick(copy);
     }
     while (!error && atomic_load(&source->left_pages) > 0 &&
-           ferry_copy_queued(copy) < feed_pages(source) / 2) {
+           ferry_copy_queued(copy) < pages_to_feed(source, FEED_PAGES) / 2) {
         feed(source, &error);
     }
     return !error || ferry_source_replace_tracker(source, error, errp);

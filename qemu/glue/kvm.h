@@ -10,6 +10,7 @@
 #define FERRY_GLUE_KVM_H
 
 #include "qemu/typedefs.h"
+#include "exec/hwaddr.h"
 
 #include "ferry/accel/kvm-ring.h"
 #include "ferry/migration/region.h"
@@ -21,6 +22,9 @@ struct KVMState;
 
 /* The VM exists; the dirty ring, if any, is about to be enabled, and there are no slots yet. */
 void ferry_kvm_init(struct KVMState *s);
+
+/* How long the slot is that begins at @start_addr, with @size bytes to go. */
+hwaddr ferry_kvm_slot_size(hwaddr start_addr, hwaddr size);
 
 /* @kml is complete, and about to be registered. */
 void ferry_kvm_wrap_listener(struct KVMMemoryListener *kml);

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// file: accel/kvm/kvm-all.c
+// hooks: kvm_set_phys_mem
+// why: memory slots are cut where chunks of memory begin, so that arming a chunk does not arm its
+//      neighbour too.
+// places: 5
+// adds: 5
+// removes: 5
+
+@@
+@@
+ kvm_set_phys_mem(...)
+ {
+ <...
+-MIN(kvm_max_slot_size, size)
++ferry_kvm_slot_size(start_addr, size)
+ ...>
+ }
+
+@@
+@@
+ kvm_section_update_flags(...)
+ {
+ <...
+-MIN(kvm_max_slot_size, size)
++ferry_kvm_slot_size(start_addr, size)
+ ...>
+ }
+
+@@
+@@
+ kvm_physical_sync_dirty_bitmap(...)
+ {
+ <...
+-MIN(kvm_max_slot_size, size)
++ferry_kvm_slot_size(start_addr, size)
+ ...>
+ }
+
+@@
+@@
+ kvm_accel_has_memory(...)
+ {
+ <...
+-MIN(kvm_max_slot_size, size)
++ferry_kvm_slot_size(start_addr, size)
+ ...>
+ }
