@@ -19,7 +19,6 @@ from guest import GuestError, check_memory  # noqa: E402
 from vm import (ROOT, MigrationFailed, QMPError, VMDied, default_binary,  # noqa: E402
                 exit_on_signals)
 
-FLOOR_SOURCE = os.path.join(ROOT, 'tests', 'bench', 'floor.c')
 FLOOR = os.path.join(ROOT, 'build', 'bench', 'floor')
 MIB = 1 << 20
 HUGE_MIB = 2
@@ -122,13 +121,20 @@ class Warm:
             self.helper = None
 
 
+def compiled(source, output, *options):
+    """Compile one C file of this directory, if it is newer; returns the output's path."""
+    source = os.path.join(ROOT, 'tests', 'bench', source)
+    output = os.path.join(ROOT, 'build', 'bench', output)
+    if not os.path.exists(output) or os.path.getmtime(output) < os.path.getmtime(source):
+        os.makedirs(os.path.dirname(output), exist_ok=True)
+        subprocess.run([os.environ.get('CC', 'cc'), '-std=gnu11', '-D_GNU_SOURCE', '-O2', '-Wall',
+                        '-Werror', *options, '-o', f'{output}.new', source], check=True, timeout=120)
+        os.replace(f'{output}.new', output)
+    return output
+
+
 def build_floor():
-    if os.path.exists(FLOOR) and os.path.getmtime(FLOOR) >= os.path.getmtime(FLOOR_SOURCE):
-        return
-    os.makedirs(os.path.dirname(FLOOR), exist_ok=True)
-    subprocess.run([os.environ.get('CC', 'cc'), '-std=gnu11', '-D_GNU_SOURCE', '-O2', '-Wall',
-                    '-Werror', '-o', f'{FLOOR}.new', FLOOR_SOURCE], check=True, timeout=120)
-    os.replace(f'{FLOOR}.new', FLOOR)
+    compiled('floor.c', 'floor')
 
 
 def build_engine(*programs):
