@@ -97,8 +97,14 @@ static void test_changes(void)
     g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 0), ==, 0);
     g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 1), ==, FERRY_HEAT_MAX);
     g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 2), ==, FERRY_HEAT_MAX / 4);
-    /* That was all it knew. */
+    /* It may be asked again, until it forgets. */
+    g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 1), ==, FERRY_HEAT_MAX);
+    g_assert_true(ferry_heat_knows(bed->heat, 0, 1));
+    ferry_heat_forget(bed->heat, 0, 1);
     g_assert_cmpuint(ferry_heat_changed(bed->heat, 0, 1), ==, 0);
+    g_assert_false(ferry_heat_knows(bed->heat, 0, 1));
+    g_assert_cmpuint(ferry_heat_data_bytes(bed->heat), ==,
+                     3 * FERRY_CHUNK_PAGES * FERRY_PAGE_BYTES);
 }
 
 static void test_looks_again(void)
