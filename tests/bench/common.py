@@ -302,14 +302,15 @@ def numbers(least):
     return parse
 
 
-def parse_options(parser, quick, migrates=True):
+def parse_options(parser, quick, migrates=True, repeat=5):
     """Add the options that every benchmark has, and parse the command line.
 
     quick      defaults that --quick sets: enough to try everything, too little to say anything
     migrates   whether guests are migrated
+    repeat     how often each is measured if nobody says
     """
     add = parser.add_argument
-    add('--repeat', type=int, default=5, help='repetitions (5)')
+    add('--repeat', type=int, default=repeat, help=f'repetitions ({repeat})')
     short = ', '.join(f'{name}={value}' for name, value in quick.items())
     add('--quick', action='store_true', help=f'try everything in short: {short}'.replace('%', '%%'))
     add('--json', metavar='FILE', help='write everything that was measured there')
