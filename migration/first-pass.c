@@ -62,7 +62,7 @@ struct FerryFirstPass {
     GArray *cold; /* of ChunkRef: to be copied next, a group */
     GArray *hot;  /* of ChunkRef: put off until the others are done; then the coolest last */
     bool hot_is_sorted;
-    GArray *idle;     /* of IdleRun, none next to another of its region */
+    GArray *idle; /* of IdleRun, none next to another of its region */
     FerryScanner *scanner;
     uint64_t total_bytes;
     _Atomic uint64_t unseen_bytes;

@@ -24,7 +24,7 @@ typedef struct Sample {
 struct FerryHeat {
     const FerryRegions *regions;
     const FerryScanner *scanner;
-    GHashTable *chunks; /* of GArray of Sample, by the host address of the chunk */
+    GHashTable *chunks;  /* of GArray of Sample, by the host address of the chunk */
     uint64_t data_bytes; /* in all chunks looked at */
 };
 
@@ -79,7 +79,7 @@ typedef struct Look {
 } Look;
 
 static void choose_in_range(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes,
-                          FerryScanKind kind)
+                            FerryScanKind kind)
 {
     Look *look = opaque;
     const unsigned stretch_pages = look->stretch_pages;
@@ -146,14 +146,10 @@ unsigned ferry_heat_changed(const FerryHeat *heat, uint32_t region, uint64_t chu
     const GArray *samples = g_hash_table_lookup(heat->chunks, host);
     guint nr_changed = 0, nr = 0;
 
-    if (!samples) {
-        return 0;
+    for (; samples && nr < samples->len && nr_changed < CHANGED_ENOUGH; nr++) {
+        nr_changed += checksum_of(host, samples, nr) != g_array_index(samples, Sample, nr).checksum;
     }
-    for (; nr < samples->len && nr_changed < CHANGED_ENOUGH; nr++) {
-        nr_changed +=
-            checksum_of(host, samples, nr) != g_array_index(samples, Sample, nr).checksum;
-    }
-    return (nr_changed * FERRY_HEAT_MAX + nr - 1) / nr;
+    return nr ? (nr_changed * FERRY_HEAT_MAX + nr - 1) / nr : 0;
 }
 
 void ferry_heat_forget(FerryHeat *heat, uint32_t region, uint64_t chunk)

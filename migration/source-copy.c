@@ -80,7 +80,8 @@ static bool feed(FerrySource *source, GError **errp)
     FerryCopy *copy = source->copy;
     uint64_t left_pages;
 
-    if (!copy->tracker.ops->feed(copy->tracker.opaque, pages_to_feed(source, FEED_PAGES), &left_pages, errp)) {
+    if (!copy->tracker.ops->feed(copy->tracker.opaque, pages_to_feed(source, FEED_PAGES),
+                                 &left_pages, errp)) {
         return false;
     }
     atomic_store(&source->left_pages, left_pages);

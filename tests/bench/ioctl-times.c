@@ -87,7 +87,8 @@ int ioctl(int fd, unsigned long request, ...)
     start_s = now_s(CLOCK_MONOTONIC);
     ret = next_ioctl(fd, request, arg);
     /* One write: lines of several threads do not mix. */
-    dprintf(file, "%.6f %s %.1f %.1f\n", start_real_s, name, (now_s(CLOCK_MONOTONIC) - start_s) * 1e6,
+    dprintf(file, "%.6f %s %.1f %.1f\n", start_real_s, name,
+            (now_s(CLOCK_MONOTONIC) - start_s) * 1e6,
             (now_s(CLOCK_THREAD_CPUTIME_ID) - start_cpu_s) * 1e6);
     return ret;
 }
