@@ -19,14 +19,15 @@ static FerryCopyChunk *chunk_of(const FerryCopy *copy, uint32_t region, uint64_t
 }
 
 /*
- * Whether one of those 64 pages may be in the set.  Wrong only while it is put in or taken out, but
+ * Whether one of those 64 pages may be in the set.  Wrong only while any page is put in or taken out, but
  * found in a few bits that stay in the cache: memory of a set that was never used stays unused.
  */
 static bool may_hold(const FerryPageset *set, uint64_t word)
 {
     uint64_t granule = word / FERRY_GRANULE_WORDS;
 
-    return ferry_pageset_granules(set, granule / 64) >> (granule % 64) & 1;
+    return ferry_pageset_count(set) > 0 &&
+           (ferry_pageset_granules(set, granule / 64) >> (granule % 64) & 1);
 }
 
 /* Which of those pages are in the set. */

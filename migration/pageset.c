@@ -46,14 +46,11 @@ static uint64_t words_for(uint64_t nr_bits)
     return (nr_bits + 63) / 64;
 }
 
-/*
- * Zeroed.  Without @flags not touched: the kernel gives memory only to what is written.  The hints are few
- * and are looked at all the time: they have theirs from the beginning (MAP_POPULATE).
- */
-static _Atomic uint64_t *map_words(uint64_t nr_words, int flags)
+/* Zeroed and not touched: the kernel gives memory only to what is written. */
+static _Atomic uint64_t *map_words(uint64_t nr_words)
 {
     void *map = mmap(NULL, MAX(nr_words, 1) * sizeof(uint64_t), PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (map == MAP_FAILED) {
         g_error("ferry: cannot map a page set of %" PRIu64 " words: %s", nr_words,
@@ -77,9 +74,9 @@ FerryPageset *ferry_pageset_new(uint64_t nr_pages)
     set->nr_words = nr_granules * FERRY_GRANULE_WORDS;
     set->nr_granule_words = words_for(nr_granules);
     set->nr_stripe_words = words_for(set->nr_granule_words);
-    set->words = map_words(set->nr_words, 0);
-    set->granule_words = map_words(set->nr_granule_words, MAP_POPULATE);
-    set->stripe_words = map_words(set->nr_stripe_words, MAP_POPULATE);
+    set->words = map_words(set->nr_words);
+    set->granule_words = map_words(set->nr_granule_words);
+    set->stripe_words = map_words(set->nr_stripe_words);
     return set;
 }
 
