@@ -23,7 +23,7 @@
 #define LINE_BYTES      64
 #define FIRST_BUCKET_US 64
 #define SLOT_MS         50   /* of the history of writes */
-#define HISTORY_SLOTS   2048 /* remembered: the last 102 seconds */
+#define HISTORY_SLOTS   1536 /* remembered: the last 76 seconds */
 #define LOG_ENTRIES     8192 /* the last slow accesses, remembered one by one */
 
 /* Times of slow accesses: eight buckets for each power of two from 1024 ns to 17 s. */
@@ -37,7 +37,7 @@ struct worker {
     uint64_t buckets[LOAD_NR_BUCKETS]; /* gaps of FIRST_BUCKET_US << i and more, up to twice that */
     uint64_t last, due, random, cursor, first, nr_pages;
     uint64_t slot, slot_end; /* of the history: time / SLOT_MS, and when it ends, in ticks */
-    uint16_t history[HISTORY_SLOTS]; /* pages written in slot n: [n % HISTORY_SLOTS] */
+    uint32_t history[HISTORY_SLOTS]; /* pages written in slot n: [n % HISTORY_SLOTS] */
     uint32_t gaps_us[HISTORY_SLOTS]; /* the longest gap that began in slot n; 0: none to speak of */
     uint64_t watch_from;             /* since when accesses are watched */
     uint64_t watch_least;            /* the least ticks that make one slow; 0: none is watched */
