@@ -261,11 +261,6 @@ static void judge(FerryFirstPass *pass)
         heat = MAX(heat, chunk->heat);
     }
     if (heat) {
-        for (guint i = 0; i < pass->cold->len; i++) {
-            const ChunkRef *chunk = &g_array_index(pass->cold, ChunkRef, i);
-
-            ferry_heat_forget(pass->heat, (uint32_t)chunk->region, chunk->number);
-        }
         g_array_append_vals(pass->hot, pass->cold->data, pass->cold->len);
         g_array_set_size(pass->cold, 0);
         pass->hot_is_sorted = false;
@@ -290,15 +285,11 @@ static bool judge_next(FerryFirstPass *pass, GError **errp)
     return true;
 }
 
-static void take_last(GArray *from, ChunkRef *taken)
-{
-    *taken = g_array_index(from, ChunkRef, from->len - 1);
-    g_array_set_size(from, from->len - 1);
-}
-
 /* The next chunk to copy: those that the guest does not write first. */
 static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
 {
+    GArray *from;
+
     if (pass->cold->len && looked_ago_us(pass) < SURE_US) {
         judge(pass);
     }
@@ -307,16 +298,14 @@ static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
             return false;
         }
     }
-    if (pass->cold->len) {
-        take_last(pass->cold, chosen);
-        ferry_heat_forget(pass->heat, (uint32_t)chosen->region, chosen->number);
-        return true;
-    }
-    if (!pass->hot_is_sorted) {
+    from = pass->cold->len ? pass->cold : pass->hot;
+    if (from == pass->hot && !pass->hot_is_sorted) {
         g_array_sort(pass->hot, hottest_first);
         pass->hot_is_sorted = true;
     }
-    take_last(pass->hot, chosen);
+    *chosen = g_array_index(from, ChunkRef, from->len - 1);
+    g_array_set_size(from, from->len - 1);
+    ferry_heat_forget(pass->heat, (uint32_t)chosen->region, chosen->number);
     return true;
 }
 
