@@ -14,6 +14,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'lib'))
+from cc import compiled  # noqa: E402
 from figures import goal_text, reached_text, spread_text  # noqa: E402
 from guest import GuestError, check_memory  # noqa: E402
 from vm import (ROOT, MigrationFailed, QMPError, VMDied, default_binary,  # noqa: E402
@@ -121,20 +122,15 @@ class Warm:
             self.helper = None
 
 
-def compiled(source, output, *options):
-    """Compile one C file of this directory, if it is newer; returns the output's path."""
-    source = os.path.join(ROOT, 'tests', 'bench', source)
-    output = os.path.join(ROOT, 'build', 'bench', output)
-    if not os.path.exists(output) or os.path.getmtime(output) < os.path.getmtime(source):
-        os.makedirs(os.path.dirname(output), exist_ok=True)
-        subprocess.run([os.environ.get('CC', 'cc'), '-std=gnu11', '-D_GNU_SOURCE', '-O2', '-Wall',
-                        '-Werror', *options, '-o', f'{output}.new', source], check=True, timeout=120)
-        os.replace(f'{output}.new', output)
-    return output
-
-
 def build_floor():
-    compiled('floor.c', 'floor')
+    compiled('tests/bench/floor.c', FLOOR)
+
+
+def run_floor(nr_bytes, transport, form):
+    """Have the bare program send that many bytes to itself; what it says of it (see floor.c)."""
+    done = subprocess.run([FLOOR, '--bytes', str(nr_bytes), '--transport', transport, '--receive', form],
+                          check=True, stdout=subprocess.PIPE, text=True, timeout=600)
+    return json.loads(done.stdout)
 
 
 def build_engine(*programs):

@@ -7,7 +7,6 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <linux/kvm.h>
 #include <stdarg.h>
