@@ -37,7 +37,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "tracker.h"
+#include "../migration/tracker.h"
 
 typedef struct FerryKvmRing FerryKvmRing;
 

@@ -61,8 +61,8 @@
 #include <unistd.h>
 
 #include "../migration/error.h"
-#include "../migration/pageset.h"
-#include "kernel-abi.h"
+#include "../migration/memory/pageset.h"
+#include "../migration/memory/kernel-abi.h"
 
 #define DEVICE "/dev/userfaultfd"
 

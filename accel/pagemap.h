@@ -30,8 +30,8 @@
 
 #include <glib.h>
 
-#include "../migration/region.h"
-#include "tracker.h"
+#include "../migration/memory/region.h"
+#include "../migration/tracker.h"
 
 typedef struct FerryPagemap FerryPagemap;
 

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "wire.h"
+#include "wire/frame.h"
 
 typedef enum {
     FERRY_SESSION_CONNECT,  /* opening channels, checking regions */

@@ -14,11 +14,11 @@
 #include "io/channel-socket.h"
 #include "migration/register.h"
 
-#include "ferry/accel/tracker.h"
-#include "ferry/migration/channel.h"
-#include "ferry/migration/destination.h"
-#include "ferry/migration/region.h"
-#include "ferry/migration/source.h"
+#include "ferry/migration/tracker.h"
+#include "ferry/migration/wire/channel.h"
+#include "ferry/migration/destination/destination.h"
+#include "ferry/migration/memory/region.h"
+#include "ferry/migration/source/source.h"
 #include "ferry/migration/stats.h"
 
 /* Values of PING and PONG: 16 bits of magic, then what each says. */

@@ -14,7 +14,7 @@
 #include "system/runstate.h"
 
 #include "ferry/glue/hmp.h"
-#include "ferry/migration/wire.h"
+#include "ferry/migration/wire/frame.h"
 #include "internal.h"
 
 /* Both enums list the same phases in the same order. */

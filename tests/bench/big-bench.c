@@ -30,9 +30,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration/compact.h"
-#include "migration/copy.h"
-#include "migration/first-pass.h"
+#include "migration/wire/compact.h"
+#include "migration/source/backlog.h"
+#include "migration/source/first-pass.h"
 #include "samples.h"
 
 #include <stdio.h>

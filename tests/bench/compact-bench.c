@@ -15,7 +15,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration/compact.h"
+#include "migration/wire/compact.h"
 #include "samples.h"
 
 #include <stdio.h>

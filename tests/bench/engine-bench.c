@@ -7,10 +7,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "accel/scan.h"
-#include "migration/crc32c.h"
-#include "migration/pace.h"
-#include "migration/zero.h"
+#include "migration/memory/scan.h"
+#include "migration/wire/crc32c.h"
+#include "migration/source/pace.h"
+#include "migration/memory/zero.h"
 #include "samples.h"
 
 #include <stdio.h>

@@ -6,8 +6,8 @@
  */
 #include "fuzz.h"
 
-#include "migration/crc32c.h"
-#include "migration/wire.h"
+#include "migration/wire/crc32c.h"
+#include "migration/wire/frame.h"
 
 struct Head {
     uint64_t first_page;

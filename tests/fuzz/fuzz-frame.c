@@ -5,8 +5,8 @@
  */
 #include "fuzz.h"
 
-#include "migration/crc32c.h"
-#include "migration/wire.h"
+#include "migration/wire/crc32c.h"
+#include "migration/wire/frame.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nr_bytes)
 {

@@ -5,7 +5,7 @@
  */
 #include "fuzz.h"
 
-#include "migration/wire.h"
+#include "migration/wire/frame.h"
 
 static void try_layout(const uint8_t *data, size_t nr_bytes)
 {

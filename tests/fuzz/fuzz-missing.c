@@ -6,7 +6,7 @@
  */
 #include "fuzz.h"
 
-#include "migration/missing.h"
+#include "migration/wire/missing.h"
 #include "seal.h"
 
 #define NR_REGIONS 3

@@ -5,8 +5,8 @@
  */
 #include "fuzz.h"
 
-#include "migration/compress.h"
-#include "migration/region.h"
+#include "migration/wire/compress.h"
+#include "migration/memory/region.h"
 
 #define GRANULE_BYTES ((uint32_t)(FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES))
 

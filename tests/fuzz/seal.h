@@ -8,7 +8,7 @@
 
 #include "fuzz.h"
 
-#include "migration/compact.h"
+#include "migration/wire/compact.h"
 
 static inline uint32_t fuzz_get32(const uint8_t *in)
 {

@@ -9,7 +9,7 @@
 
 #include "case.h"
 
-/* As in migration/wire.h; written out again, so that a change of the wire is noticed here. */
+/* As in migration/wire/frame.h; written out again, so that a change of the wire is noticed here. */
 #define HELLO_BYTES 16
 #define FRAME_BYTES 32
 #define FRAME_MAGIC 0x59525246u

@@ -6,7 +6,7 @@
 #ifndef FERRY_TESTS_COMPACT_SEGMENTS_H
 #define FERRY_TESTS_COMPACT_SEGMENTS_H
 
-#include "migration/compact.h"
+#include "migration/wire/compact.h"
 
 #define CHUNK ((uint64_t)FERRY_COMPACT_CHUNK_PAGES)
 #define ITEM  FERRY_COMPACT_ITEM_BYTES

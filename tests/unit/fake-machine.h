@@ -7,9 +7,9 @@
 #ifndef FERRY_FAKE_MACHINE_H
 #define FERRY_FAKE_MACHINE_H
 
-#include "accel/tracker.h"
-#include "migration/destination.h"
-#include "migration/source.h"
+#include "migration/tracker.h"
+#include "migration/destination/destination.h"
+#include "migration/source/source.h"
 #include "relay.h"
 
 #define FAKE_REGIONS_MAX 4

@@ -8,7 +8,7 @@
  */
 #include "compact-segments.h"
 
-#include "migration/crc32c.h"
+#include "migration/wire/crc32c.h"
 
 #include <stdatomic.h>
 #include <string.h>

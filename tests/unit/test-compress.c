@@ -5,9 +5,9 @@
  */
 #include <string.h>
 
-#include "migration/compress.h"
+#include "migration/wire/compress.h"
 #include "migration/error.h"
-#include "migration/region.h"
+#include "migration/memory/region.h"
 
 #define GRANULE_BYTES ((uint32_t)(FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES))
 

@@ -5,7 +5,7 @@
  */
 #include <glib.h>
 
-#include "migration/converge.h"
+#include "migration/source/converge.h"
 
 #define MIB (UINT64_C(1) << 20)
 

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration/copy.h"
+#include "migration/source/backlog.h"
 
 #define NR_PAGES     (UINT64_C(1) << 24) /* 64 GiB: 512 pages of 4 KiB in a set */
 #define STRIDE_PAGES (UINT64_C(1) << 15) /* so many have their bits in 4 KiB */

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration/crc32c.h"
+#include "migration/wire/crc32c.h"
 
 #include <glib.h>
 #include <string.h>

@@ -14,8 +14,8 @@
 
 #include "fake-machine.h"
 #include "migration/error.h"
-#include "migration/fetch.h"
-#include "migration/watch.h"
+#include "migration/destination/fetch.h"
+#include "migration/wire/heartbeat.h"
 
 #define NR_GUESTS 3
 

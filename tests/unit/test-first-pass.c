@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration/first-pass.h"
+#include "migration/source/first-pass.h"
 
 #include <string.h>
 #include <sys/mman.h>

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration/heat.h"
+#include "migration/source/heat.h"
 
 #include <string.h>
 #include <sys/mman.h>

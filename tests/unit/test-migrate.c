@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "fake-machine.h"
-#include "migration/control.h"
+#include "migration/wire/control.h"
 #include "migration/error.h"
 
 static const FakeRegion small[] = {

@@ -4,9 +4,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "accel/pagemap.h"
-#include "accel/kernel-abi.h"
+#include "migration/memory/kernel-abi.h"
 #include "migration/error.h"
-#include "migration/pageset.h"
+#include "migration/memory/pageset.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration/pageset.h"
+#include "migration/memory/pageset.h"
 
 #include <stdatomic.h>
 #include <string.h>

@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "accel/scan.h"
-#include "migration/zero.h"
+#include "migration/memory/scan.h"
+#include "migration/memory/zero.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,9 +6,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration/crc32c.h"
+#include "migration/wire/crc32c.h"
 #include "migration/error.h"
-#include "migration/wire.h"
+#include "migration/wire/frame.h"
 
 #include <string.h>
 

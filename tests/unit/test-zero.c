@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration/zero.h"
+#include "migration/memory/zero.h"
 
 #include <glib.h>
 #include <stdint.h>

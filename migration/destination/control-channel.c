@@ -1,0 +1,398 @@
+/*
+ * The destination's side of a session: what comes on the control channel.  See destination.h and
+ * destination-internal.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "../wire/control.h"
+#include "../error.h"
+#include "internal.h"
+
+static bool out_of_turn(const FerryFrame *frame, GError **errp)
+{
+    g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "frame type %u out of turn", frame->type);
+    return false;
+}
+
+/* --- Regions ---------------------------------------------------------------------------------- */
+
+/* Make all of @regions read as zero: from here on, what the source does not send is zero. */
+static bool empty_memory(FerryDestination *destination, const FerryRegions *regions, GError **errp)
+{
+    for (size_t i = 0; i < regions->nr; i++) {
+        FerryScanTarget target = ferry_region_scan_target(&regions->list[i]);
+
+        if (!ferry_scan_discard_populated(destination->receiver.scanner, &target, 0,
+                                          regions->list[i].length_bytes, errp)) {
+            g_prefix_error(errp, "RAM block '%s': ", regions->list[i].id);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Wait until the channels of @layout are all in; false when that will not be.  With the lock held. */
+static bool wait_for_channels(Link *link, const FerryLayout *layout)
+{
+    FerryDestination *destination = link->destination;
+
+    while ((destination->nr_data < layout->nr_data || destination->nr_fetch < layout->nr_fetch) &&
+           !destination->error && !destination->closing && !link->stale) {
+        g_cond_wait(&destination->changed, &destination->lock);
+    }
+    return !link->stale;
+}
+
+/* Make ready for pages to be left missing, or say why that cannot be. */
+static bool prepare_fetch(FerryDestination *destination, const FerryLayout *layout, GError **errp)
+{
+    FerryReceiver *receiver = &destination->receiver;
+
+    if (layout->nr_fetch == 0) {
+        return true;
+    }
+    receiver->fetch = ferry_fetch_new(&receiver->regions, layout->nr_fetch,
+                                      &ferry_destination_fetch_ops, destination, errp);
+    if (!receiver->fetch) {
+        g_prefix_error(errp, "post-copy is not possible: ");
+        return false;
+    }
+    return true;
+}
+
+static bool take_regions(Link *link, const GByteArray *body, GError **errp)
+{
+    FerryDestination *destination = link->destination;
+    FerryRegions remote = {0}, local = {0};
+    FerryLayout layout;
+    bool fine;
+
+    if (destination->layout.nr_data) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "a second list of RAM blocks");
+        return false;
+    }
+    if (!ferry_regions_decode(body ? body->data : NULL, body ? body->len : 0, &remote, &layout,
+                              errp)) {
+        return false;
+    }
+    fine = destination->ops.list_regions(destination->opaque, &remote, &local, errp) &&
+           ferry_regions_match(&local, &remote, errp) && empty_memory(destination, &local, errp);
+    ferry_regions_clear(&remote);
+    if (!fine) {
+        ferry_regions_clear(&local);
+        return false;
+    }
+
+    g_mutex_lock(&destination->lock);
+    destination->receiver.regions = local;
+    g_mutex_unlock(&destination->lock);
+    if (!prepare_fetch(destination, &layout, errp)) {
+        return false;
+    }
+    g_mutex_lock(&destination->lock);
+    destination->layout = layout;
+    wait_for_channels(link, &layout);
+    destination->ready = true;
+    g_cond_broadcast(&destination->changed);
+    g_mutex_unlock(&destination->lock);
+    return ferry_control_send(link->channel, FERRY_FRAME_READY, 0, NULL, errp);
+}
+
+/* --- What will be missing, and what is --------------------------------------------------------- */
+
+/* The missing pages may still be changed by what comes on the control channel. */
+static bool may_draft(FerryDestination *destination)
+{
+    bool may;
+
+    g_mutex_lock(&destination->lock);
+    may = destination->ready && destination->receiver.fetch && !destination->handed_over;
+    g_mutex_unlock(&destination->lock);
+    return may;
+}
+
+static bool take_missing(FerryDestination *destination, const FerryFrame *frame,
+                         const GByteArray *body, GError **errp)
+{
+    FerryReceiver *receiver = &destination->receiver;
+
+    if (!may_draft(destination)) {
+        return out_of_turn(frame, errp);
+    }
+    return ferry_missing_take(&destination->missing_reader, frame, body, &receiver->regions,
+                              ferry_fetch_missing(receiver->fetch), errp);
+}
+
+static bool forget_draft(Link *link, const FerryFrame *frame, GError **errp)
+{
+    FerryDestination *destination = link->destination;
+
+    if (!may_draft(destination)) {
+        return out_of_turn(frame, errp);
+    }
+    ferry_missing_clear(&destination->missing_reader);
+    ferry_fetch_forget(destination->receiver.fetch);
+    return ferry_control_send(link->channel, FERRY_FRAME_DRAFTED, 0, NULL, errp);
+}
+
+/* Both sides must mean the same pages. */
+static bool check_missing(FerryDestination *destination, uint64_t nr_pages, GError **errp)
+{
+    FerryReceiver *receiver = &destination->receiver;
+    uint64_t here = ferry_missing_count(&receiver->regions, ferry_fetch_missing(receiver->fetch));
+
+    if (!ferry_missing_finish(&destination->missing_reader, errp)) {
+        return false;
+    }
+    if (here != nr_pages) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                    "the bitmap has %" PRIu64 " missing pages, the source says %" PRIu64, here,
+                    nr_pages);
+        return false;
+    }
+    return true;
+}
+
+/* No pages are on their way: what the source has announced can be dropped. */
+static bool take_draft(Link *link, const FerryFrame *frame, GError **errp)
+{
+    FerryDestination *destination = link->destination;
+    FerryReceiver *receiver = &destination->receiver;
+
+    if (!may_draft(destination)) {
+        return out_of_turn(frame, errp);
+    }
+    if (!check_missing(destination, frame->first_page, errp)) {
+        return false;
+    }
+    if (!ferry_fetch_draft(receiver->fetch, errp)) {
+        return false;
+    }
+    return ferry_control_send(link->channel, FERRY_FRAME_DRAFTED, 0, NULL, errp);
+}
+
+static void silent(void *opaque, GError *error)
+{
+    FerryDestination *destination = opaque;
+    bool broken;
+
+    /* The channels of a connection that broke are silent, and no reason to break the next one. */
+    g_mutex_lock(&destination->lock);
+    broken = destination->broken;
+    g_mutex_unlock(&destination->lock);
+    if (broken) {
+        g_error_free(error);
+    } else {
+        ferry_destination_fail(destination, error);
+    }
+}
+
+/* From here on, silence on any channel is a failure. */
+static void start_watch(FerryDestination *destination)
+{
+    FerryWatch *watch = ferry_watch_new(destination->config.timeout_ms, silent, destination);
+
+    g_mutex_lock(&destination->lock);
+    if (destination->broken) {
+        /* Already again: there may be no channels any more. */
+        g_mutex_unlock(&destination->lock);
+        ferry_watch_free(watch);
+        return;
+    }
+    ferry_watch_add(watch, destination->control->channel, true, true);
+    for (unsigned i = 0; i < destination->layout.nr_data; i++) {
+        ferry_watch_add(watch, destination->data[i]->channel, false, true);
+    }
+    for (unsigned i = 0; i < destination->layout.nr_fetch; i++) {
+        ferry_watch_add(watch, destination->fetch[i]->channel, true, true);
+    }
+    g_mutex_unlock(&destination->lock);
+    if (destination->ops.stream_idle_ms) {
+        ferry_watch_set_probe(watch, "the migration stream", destination->ops.stream_idle_ms,
+                              destination->opaque);
+    }
+    destination->watch = watch;
+    ferry_watch_start(watch);
+}
+
+static void set_vcpus(FerryDestination *destination)
+{
+    g_autoptr(GArray) threads = g_array_new(FALSE, FALSE, sizeof(uint32_t));
+
+    if (destination->ops.list_vcpus) {
+        destination->ops.list_vcpus(destination->opaque, threads);
+    }
+    ferry_fetch_set_vcpus(destination->receiver.fetch, (const uint32_t *)threads->data,
+                          threads->len);
+}
+
+/* The guest is to run here with pages missing. */
+static bool take_over(FerryDestination *destination, uint64_t nr_missing, GError **errp)
+{
+    FerryReceiver *receiver = &destination->receiver;
+
+    if (!receiver->fetch) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                    "pages are missing, and there is no channel to fetch them");
+        return false;
+    }
+    if (!check_missing(destination, nr_missing, errp)) {
+        return false;
+    }
+    set_vcpus(destination);
+    if (!ferry_fetch_arm(receiver->fetch, errp)) {
+        return false;
+    }
+    atomic_store(&receiver->armed, true);
+    start_watch(destination);
+    return true;
+}
+
+static bool take_handoff(FerryDestination *destination, const FerryFrame *frame,
+                         const GByteArray *body, GError **errp)
+{
+    uint64_t nr_missing;
+    bool fine;
+
+    if (!ferry_count_decode(body ? body->data : NULL, body ? body->len : 0, &nr_missing, errp)) {
+        return false;
+    }
+    g_mutex_lock(&destination->lock);
+    /* What is missing is exact once nothing is on its way. */
+    fine = destination->ready && frame->first_page != 0 && !destination->handed_over &&
+           (nr_missing == 0 || destination->reached >= frame->first_page);
+    g_mutex_unlock(&destination->lock);
+    if (!fine) {
+        return out_of_turn(frame, errp);
+    }
+    if (nr_missing && !take_over(destination, nr_missing, errp)) {
+        return false;
+    }
+    g_mutex_lock(&destination->lock);
+    destination->handed_over = frame->first_page;
+    destination->left = nr_missing > 0;
+    ferry_destination_check_complete(destination);
+    g_cond_broadcast(&destination->changed);
+    g_mutex_unlock(&destination->lock);
+    return true;
+}
+
+static bool take_go(FerryDestination *destination, const FerryFrame *frame, GError **errp)
+{
+    bool fine, first;
+
+    g_mutex_lock(&destination->lock);
+    fine = destination->committed;
+    first = fine && !destination->may_run;
+    destination->may_run |= first;
+    g_mutex_unlock(&destination->lock);
+    if (!fine) {
+        return out_of_turn(frame, errp);
+    }
+    if (first) {
+        destination->ops.go(destination->opaque);
+    }
+    return true;
+}
+
+/* --- After a broken connection ----------------------------------------------------------------- */
+
+static bool take_resume(Link *link, const FerryFrame *frame, const GByteArray *body, GError **errp)
+{
+    FerryDestination *destination = link->destination;
+    FerryReceiver *receiver = &destination->receiver;
+    FerryPageset *const *missing = ferry_fetch_missing(receiver->fetch);
+    FerryLayout layout;
+    bool fine, complete;
+
+    if (!ferry_layout_decode(body ? body->data : NULL, body ? body->len : 0, &layout, errp)) {
+        return false;
+    }
+    g_mutex_lock(&destination->lock);
+    fine = destination->broken && destination->control == link && layout.nr_fetch > 0;
+    if (fine) {
+        destination->layout = layout;
+        fine = wait_for_channels(link, &layout);
+    }
+    complete = destination->complete;
+    g_mutex_unlock(&destination->lock);
+    if (!fine) {
+        return out_of_turn(frame, errp);
+    }
+    g_clear_pointer(&destination->watch, ferry_watch_free);
+    if (!ferry_missing_send(link->channel, &receiver->regions, missing, true, errp) ||
+        !ferry_control_send(link->channel, FERRY_FRAME_RESUMED,
+                            ferry_missing_count(&receiver->regions, missing), NULL, errp)) {
+        return false;
+    }
+    g_mutex_lock(&destination->lock);
+    destination->broken = false;
+    destination->nr_recoveries++;
+    g_cond_broadcast(&destination->changed);
+    g_mutex_unlock(&destination->lock);
+    start_watch(destination);
+    destination->ops.resumed(destination->opaque);
+    if (complete) {
+        return ferry_control_send(link->channel, FERRY_FRAME_COMPLETE, 0, NULL, errp);
+    }
+    ferry_fetch_ask_again(receiver->fetch);
+    return true;
+}
+
+/* --- The channel -------------------------------------------------------------------------------- */
+
+static bool take_frame(Link *link, const FerryFrame *frame, const GByteArray *body, GError **errp)
+{
+    FerryDestination *destination = link->destination;
+    g_autofree char *text = NULL;
+
+    switch (frame->type) {
+    case FERRY_FRAME_REGIONS:
+        return take_regions(link, body, errp);
+    case FERRY_FRAME_FORGET:
+        return forget_draft(link, frame, errp);
+    case FERRY_FRAME_MISSING:
+        return take_missing(destination, frame, body, errp);
+    case FERRY_FRAME_DRAFT:
+        return take_draft(link, frame, errp);
+    case FERRY_FRAME_STOPPED:
+        g_mutex_lock(&destination->lock);
+        destination->stopped_ns = ferry_now_ns();
+        g_mutex_unlock(&destination->lock);
+        return true;
+    case FERRY_FRAME_HANDOFF:
+        return take_handoff(destination, frame, body, errp);
+    case FERRY_FRAME_GO:
+        return take_go(destination, frame, errp);
+    case FERRY_FRAME_RESUME:
+        return destination->receiver.fetch ? take_resume(link, frame, body, errp)
+                                           : out_of_turn(frame, errp);
+    case FERRY_FRAME_BEAT:
+        return true;
+    case FERRY_FRAME_ERROR:
+        text = ferry_error_text_decode(body ? body->data : NULL, body ? body->len : 0);
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED, "the source says: %s", text);
+        return false;
+    default:
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                    "the source sent frame type %u on the control channel", frame->type);
+        return false;
+    }
+}
+
+bool ferry_destination_run_control(Link *link, GError **errp)
+{
+    for (;;) {
+        g_autoptr(GByteArray) body = NULL;
+        FerryFrame frame;
+
+        if (!ferry_control_receive(link->channel, &frame, &body, errp) ||
+            !take_frame(link, &frame, body, errp)) {
+            return false;
+        }
+    }
+}

@@ -1,0 +1,157 @@
+/*
+ * The destination's side of a session: pages, on data and fetch channels.  See destination.h and
+ * destination-internal.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include <stdatomic.h>
+
+#include "../wire/control.h"
+#include "../error.h"
+#include "internal.h"
+
+/* Wait until pages may be written; false when that will not be. */
+static bool wait_ready(Link *link)
+{
+    FerryDestination *destination = link->destination;
+    bool ready;
+
+    g_mutex_lock(&destination->lock);
+    while ((!destination->ready || destination->broken) && !destination->error &&
+           !destination->closing && !link->stale) {
+        g_cond_wait(&destination->changed, &destination->lock);
+    }
+    ready = !destination->error && !destination->closing && !link->stale;
+    g_mutex_unlock(&destination->lock);
+    return ready;
+}
+
+/* A fence came on one channel: when it is the last one to bring it, tell the source. */
+static bool take_fence(Link *link, uint64_t number, GError **errp)
+{
+    FerryDestination *destination = link->destination;
+    FerryChannel *control = NULL;
+    uint64_t reached = number;
+    bool fine;
+
+    g_mutex_lock(&destination->lock);
+    fine = number > link->fenced;
+    if (fine) {
+        link->fenced = number;
+        for (unsigned i = 0; i < destination->layout.nr_data; i++) {
+            reached = MIN(reached, destination->data[i]->fenced);
+        }
+        if (reached > destination->reached) {
+            destination->reached = reached;
+            control = destination->control->channel;
+            ferry_destination_check_complete(destination);
+        }
+    }
+    g_mutex_unlock(&destination->lock);
+    if (!fine) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "channel '%s': fence out of turn",
+                    link->channel->name);
+        return false;
+    }
+    return !control || ferry_control_send(control, FERRY_FRAME_REACHED, reached, NULL, errp);
+}
+
+static bool take_frame(Link *link, bool is_fetch, const FerryFrame *frame, GError **errp)
+{
+    FerryReceiver *receiver = &link->destination->receiver;
+
+    switch (frame->type) {
+    case FERRY_FRAME_PAGES:
+        if (is_fetch && !atomic_load(&receiver->armed)) {
+            break;
+        }
+        return ferry_receive_pages(receiver, link->channel, frame, link->unpacker, errp);
+    case FERRY_FRAME_FENCE:
+        if (is_fetch || atomic_load(&receiver->armed)) {
+            break;
+        }
+        return take_fence(link, frame->first_page, errp);
+    case FERRY_FRAME_BEAT:
+        return true;
+    default:
+        break;
+    }
+    g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                "channel '%s': frame type %u does not belong here", link->channel->name,
+                frame->type);
+    return false;
+}
+
+bool ferry_destination_run_data(Link *link, bool is_fetch, GError **errp)
+{
+    if (!wait_ready(link)) {
+        return true;
+    }
+    for (;;) {
+        uint8_t head[FERRY_FRAME_BYTES];
+        FerryFrame frame;
+
+        if (!ferry_channel_read_all(link->channel, head, sizeof(head), errp) ||
+            !ferry_frame_decode(head, &frame, errp) || !take_frame(link, is_fetch, &frame, errp)) {
+            return false;
+        }
+    }
+}
+
+/* --- Pages that the guest waits for -------------------------------------------------------------- */
+
+static void want(void *opaque, unsigned lane, uint32_t region, uint64_t page)
+{
+    FerryDestination *destination = opaque;
+    FerryFrame frame = {
+        .type = FERRY_FRAME_FETCH,
+        .region = (uint16_t)region,
+        .first_page = page,
+    };
+    uint8_t head[FERRY_FRAME_BYTES];
+    FerryChannel *channel = NULL;
+
+    g_mutex_lock(&destination->lock);
+    /* While the connection is broken there is nobody to ask; what is wanted is remembered. */
+    if (!destination->broken) {
+        channel = destination->fetch[lane % destination->layout.nr_fetch]->channel;
+    }
+    g_mutex_unlock(&destination->lock);
+    if (channel) {
+        ferry_frame_encode(&frame, head);
+        /* A channel that broke shows where it is read. */
+        ferry_channel_write_all(channel, head, sizeof(head), NULL);
+    }
+}
+
+static void fetched_all(void *opaque)
+{
+    FerryDestination *destination = opaque;
+    FerryChannel *control = NULL;
+
+    g_mutex_lock(&destination->lock);
+    destination->complete = true;
+    destination->complete_ns = ferry_now_ns();
+    if (!destination->broken) {
+        control = destination->control->channel;
+    }
+    ferry_destination_check_complete(destination);
+    g_mutex_unlock(&destination->lock);
+    if (control) {
+        ferry_control_send(control, FERRY_FRAME_COMPLETE, 0, NULL, NULL);
+    }
+}
+
+static void fetch_failed(void *opaque, GError *error)
+{
+    FerryDestination *destination = opaque;
+
+    destination->ops.damaged(destination->opaque, error);
+    ferry_destination_fail(destination, error);
+}
+
+const FerryFetchOps ferry_destination_fetch_ops = {
+    .want = want,
+    .complete = fetched_all,
+    .failed = fetch_failed,
+};

@@ -1,0 +1,82 @@
+/*
+ * Shared between the files of the destination's side: destination.c (its life, its channels),
+ * destination-control.c (what comes on the control channel), destination-data.c (pages).
+ *
+ * Threads: one per channel (Link); what several of them touch is under `lock`.  Until pages are left
+ * missing, guest memory is written by the data channels' threads without a lock: a granule always
+ * comes on the same channel, so no two threads ever write the same page.  After that see fetch.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_DESTINATION_INTERNAL_H
+#define FERRY_DESTINATION_INTERNAL_H
+
+#include "destination.h"
+#include "fetch.h"
+#include "../wire/missing.h"
+#include "receiver.h"
+#include "../wire/heartbeat.h"
+
+typedef struct Link {
+    FerryDestination *destination;
+    FerryChannel *channel;
+    GThread *thread;
+    bool proved;  /* its hello was good */
+    bool dropped; /* closed to make room, before it had proved itself */
+    bool stale;   /* another connection takes its place: what it says does not count any more */
+    bool over;    /* its thread has ended, or is about to */
+    FerryUnpacker *unpacker; /* its thread's */
+    uint64_t fenced;         /* number of the last fence that came on it */
+} Link;
+
+struct FerryDestination {
+    FerryDestinationConfig config;
+    FerryDestinationOps ops;
+    void *opaque;
+    FerryReceiver receiver;            /* its regions do not change once ready */
+    FerryMissingReader missing_reader; /* the control thread's */
+    FerryWatch *watch;                 /* the same */
+    uint64_t start_ns;
+
+    GMutex lock; /* for all that follows */
+    GCond changed;
+    GPtrArray *links; /* of Link; they stay until the end */
+    Link *control;
+    Link *data[FERRY_DATA_CHANNELS_MAX];
+    Link *fetch[FERRY_FETCH_CHANNELS_MAX];
+    unsigned nr_data, nr_fetch; /* how many of these links are in */
+    FerryLayout layout;         /* how many there will be; zero until the regions came */
+    bool ready;                 /* regions fit and memory is empty: pages may be written */
+    bool closing;
+
+    uint64_t reached;     /* the newest fence that has come on all data channels */
+    uint64_t handed_over; /* number of the fence that ends it, or 0 */
+    bool left;            /* pages are missing, or were, and are fetched */
+    bool committed;   /* the source was told that the guest can run here: it may have taken note */
+    bool may_run;     /* it has */
+    bool broken;      /* a channel failed after that; others are waited for */
+    uint32_t attempt; /* the source's, at connecting */
+    bool resuming;    /* the first of them, the control channel, is in */
+    unsigned nr_recoveries;
+    bool complete;
+    bool told; /* ops.complete was called */
+    bool reported;
+    GError *error;
+
+    uint64_t stopped_ns, complete_ns, loaded_ns, running_ns;
+};
+
+/* End the session with @error (taken over), or pause it if the guest may be running here. */
+void ferry_destination_fail(FerryDestination *destination, GError *error);
+
+/* With the lock held: the memory may be complete. */
+void ferry_destination_check_complete(FerryDestination *destination);
+
+/* A thread of one of the session's channels: reads it to its end, which is an error. */
+bool ferry_destination_run_control(Link *link, GError **errp);
+bool ferry_destination_run_data(Link *link, bool is_fetch, GError **errp);
+
+/* The table of a FerryFetch's calls, with the destination as @opaque. */
+extern const FerryFetchOps ferry_destination_fetch_ops;
+
+#endif

@@ -1,0 +1,44 @@
+/*
+ * Receiving pages: one PAGES frame from a data channel into guest memory.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_RECEIVER_H
+#define FERRY_RECEIVER_H
+
+#include <glib.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../wire/channel.h"
+#include "../wire/compress.h"
+#include "fetch.h"
+#include "../memory/region.h"
+#include "../wire/frame.h"
+
+/* What all data channels' threads share; the regions and the scanner do not change meanwhile. */
+typedef struct FerryReceiver {
+    FerryRegions regions;
+    FerryScanner *scanner;
+    FerryFetch *fetch;             /* NULL if no pages can be left missing */
+    _Atomic bool armed;            /* pages are missing: they are placed, not written */
+    _Atomic uint64_t normal_pages; /* that came with their content */
+    _Atomic uint64_t zero_pages;
+} FerryReceiver;
+
+/* Frees what it holds; nobody may be receiving. */
+void ferry_receiver_clear(FerryReceiver *receiver);
+
+/*
+ * Receive what follows the header @frame.  Contents go straight into guest memory, and zero extents
+ * drop, or clear, what is there; once armed, pages are placed if they are missing, by way of
+ * @unpacker; so is what comes compressed.  Nothing outside the region that the frame names is
+ * touched, whatever it says.  With a damaged payload the pages are left with what came: the session
+ * is over; or, once armed, are left alone.
+ * Any thread; until armed, two must not receive for the same granule at once.
+ */
+bool ferry_receive_pages(FerryReceiver *receiver, FerryChannel *channel, const FerryFrame *frame,
+                         FerryUnpacker *unpacker, GError **errp);
+
+#endif

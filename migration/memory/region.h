@@ -1,0 +1,88 @@
+/*
+ * Guest memory regions: what both sides must agree on before a page moves.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_REGION_H
+#define FERRY_REGION_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "scan.h"
+
+/* The unit of dirty tracking and of the wire: 4 KiB, the x86 target page. */
+#define FERRY_PAGE_SHIFT 12
+#define FERRY_PAGE_BYTES (UINT64_C(1) << FERRY_PAGE_SHIFT)
+
+/* A granule (2 MiB) always travels on one data channel, so its pages stay in order. */
+#define FERRY_GRANULE_PAGES UINT64_C(512)
+
+/* First copies are armed, scanned and queued a chunk (32 MiB) at a time. */
+#define FERRY_CHUNK_PAGES UINT64_C(8192)
+
+/* Length of a region's name, without its terminator (QEMU's own limit). */
+#define FERRY_REGION_ID_MAX 255
+
+/* Regions in one session; bounds what a peer can make us allocate. */
+#define FERRY_REGIONS_MAX 1024
+
+typedef enum {
+    FERRY_REGION_SHARED = 1 << 0,     /* mapped shared: other processes may see it */
+    FERRY_REGION_HUGETLB = 1 << 1,    /* backed by huge pages of page_size_bytes */
+    FERRY_REGION_KEEP_PAGES = 1 << 2, /* pinned, or allocated in advance: clear, do not drop */
+} FerryRegionFlags;
+
+/*
+ * One region. @host is the mapping in this process; the machine that lists the regions owns it
+ * and keeps it mapped until the session is freed.
+ */
+typedef struct FerryRegion {
+    char id[FERRY_REGION_ID_MAX + 1];
+    uint8_t *host;
+    uint64_t length_bytes;    /* a multiple of FERRY_PAGE_BYTES */
+    uint32_t page_size_bytes; /* of the backing memory */
+    uint32_t flags;           /* FerryRegionFlags */
+    int fd;                   /* backing file, or -1 */
+    uint64_t fd_offset_bytes;
+    FerryScanMethod scan; /* how to tell which pages were ever touched */
+} FerryRegion;
+
+/* A list of regions; the index of a region in it is its number on the wire. */
+typedef struct FerryRegions {
+    FerryRegion *list;
+    size_t nr;
+} FerryRegions;
+
+static inline uint64_t ferry_region_nr_pages(const FerryRegion *region)
+{
+    return region->length_bytes >> FERRY_PAGE_SHIFT;
+}
+
+/* FERRY_CHUNK_PAGES, or what is left of @region. */
+static inline uint64_t ferry_chunk_nr_pages(const FerryRegion *region, uint64_t chunk)
+{
+    return MIN(FERRY_CHUNK_PAGES, ferry_region_nr_pages(region) - chunk * FERRY_CHUNK_PAGES);
+}
+
+/* Frees the list, not the memory it describes. */
+void ferry_regions_clear(FerryRegions *regions);
+
+/* Sum of all lengths. */
+uint64_t ferry_regions_total_bytes(const FerryRegions *regions);
+
+/*
+ * Check what a source announced (@remote: id, length and page size are valid) against what is
+ * here (@local) and reorder @local into the source's order, so that both number regions alike.
+ * Every remote region must exist here with the same length and page size; a region that exists
+ * only here is dropped from @local.  On failure @local is unchanged and the error names the
+ * region, both values and the remedy.
+ */
+bool ferry_regions_match(FerryRegions *local, const FerryRegions *remote, GError **errp);
+
+/* What PAGEMAP_SCAN and friends need to know about @region. */
+FerryScanTarget ferry_region_scan_target(const FerryRegion *region);
+
+#endif

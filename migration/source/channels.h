@@ -1,0 +1,56 @@
+/*
+ * Lines: all channels of the source's side of a session.
+ *
+ * Threads: one thread opens and clears; everything else may be called from any thread meanwhile.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_LINES_H
+#define FERRY_LINES_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../wire/channel.h"
+#include "../wire/frame.h"
+
+typedef struct FerryLines {
+    GMutex lock; /* for the pointers; a channel, once there, stays until cleared */
+    FerryLayout layout;
+    FerryChannel *control;
+    FerryChannel *data[FERRY_DATA_CHANNELS_MAX];
+    FerryChannel *fetch[FERRY_FETCH_CHANNELS_MAX];
+    uint64_t gone_bytes; /* sent on channels that have been cleared */
+    bool shut;           /* what is opened from now on is shut down at once */
+} FerryLines;
+
+/* How a connection to the destination is opened: see FerrySourceConfig. */
+typedef FerryChannel *FerryDialFn(void *opaque, const char *name, GError **errp);
+
+void ferry_lines_init(FerryLines *lines);
+
+/*
+ * Open @layout's channels, the control channel first, each with its hello: like @hello, with its own
+ * role and index.
+ */
+bool ferry_lines_open(FerryLines *lines, const FerryLayout *layout, const FerryHello *hello,
+                      FerryDialFn *dial, void *opaque, GError **errp);
+
+/* Break all channels that exist, and those that are being opened. */
+void ferry_lines_shutdown(FerryLines *lines);
+
+/* Free all channels, which nobody may be using, to open others. */
+void ferry_lines_clear(FerryLines *lines);
+
+/* The end. */
+void ferry_lines_destroy(FerryLines *lines);
+
+/* Bytes sent so far. */
+uint64_t ferry_lines_sent_bytes(FerryLines *lines);
+
+/* Call @fn for each channel, with the lock held. */
+typedef void FerryLinesFn(void *opaque, FerryChannel *channel);
+void ferry_lines_foreach(FerryLines *lines, FerryLinesFn *fn, void *opaque);
+
+#endif

@@ -1,0 +1,82 @@
+/*
+ * The source's side of a session: parameters and reports.  See source.h and source-internal.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "internal.h"
+
+void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second)
+{
+    atomic_store(&source->bandwidth, bytes_per_second);
+    /* In the blackout there is none. */
+    if (!atomic_load(&source->copy->stopped) || atomic_load(&source->copy->fetching)) {
+        ferry_pace_set_rate(source->copy->pace, bytes_per_second);
+    }
+}
+
+void ferry_source_count(FerrySource *source, FerryCounters *counters)
+{
+    *counters = (FerryCounters){
+        .sent_bytes = ferry_lines_sent_bytes(&source->lines),
+        .normal_pages = atomic_load(&source->copy->normal_pages),
+        .zero_pages = atomic_load(&source->copy->zero_pages),
+    };
+}
+
+typedef struct ChannelList {
+    GArray *channels; /* of FerryChannelStats */
+    uint64_t elapsed_ns;
+} ChannelList;
+
+static void add_channel_stats(void *opaque, FerryChannel *channel)
+{
+    ChannelList *list = opaque;
+    FerryChannelStats stats = {.bytes = channel->sent_bytes};
+
+    g_strlcpy(stats.name, channel->name, sizeof(stats.name));
+    stats.bytes_per_second =
+        list->elapsed_ns ? (uint64_t)((double)stats.bytes * 1e9 / (double)list->elapsed_ns) : 0;
+    g_array_append_val(list->channels, stats);
+}
+
+void ferry_source_query(FerrySource *source, FerryStats *stats)
+{
+    FerryCopy *copy = source->copy;
+    uint64_t now_ns = ferry_now_ns();
+    ChannelList list;
+
+    *stats = (FerryStats){
+        .total_bytes = source->total_bytes,
+        .remaining_bytes = ferry_source_remaining_bytes(source),
+        .normal_pages = atomic_load(&copy->normal_pages),
+        .zero_pages = atomic_load(&copy->zero_pages),
+        .deferred_pages = atomic_load(&copy->deferred_pages),
+        .channels = g_array_new(FALSE, FALSE, sizeof(FerryChannelStats)),
+        .rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats)),
+    };
+    ferry_first_pass_query(source->first_pass, &stats->skipped_pages, &stats->arm);
+    g_mutex_lock(&source->lock);
+    stats->has_report = source->has_report;
+    stats->report = source->report;
+    stats->sent_bytes = ferry_lines_sent_bytes(&source->lines);
+    g_mutex_lock(&source->stats_lock);
+    stats->phase = source->phase;
+    if (source->start_ns) {
+        FerryRoundStats current = ferry_source_round_so_far(source);
+
+        stats->elapsed_ns = (source->end_ns ? source->end_ns : now_ns) - source->start_ns;
+        g_array_append_vals(stats->rounds, source->rounds->data, source->rounds->len);
+        g_array_append_val(stats->rounds, current);
+    }
+    g_mutex_unlock(&source->stats_lock);
+    stats->has_fetch = source->left;
+    stats->fetch = (FerryFetchStats){
+        .faults = atomic_load(&source->nr_requests),
+        .missing_pages = source->left ? ferry_copy_unsent(copy) : 0,
+        .handed_pages = source->handed_pages,
+        .nr_recoveries = source->nr_recoveries,
+    };
+    g_mutex_unlock(&source->lock);
+    list = (ChannelList){.channels = stats->channels, .elapsed_ns = stats->elapsed_ns};
+    ferry_lines_foreach(&source->lines, add_channel_stats, &list);
+}

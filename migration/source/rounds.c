@@ -1,0 +1,301 @@
+/*
+ * The source's side of a session: the first pass and the rounds.  See source.h and
+ * source-internal.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "../error.h"
+#include "internal.h"
+
+/* Finished rounds that are remembered: the first ones and the last ones tell the story. */
+#define ROUNDS_KEPT 256
+
+/*
+ * The driver arms another chunk when fewer pages than these wait to be sent: 32 MiB, at least 5 ms
+ * of work for the senders.  With a limited bandwidth it is what takes FEED_MS to send: the guest's
+ * writes to what waits longer are traced for nothing.
+ */
+#define QUEUE_PAGES FERRY_CHUNK_PAGES
+
+/*
+ * A tracker with feed() is asked for so many pages as soon as fewer than half of them wait to be
+ * sent: few, as they are write-protected while they wait, but enough to keep the senders busy.  With
+ * a limited bandwidth it is what takes FEED_MS to send: what waits longer is written again before it
+ * has gone.
+ */
+#define FEED_PAGES     4096
+#define FEED_PAGES_MIN 32
+#define FEED_MS        20
+
+/* How often the driver looks whether it is time for that; FEED_PAGES take longer to send. */
+#define FEED_POLL_MS 2
+
+/* --- Copying -------------------------------------------------------------------------------- */
+
+bool ferry_source_first_pass_done(const FerrySource *source)
+{
+    return ferry_first_pass_done(source->first_pass);
+}
+
+void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page, uint64_t nr_pages)
+{
+    ferry_first_pass_skip(source->first_pass, region, first_page, nr_pages);
+}
+
+bool ferry_source_replace_tracker(FerrySource *source, GError *error, GError **errp)
+{
+    FerryTracker next;
+
+    if (!g_error_matches(error, FERRY_ERROR, FERRY_ERROR_TRACKER) ||
+        atomic_load(&source->copy->stopped) || !source->config.next_tracker ||
+        !source->config.next_tracker(source->config.opaque, error, &next)) {
+        g_propagate_error(errp, error);
+        return ferry_source_fail_here(source);
+    }
+    g_error_free(error);
+    if (!ferry_copy_replace_tracker(source->copy, &next, errp)) {
+        return ferry_source_fail_here(source);
+    }
+    ferry_first_pass_restart(source->first_pass);
+    atomic_store(&source->left_pages, 0);
+    g_mutex_lock(&source->lock);
+    source->round_fence = 0;
+    g_mutex_unlock(&source->lock);
+    ferry_source_set_phase(source, FERRY_SESSION_COPY);
+    return true;
+}
+
+/* What takes FEED_MS to send, or @max_pages if that is less or bandwidth is not limited. */
+static uint64_t pages_to_feed(const FerrySource *source, uint64_t max_pages)
+{
+    uint64_t rate = atomic_load(&source->bandwidth);
+
+    return rate ? CLAMP(rate / FERRY_PAGE_BYTES * FEED_MS / 1000, FEED_PAGES_MIN, max_pages)
+                : max_pages;
+}
+
+/* Have the tracker report some pages of the round. */
+static bool feed(FerrySource *source, GError **errp)
+{
+    FerryCopy *copy = source->copy;
+    uint64_t left_pages;
+
+    if (!copy->tracker.ops->feed(copy->tracker.opaque, pages_to_feed(source, FEED_PAGES),
+                                 &left_pages, errp)) {
+        return false;
+    }
+    atomic_store(&source->left_pages, left_pages);
+    if (left_pages == 0) {
+        ferry_copy_release_cooled(copy);
+    }
+    ferry_copy_kick(copy);
+    return true;
+}
+
+/* Whether all that is known of is in the page sets. */
+static bool is_all_fed(const FerrySource *source)
+{
+    return ferry_source_first_pass_done(source) && !ferry_copy_has_swapped(source->copy) &&
+           atomic_load(&source->left_pages) == 0;
+}
+
+/* Put in what the senders are about to run out of. */
+static bool feed_senders(FerrySource *source, GError **errp)
+{
+    FerryCopy *copy = source->copy;
+    const FerryTracker *tracker = &copy->tracker;
+    GError *error = NULL;
+
+    if (tracker->ops->check) {
+        tracker->ops->check(tracker->opaque, &error);
+    }
+    while (!error && !ferry_source_first_pass_done(source) &&
+           ferry_copy_queued(copy) < pages_to_feed(source, QUEUE_PAGES)) {
+        ferry_first_pass_settle(source->first_pass, atomic_load(&source->bandwidth));
+        ferry_first_pass_feed(source->first_pass, &error);
+    }
+    ferry_copy_forget_some(copy);
+    if (!error && ferry_source_first_pass_done(source) && ferry_copy_queued(copy) == 0 &&
+        ferry_copy_release_swapped(copy)) {
+        ferry_copy_kick(copy);
+    }
+    while (!error && atomic_load(&source->left_pages) > 0 &&
+           ferry_copy_queued(copy) < pages_to_feed(source, FEED_PAGES) / 2) {
+        feed(source, &error);
+    }
+    return !error || ferry_source_replace_tracker(source, error, errp);
+}
+
+static bool is_round_over(FerrySource *source)
+{
+    bool over;
+
+    g_mutex_lock(&source->lock);
+    over = source->round_fence && source->reached >= source->round_fence;
+    g_mutex_unlock(&source->lock);
+    return over;
+}
+
+/*
+ * All that is known of has been handed to the network: end the round with a fence, and wait until
+ * the destination has reached it.  What is still on its way would be part of a blackout.
+ */
+static void end_round(FerrySource *source, gint64 deadline)
+{
+    if (!source->round_fence) {
+        g_mutex_lock(&source->lock);
+        source->round_fence = ++source->last_fence;
+        g_mutex_unlock(&source->lock);
+        ferry_copy_fence(source->copy, source->last_fence);
+    }
+    g_mutex_lock(&source->lock);
+    while (source->reached < source->round_fence && !source->control_over) {
+        if (!g_cond_wait_until(&source->changed, &source->lock, deadline)) {
+            break;
+        }
+    }
+    g_mutex_unlock(&source->lock);
+}
+
+bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
+{
+    FerryCopy *copy = source->copy;
+    gint64 deadline = g_get_monotonic_time() + (gint64)timeout_ms * 1000;
+
+    if (!ferry_source_retract(source, errp)) {
+        return false;
+    }
+    do {
+        if (!feed_senders(source, errp)) {
+            return false;
+        }
+        if (ferry_copy_wait_dry(copy, is_all_fed(source) ? timeout_ms : FEED_POLL_MS) &&
+            is_all_fed(source)) {
+            end_round(source, deadline);
+        }
+        if (!ferry_copy_check(copy, NULL)) {
+            return ferry_source_fail(source, errp);
+        }
+        if (is_round_over(source)) {
+            break;
+        }
+    } while (g_get_monotonic_time() < deadline);
+    return true;
+}
+
+uint64_t ferry_source_remaining_bytes(const FerrySource *source)
+{
+    uint64_t nr_pages = ferry_copy_unsent(source->copy) + atomic_load(&source->left_pages);
+
+    return ferry_first_pass_unseen_bytes(source->first_pass) + nr_pages * FERRY_PAGE_BYTES;
+}
+
+/* --- Rounds --------------------------------------------------------------------------------- */
+
+FerryRoundStats ferry_source_round_so_far(FerrySource *source)
+{
+    FerryRoundStats round = source->round;
+
+    round.pages = atomic_load(&source->copy->normal_pages) - source->round_start_pages;
+    round.zero_pages = atomic_load(&source->copy->zero_pages) - source->round_start_zero;
+    round.bytes = ferry_lines_sent_bytes(&source->lines) - source->round_start_bytes;
+    round.elapsed_ns = (source->end_ns ? source->end_ns : ferry_now_ns()) - source->round_start_ns;
+    return round;
+}
+
+/* Ask the tracker what was written; the first of it can be sent at once. */
+static bool ask_tracker(FerrySource *source, bool last, GError **errp)
+{
+    FerryCopy *copy = source->copy;
+    const FerryTracker *tracker = &copy->tracker;
+
+    ferry_copy_begin_round(copy);
+    if (!tracker->ops->harvest(tracker->opaque, last, errp) ||
+        !ferry_first_pass_look_again(source->first_pass, errp)) {
+        return false;
+    }
+    if (last) {
+        atomic_store(&source->left_pages, 0);
+        ferry_copy_release_all(copy);
+    } else if (tracker->ops->feed) {
+        return feed(source, errp);
+    } else {
+        ferry_copy_release_cooled(copy);
+    }
+    ferry_copy_kick(copy);
+    return true;
+}
+
+void ferry_source_turn_round(FerrySource *source, uint64_t dirty_pages, uint64_t harvest_ns,
+                             bool last)
+{
+    FerryRoundStats finished;
+
+    g_mutex_lock(&source->stats_lock);
+    finished = ferry_source_round_so_far(source);
+    if (source->rounds->len == ROUNDS_KEPT) {
+        g_array_remove_index(source->rounds, ROUNDS_KEPT / 2);
+    }
+    g_array_append_val(source->rounds, finished);
+    source->round_start_ns = ferry_now_ns();
+    source->round_start_pages = atomic_load(&source->copy->normal_pages);
+    source->round_start_zero = atomic_load(&source->copy->zero_pages);
+    source->round_start_bytes = ferry_lines_sent_bytes(&source->lines);
+    source->round = (FerryRoundStats){.dirty_pages = dirty_pages, .harvest_ns = harvest_ns};
+    source->phase = last ? FERRY_SESSION_HAND_OFF : FERRY_SESSION_ROUNDS;
+    g_mutex_unlock(&source->stats_lock);
+    g_mutex_lock(&source->lock);
+    source->round_fence = 0;
+    g_mutex_unlock(&source->lock);
+}
+
+/* Pages known to have been written since the session began. */
+static uint64_t nr_written(const FerrySource *source)
+{
+    return atomic_load(&source->copy->written_pages) + atomic_load(&source->left_pages);
+}
+
+bool ferry_source_look(FerrySource *source, bool last, uint64_t *dirty_pages, GError **errp)
+{
+    uint64_t start_ns = ferry_now_ns();
+    uint64_t written, nr_dirty;
+    GError *error = NULL;
+
+    if (!ask_tracker(source, last, &error)) {
+        return ferry_source_replace_tracker(source, error, errp);
+    }
+    written = nr_written(source);
+    /* Pages that were fed since may have been kept several times. */
+    nr_dirty = written > source->seen_written ? written - source->seen_written : 0;
+    source->seen_written = written;
+    if (dirty_pages) {
+        *dirty_pages = nr_dirty;
+    }
+    ferry_source_turn_round(source, nr_dirty, ferry_now_ns() - start_ns, last);
+    return true;
+}
+
+bool ferry_source_may_harvest(FerrySource *source)
+{
+    return is_round_over(source);
+}
+
+bool ferry_source_harvest(FerrySource *source, uint64_t *dirty_pages, GError **errp)
+{
+    if (!ferry_copy_check(source->copy, NULL)) {
+        return ferry_source_fail(source, errp);
+    }
+    return ferry_source_look(source, false, dirty_pages, errp);
+}
+
+bool ferry_source_wants_round(FerrySource *source, uint64_t limit_bytes)
+{
+    uint64_t pending = ferry_source_remaining_bytes(source);
+    bool wants;
+
+    g_mutex_lock(&source->stats_lock);
+    ferry_converge_note(&source->converge, pending, limit_bytes);
+    wants = ferry_converge_wants_round(&source->converge, pending);
+    g_mutex_unlock(&source->stats_lock);
+    return wants;
+}

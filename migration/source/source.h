@@ -1,0 +1,184 @@
+/*
+ * The source's side of a session: copies guest memory until the rest is small enough, then hands
+ * over.
+ *
+ * The caller drives it from one thread (in QEMU, the migration thread):
+ *
+ *     ferry_source_new           regions, trackers, parameters
+ *     ferry_source_connect       opens the channels, has the regions checked
+ *     ferry_source_step ...      copies for a while; harvest when little is left
+ *     ferry_source_harvest ...   a new round
+ *     (the caller stops the vCPUs)
+ *     ferry_source_hand_over     last harvest, last pages, fence: nothing is left missing
+ *     ferry_source_finish        waits for the destination's report
+ *     ferry_source_free
+ *
+ * or, to hand over with pages missing, after which the source must not run the guest any more:
+ *
+ *     ferry_source_announce      the destination drops what it holds out of date
+ *     (the caller stops the vCPUs)
+ *     ferry_source_leave         last harvest, bitmap
+ *     (the caller sends the device state)
+ *     ferry_source_go            waits until it is loaded, and has the guest run there
+ *     ferry_source_push ...      until ferry_source_is_complete
+ *     ferry_source_reconnect     after a failure in between
+ *     ferry_source_finish, ferry_source_free
+ *
+ * One thread per data channel sends; one reads the control channel.  ferry_source_cancel and the
+ * queries may be called from any thread, as long as the source exists.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_SOURCE_H
+#define FERRY_SOURCE_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../tracker.h"
+#include "../wire/channel.h"
+#include "../memory/region.h"
+#include "../stats.h"
+#include "../wire/frame.h"
+
+typedef struct FerrySource FerrySource;
+
+typedef struct FerrySourceConfig {
+    uint64_t session;     /* the token that the destination gave */
+    uint16_t version;     /* of the protocol, as settled on */
+    unsigned nr_channels; /* data channels, 1 to FERRY_DATA_CHANNELS_MAX */
+    unsigned
+        nr_fetch; /* fetch channels, 0 to FERRY_FETCH_CHANNELS_MAX; none: nothing is left missing */
+    unsigned timeout_ms; /* silence that means a broken connection: see watch.h */
+    bool compress;       /* compress payloads where that helps (costs a stable copy) */
+    bool checksum;       /* send a CRC32C of each payload (costs a stable copy of it) */
+    bool send_hot;       /* do not put off pages that stay hot: to measure what that saves */
+    /*
+     * Open one connection to the destination.  Called from the driving thread while it connects,
+     * the control channel first.  @name is for messages.
+     */
+    FerryChannel *(*dial)(void *opaque, const char *name, GError **errp);
+    /*
+     * The session broke; optional.  Called once, from the thread that reads the control channel,
+     * as soon as it is known; the driving thread learns it from its next call.
+     */
+    void (*failed)(void *opaque, const GError *error);
+    /*
+     * The tracker may have missed writes; optional.  Called from the driving thread.  Give *@next,
+     * which begins from scratch, or return false: then the migration fails with @why.  The old one
+     * has not been stopped yet.
+     */
+    bool (*next_tracker)(void *opaque, const GError *why, FerryTracker *next);
+    void *opaque;
+} FerrySourceConfig;
+
+typedef struct FerryCounters {
+    uint64_t sent_bytes; /* on all channels */
+    uint64_t normal_pages;
+    uint64_t zero_pages;
+} FerryCounters;
+
+/* Takes over @regions (its list is cleared); copies @tracker, whose opaque must outlive it. */
+FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *regions,
+                              const FerryTracker *tracker);
+
+/* Ends all threads and channels, whatever the state. */
+void ferry_source_free(FerrySource *source);
+
+/*
+ * Open the channels and have the destination check the regions.  FERRY_ERROR_REFUSED: the
+ * destination cannot take this guest.  Any other error: no session came about, nothing was moved,
+ * and migrating some other way is still possible.
+ */
+bool ferry_source_connect(FerrySource *source, GError **errp);
+
+/*
+ * Leave pages out of the first copy: their content does not matter (discarded memory, free pages).
+ * Before the first step, or at any time for pages that the guest declared free.
+ */
+void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page,
+                       uint64_t nr_pages);
+
+/* Arms and queues chunks, and waits at most @timeout_ms while the channels drain them. */
+bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp);
+
+/* Bytes still to send as far as known; memory not looked at yet counts in full. */
+uint64_t ferry_source_remaining_bytes(const FerrySource *source);
+
+/* True once every chunk was armed and queued: from then on a harvest makes sense. */
+bool ferry_source_first_pass_done(const FerrySource *source);
+
+/*
+ * Whether a harvest is due: all of the first pass, or of the round under way, has arrived.
+ * Earlier, what is found would mix with what is still waiting or on its way.
+ */
+bool ferry_source_may_harvest(FerrySource *source);
+
+/*
+ * Ask the tracker what was written meanwhile: starts the next round.  @dirty_pages (or NULL) is
+ * how many pages that added.
+ */
+bool ferry_source_harvest(FerrySource *source, uint64_t *dirty_pages, GError **errp);
+
+/* Whether another round of pre-copy would still shorten the blackout: see converge.h. */
+bool ferry_source_wants_round(FerrySource *source, uint64_t limit_bytes);
+
+/* The vCPUs have stopped: the blackout begins.  Tells the destination at once. */
+bool ferry_source_stopped(FerrySource *source, GError **errp);
+
+/* Last harvest, all that is left, fences and the hand-off; the tracker is not used afterwards. */
+bool ferry_source_hand_over(FerrySource *source, GError **errp);
+
+/*
+ * While the vCPUs run: stop sending, and tell the destination which pages will be missing as far as
+ * known, so that it drops them.  The next step takes it back.  Needs fetch channels, like all below.
+ */
+bool ferry_source_announce(FerrySource *source, GError **errp);
+
+/*
+ * With the vCPUs stopped: the last harvest, and the bitmap of what is missing.  From here on the
+ * destination is served; nothing else is sent yet.  The tracker is not used afterwards.
+ */
+bool ferry_source_leave(FerrySource *source, GError **errp);
+
+/*
+ * Wait until the destination has loaded the device state, and have it run the guest.  Until this
+ * returns true, the guest may be taken back; after that never.
+ */
+bool ferry_source_go(FerrySource *source, GError **errp);
+
+/* Let the channels work for at most @timeout_ms.  False: the connection broke; reconnect. */
+bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp);
+
+/* Whether the destination has all pages. */
+bool ferry_source_is_complete(FerrySource *source);
+
+/*
+ * Open new channels, as in ferry_source_connect, to a destination that has said @version and
+ * @session on the new way to it; learn what is missing there, and go on.  On failure it can be tried
+ * again.
+ */
+bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t session, GError **errp);
+
+/* Wait at most @timeout_ms for the destination's report of the blackout.  True if it came. */
+bool ferry_source_finish(FerrySource *source, unsigned timeout_ms);
+
+/* Bytes a second over all channels, 0 for no limit. */
+void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second);
+
+/* Break all channels, as a broken network would.  Any thread. */
+void ferry_source_shutdown(FerrySource *source);
+
+/* Break all channels; every call under way and every later one fails with FERRY_ERROR_CANCELLED. */
+void ferry_source_cancel(FerrySource *source);
+
+/* What changes quickly, without locks. */
+void ferry_source_count(FerrySource *source, FerryCounters *counters);
+
+/* @stats is to be cleared by the caller. */
+void ferry_source_query(FerrySource *source, FerryStats *stats);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FerrySource, ferry_source_free)
+
+#endif

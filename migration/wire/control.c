@@ -1,0 +1,83 @@
+/*
+ * Frames on the control channel: see control.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "control.h"
+
+#include <string.h>
+
+#include "crc32c.h"
+#include "../error.h"
+
+bool ferry_control_send_for(FerryChannel *channel, FerryFrameType type, uint32_t region,
+                            uint64_t number, const GByteArray *body, GError **errp)
+{
+    FerryFrame frame = {.type = (uint8_t)type, .region = (uint16_t)region, .first_page = number};
+    uint8_t head[FERRY_FRAME_BYTES];
+    struct iovec iov[2] = {{.iov_base = head, .iov_len = sizeof(head)}};
+    int nr_iov = 1;
+
+    if (body && body->len) {
+        frame.flags = FERRY_FRAME_PAYLOAD_CRC;
+        frame.payload_bytes = body->len;
+        frame.payload_crc = ferry_crc32c(0, body->data, body->len);
+        iov[nr_iov++] = (struct iovec){.iov_base = body->data, .iov_len = body->len};
+    }
+    ferry_frame_encode(&frame, head);
+    return ferry_channel_writev_all(channel, iov, nr_iov, errp);
+}
+
+bool ferry_control_send(FerryChannel *channel, FerryFrameType type, uint64_t number,
+                        const GByteArray *body, GError **errp)
+{
+    return ferry_control_send_for(channel, type, 0, number, body, errp);
+}
+
+void ferry_control_send_error(FerryChannel *channel, const char *text)
+{
+    g_autoptr(GByteArray) body = g_byte_array_new();
+
+    g_byte_array_append(body, (const uint8_t *)text,
+                        (guint)MIN(strlen(text), FERRY_ERROR_TEXT_MAX));
+    ferry_control_send(channel, FERRY_FRAME_ERROR, 0, body, NULL);
+}
+
+bool ferry_control_receive(FerryChannel *channel, FerryFrame *frame, GByteArray **body,
+                           GError **errp)
+{
+    uint8_t head[FERRY_FRAME_BYTES];
+    g_autoptr(GByteArray) received = NULL;
+
+    *body = NULL;
+    if (!ferry_channel_read_all(channel, head, sizeof(head), errp) ||
+        !ferry_frame_decode(head, frame, errp)) {
+        return false;
+    }
+    if (frame->type == FERRY_FRAME_PAGES) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                    "channel '%s': pages where a control frame belongs", channel->name);
+        return false;
+    }
+    if (frame->payload_bytes == 0) {
+        return true;
+    }
+    if (!(frame->flags & FERRY_FRAME_PAYLOAD_CRC)) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                    "channel '%s': body of frame type %u without a checksum", channel->name,
+                    frame->type);
+        return false;
+    }
+    received = g_byte_array_new();
+    g_byte_array_set_size(received, frame->payload_bytes);
+    if (!ferry_channel_read_all(channel, received->data, received->len, errp)) {
+        return false;
+    }
+    if (ferry_crc32c(0, received->data, received->len) != frame->payload_crc) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                    "channel '%s': damaged body of frame type %u", channel->name, frame->type);
+        return false;
+    }
+    *body = g_steal_pointer(&received);
+    return true;
+}

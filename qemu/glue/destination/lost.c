@@ -1,0 +1,142 @@
+/*
+ * The destination has lost its source, with pages missing.
+ *
+ * The guest goes on with the pages that have come.  If the source stays away, the guest is stopped, so
+ * that it is found as it was, and runs on when the source is back.  If that will never be, a person
+ * abandons the migration: then all of memory can be read, and the guest is not to run again.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "qemu/timer.h"
+#include "block/aio.h"
+#include "hw/core/cpu.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-ferry.h"
+#include "system/runstate.h"
+#include "system/tcg.h"
+#include "migration/migration.h"
+
+#include "../internal.h"
+
+static struct {
+    QEMUTimer *timer;
+    bool stopped; /* by us */
+} lost;           /* the main thread's */
+
+/* --- For a time ---------------------------------------------------------------------------------- */
+
+static void stop(void *opaque)
+{
+    if (migration_incoming_get_current()->state != MIGRATION_STATUS_POSTCOPY_PAUSED ||
+        !runstate_is_running()) {
+        return;
+    }
+    if (tcg_enabled()) {
+        /* Nothing takes a thread of TCG's from its waiting for a page, and we would wait for it. */
+        warn_report("ferry: the source stays away; the guest goes on until it needs a page that is "
+                    "missing");
+        return;
+    }
+    error_report("ferry: the source stays away: the guest is stopped until it is back");
+    lost.stopped = true;
+    vm_stop(RUN_STATE_IO_ERROR);
+}
+
+static void begin(void *opaque)
+{
+    uint32_t timeout_s = ferry_settings()->recovery_timeout_s;
+
+    if (!lost.timer) {
+        lost.timer = timer_new_ms(QEMU_CLOCK_REALTIME, stop, NULL);
+    }
+    if (timeout_s) {
+        timer_mod(lost.timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + (int64_t)timeout_s * 1000);
+    }
+}
+
+void ferry_lost_begin(void)
+{
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), begin, NULL);
+}
+
+static void end(void *opaque)
+{
+    if (lost.timer) {
+        timer_del(lost.timer);
+    }
+    if (lost.stopped && runstate_check(RUN_STATE_IO_ERROR)) {
+        vm_start();
+    }
+    lost.stopped = false;
+}
+
+void ferry_lost_end(void *opaque)
+{
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), end, NULL);
+}
+
+/* --- For ever ------------------------------------------------------------------------------------ */
+
+void ferry_lost_stop_for_ever(void)
+{
+    vm_stop(RUN_STATE_INTERNAL_ERROR);
+    if (!runstate_check(RUN_STATE_INTERNAL_ERROR) && !runstate_check(RUN_STATE_INMIGRATE)) {
+        /* It was stopped already.  The way there for such a guest leads through this state. */
+        runstate_set(RUN_STATE_FINISH_MIGRATE);
+        runstate_set(RUN_STATE_INTERNAL_ERROR);
+    }
+}
+
+static void abandon(void *opaque)
+{
+    lost.stopped = false;
+    ferry_lost_stop_for_ever();
+    ferry_incoming_abandoned();
+}
+
+/* Before they can see pages that are not what they should be. */
+static void kick_all_vcpus(void)
+{
+    CPUState *cpu;
+
+    WITH_RCU_READ_LOCK_GUARD()
+    {
+        CPU_FOREACH(cpu)
+        {
+            qatomic_set(&cpu->stop, true);
+            qemu_cpu_kick(cpu);
+        }
+    }
+}
+
+/* On the monitor's thread, or on the main one.  QEMU's listen thread is left waiting for good. */
+void qmp_ferry_abandon(Error **errp)
+{
+    FerryDestination *destination = ferry_incoming_destination();
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    g_autofree char *missing = NULL;
+    GError *error = NULL;
+
+    if (!destination || mis->state != MIGRATION_STATUS_POSTCOPY_PAUSED) {
+        error_setg(errp, "Only an incoming migration in state 'postcopy-paused' can be abandoned");
+        return;
+    }
+    migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_PAUSED, MIGRATION_STATUS_FAILED);
+    if (mis->state != MIGRATION_STATUS_FAILED) {
+        error_setg(errp, "The migration is being recovered");
+        return;
+    }
+    kick_all_vcpus();
+    if (!ferry_destination_abandon(destination, &error)) {
+        migrate_set_state(&mis->state, MIGRATION_STATUS_FAILED, MIGRATION_STATUS_POSTCOPY_PAUSED);
+        ferry_propagate_error(errp, error);
+        return;
+    }
+    missing = ferry_destination_describe_missing(destination);
+    error_report("ferry: abandoned; what is missing reads as zero from here on: %s", missing);
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), abandon, NULL);
+}

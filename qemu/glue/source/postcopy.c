@@ -1,0 +1,168 @@
+/*
+ * The source in post-copy: when to go over to it, leaving pages missing, and recovery.
+ *
+ * Threads: the migration thread.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "system/runstate.h"
+#include "migration/misc.h"
+#include "migration/migration.h"
+#include "migration/migration-stats.h"
+#include "migration/options.h"
+#include "migration/qemu-file.h"
+#include "migration/ram.h"
+#include "migration/savevm.h"
+
+#include "ferry/glue/ferry.h"
+#include "ferry/migration/source/converge.h"
+#include "ferry/migration/error.h"
+#include "../internal.h"
+
+static struct {
+    FerryConverge converge; /* over all rounds: whether more of them are of use */
+    bool left;              /* pages were left missing at the destination */
+    uint64_t counted_requests;
+} postcopy;
+
+void ferry_postcopy_reset(void)
+{
+    memset(&postcopy, 0, sizeof(postcopy));
+}
+
+bool ferry_postcopy_is_left(void)
+{
+    return postcopy.left;
+}
+
+/* Whether the user has left it to Ferry, and it is time. */
+static bool is_time(bool round_ended, uint64_t pending)
+{
+    switch (ferry_settings()->switchover) {
+    case FERRY_SWITCHOVER_MODE_POSTCOPY:
+        return ferry_source_first_pass_done(ferry_outgoing_source());
+    case FERRY_SWITCHOVER_MODE_AUTO:
+        if (!round_ended) {
+            return false;
+        }
+        ferry_converge_note(&postcopy.converge, pending, UINT64_MAX);
+        return !ferry_converge_wants_round(&postcopy.converge, pending);
+    default:
+        return false;
+    }
+}
+
+void ferry_postcopy_consider(bool round_ended, uint64_t pending)
+{
+    MigrationState *s = migrate_get_current();
+    GError *error = NULL;
+
+    if (!runstate_is_running() || s->state != MIGRATION_STATUS_ACTIVE) {
+        return;
+    }
+    if (is_time(round_ended, pending)) {
+        qatomic_set(&s->start_postcopy, true);
+    }
+    /* Whatever is dropped there now is no part of the blackout. */
+    if (qatomic_read(&s->start_postcopy) && pending > 0 &&
+        !ferry_source_announce(ferry_outgoing_source(), &error)) {
+        ferry_session_error(s->to_dst_file, error);
+    }
+}
+
+uint64_t ferry_postcopy_pending(uint64_t limit)
+{
+    uint64_t pending = ferry_source_remaining_bytes(ferry_outgoing_source());
+
+    /* As long as this exceeds the limit, QEMU does not end the migration. */
+    return ferry_source_is_complete(ferry_outgoing_source()) ? 0 : MAX(pending, limit + 1);
+}
+
+void ferry_postcopy_leave(MigrationState *s)
+{
+    GError *error = NULL;
+
+    if (!ferry_outgoing_active()) {
+        ram_postcopy_send_discard_bitmap(s);
+        return;
+    }
+    precopy_notify(PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC, NULL);
+    if (!ferry_source_leave(ferry_outgoing_source(), &error)) {
+        ferry_session_error(s->to_dst_file, error);
+        return;
+    }
+    stat64_add(&mig_stats.dirty_sync_count, 1);
+    ferry_outgoing_count();
+    postcopy.left = true;
+}
+
+int ferry_send_packaged(MigrationState *s, const uint8_t *data, size_t nr_bytes)
+{
+    GError *error = NULL;
+    int ret = qemu_savevm_send_packaged(s->to_dst_file, data, nr_bytes);
+
+    if (ret || !postcopy.left) {
+        return ret;
+    }
+    ret = qemu_fflush(s->to_dst_file);
+    if (ret) {
+        return ret;
+    }
+    ferry_source_set_bandwidth(ferry_outgoing_source(), migrate_max_postcopy_bandwidth());
+    return ferry_source_go(ferry_outgoing_source(), &error)
+               ? 0
+               : ferry_session_error(s->to_dst_file, error);
+}
+
+/* Requests, as QEMU reports them. */
+static void count_requests(void)
+{
+    FerryStats stats;
+
+    ferry_source_query(ferry_outgoing_source(), &stats);
+    stat64_add(&mig_stats.postcopy_requests, stats.fetch.faults - postcopy.counted_requests);
+    postcopy.counted_requests = stats.fetch.faults;
+    ferry_stats_clear(&stats);
+}
+
+int ferry_postcopy_push(QEMUFile *f, unsigned timeout_ms)
+{
+    GError *error = NULL;
+
+    if (!ferry_source_push(ferry_outgoing_source(), timeout_ms, &error)) {
+        return ferry_session_error(f, error);
+    }
+    ferry_outgoing_count();
+    count_requests();
+    qemu_put_be64(f, FERRY_STREAM_PART);
+    return qemu_fflush(f) < 0 ? -EIO : 1;
+}
+
+int ferry_save_complete_postcopy(QEMUFile *f)
+{
+    qemu_put_be64(f, FERRY_STREAM_END);
+    return qemu_fflush(f);
+}
+
+int ferry_resume_prepare(MigrationState *s)
+{
+    g_autofree char *reason = NULL;
+    GError *error = NULL;
+    Error *err = NULL;
+    uint64_t session;
+    uint8_t version;
+
+    if (!ferry_peer_ask(s, &version, &session, &reason)) {
+        error_report("ferry: cannot resume: %s", reason);
+        return -EIO;
+    }
+    if (!ferry_source_reconnect(ferry_outgoing_source(), version, session, &error)) {
+        ferry_propagate_error(&err, error);
+        migrate_set_error(s, err);
+        error_reportf_err(err, "ferry: cannot resume: ");
+        return -EIO;
+    }
+    return 0;
+}
