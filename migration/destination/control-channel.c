@@ -36,15 +36,15 @@ static bool empty_memory(FerryDestination *destination, const FerryRegions *regi
 }
 
 /* Wait until the channels of @layout are all in; false when that will not be.  With the lock held. */
-static bool wait_for_channels(Link *link, const FerryLayout *layout)
+static bool wait_for_channels(ChannelReader *reader, const FerryLayout *layout)
 {
-    FerryDestination *destination = link->destination;
+    FerryDestination *destination = reader->destination;
 
     while ((destination->nr_data < layout->nr_data || destination->nr_fetch < layout->nr_fetch) &&
-           !destination->error && !destination->closing && !link->stale) {
+           !destination->error && !destination->closing && !reader->stale) {
         g_cond_wait(&destination->changed, &destination->lock);
     }
-    return !link->stale;
+    return !reader->stale;
 }
 
 /* Make ready for pages to be left missing, or say why that cannot be. */
@@ -64,9 +64,9 @@ static bool prepare_fetch(FerryDestination *destination, const FerryLayout *layo
     return true;
 }
 
-static bool take_regions(Link *link, const GByteArray *body, GError **errp)
+static bool take_regions(ChannelReader *reader, const GByteArray *body, GError **errp)
 {
-    FerryDestination *destination = link->destination;
+    FerryDestination *destination = reader->destination;
     FerryRegions remote = {0}, local = {0};
     FerryLayout layout;
     bool fine;
@@ -95,11 +95,11 @@ static bool take_regions(Link *link, const GByteArray *body, GError **errp)
     }
     g_mutex_lock(&destination->lock);
     destination->layout = layout;
-    wait_for_channels(link, &layout);
+    wait_for_channels(reader, &layout);
     destination->ready = true;
     g_cond_broadcast(&destination->changed);
     g_mutex_unlock(&destination->lock);
-    return ferry_control_send(link->channel, FERRY_FRAME_READY, 0, NULL, errp);
+    return ferry_control_send(reader->channel, FERRY_FRAME_READY, 0, NULL, errp);
 }
 
 /* --- What will be missing, and what is --------------------------------------------------------- */
@@ -127,16 +127,16 @@ static bool take_missing(FerryDestination *destination, const FerryFrame *frame,
                               ferry_fetch_missing(receiver->fetch), errp);
 }
 
-static bool forget_draft(Link *link, const FerryFrame *frame, GError **errp)
+static bool forget_draft(ChannelReader *reader, const FerryFrame *frame, GError **errp)
 {
-    FerryDestination *destination = link->destination;
+    FerryDestination *destination = reader->destination;
 
     if (!may_draft(destination)) {
         return out_of_turn(frame, errp);
     }
     ferry_missing_clear(&destination->missing_reader);
     ferry_fetch_forget(destination->receiver.fetch);
-    return ferry_control_send(link->channel, FERRY_FRAME_DRAFTED, 0, NULL, errp);
+    return ferry_control_send(reader->channel, FERRY_FRAME_DRAFTED, 0, NULL, errp);
 }
 
 /* Both sides must mean the same pages. */
@@ -158,9 +158,9 @@ static bool check_missing(FerryDestination *destination, uint64_t nr_pages, GErr
 }
 
 /* No pages are on their way: what the source has announced can be dropped. */
-static bool take_draft(Link *link, const FerryFrame *frame, GError **errp)
+static bool take_draft(ChannelReader *reader, const FerryFrame *frame, GError **errp)
 {
-    FerryDestination *destination = link->destination;
+    FerryDestination *destination = reader->destination;
     FerryReceiver *receiver = &destination->receiver;
 
     if (!may_draft(destination)) {
@@ -172,7 +172,7 @@ static bool take_draft(Link *link, const FerryFrame *frame, GError **errp)
     if (!ferry_fetch_draft(receiver->fetch, errp)) {
         return false;
     }
-    return ferry_control_send(link->channel, FERRY_FRAME_DRAFTED, 0, NULL, errp);
+    return ferry_control_send(reader->channel, FERRY_FRAME_DRAFTED, 0, NULL, errp);
 }
 
 static void silent(void *opaque, GError *error)
@@ -301,9 +301,10 @@ static bool take_go(FerryDestination *destination, const FerryFrame *frame, GErr
 
 /* --- After a broken connection ----------------------------------------------------------------- */
 
-static bool take_resume(Link *link, const FerryFrame *frame, const GByteArray *body, GError **errp)
+static bool take_resume(ChannelReader *reader, const FerryFrame *frame, const GByteArray *body,
+                        GError **errp)
 {
-    FerryDestination *destination = link->destination;
+    FerryDestination *destination = reader->destination;
     FerryReceiver *receiver = &destination->receiver;
     FerryPageset *const *missing = ferry_fetch_missing(receiver->fetch);
     FerryLayout layout;
@@ -313,10 +314,10 @@ static bool take_resume(Link *link, const FerryFrame *frame, const GByteArray *b
         return false;
     }
     g_mutex_lock(&destination->lock);
-    fine = destination->broken && destination->control == link && layout.nr_fetch > 0;
+    fine = destination->broken && destination->control == reader && layout.nr_fetch > 0;
     if (fine) {
         destination->layout = layout;
-        fine = wait_for_channels(link, &layout);
+        fine = wait_for_channels(reader, &layout);
     }
     complete = destination->complete;
     g_mutex_unlock(&destination->lock);
@@ -324,8 +325,8 @@ static bool take_resume(Link *link, const FerryFrame *frame, const GByteArray *b
         return out_of_turn(frame, errp);
     }
     g_clear_pointer(&destination->watch, ferry_watch_free);
-    if (!ferry_missing_send(link->channel, &receiver->regions, missing, true, errp) ||
-        !ferry_control_send(link->channel, FERRY_FRAME_RESUMED,
+    if (!ferry_missing_send(reader->channel, &receiver->regions, missing, true, errp) ||
+        !ferry_control_send(reader->channel, FERRY_FRAME_RESUMED,
                             ferry_missing_count(&receiver->regions, missing), NULL, errp)) {
         return false;
     }
@@ -337,7 +338,7 @@ static bool take_resume(Link *link, const FerryFrame *frame, const GByteArray *b
     start_watch(destination);
     destination->ops.resumed(destination->opaque);
     if (complete) {
-        return ferry_control_send(link->channel, FERRY_FRAME_COMPLETE, 0, NULL, errp);
+        return ferry_control_send(reader->channel, FERRY_FRAME_COMPLETE, 0, NULL, errp);
     }
     ferry_fetch_ask_again(receiver->fetch);
     return true;
@@ -345,20 +346,21 @@ static bool take_resume(Link *link, const FerryFrame *frame, const GByteArray *b
 
 /* --- The channel -------------------------------------------------------------------------------- */
 
-static bool take_frame(Link *link, const FerryFrame *frame, const GByteArray *body, GError **errp)
+static bool take_frame(ChannelReader *reader, const FerryFrame *frame, const GByteArray *body,
+                       GError **errp)
 {
-    FerryDestination *destination = link->destination;
+    FerryDestination *destination = reader->destination;
     g_autofree char *text = NULL;
 
     switch (frame->type) {
     case FERRY_FRAME_REGIONS:
-        return take_regions(link, body, errp);
+        return take_regions(reader, body, errp);
     case FERRY_FRAME_FORGET:
-        return forget_draft(link, frame, errp);
+        return forget_draft(reader, frame, errp);
     case FERRY_FRAME_MISSING:
         return take_missing(destination, frame, body, errp);
     case FERRY_FRAME_DRAFT:
-        return take_draft(link, frame, errp);
+        return take_draft(reader, frame, errp);
     case FERRY_FRAME_STOPPED:
         g_mutex_lock(&destination->lock);
         destination->stopped_ns = ferry_now_ns();
@@ -369,7 +371,7 @@ static bool take_frame(Link *link, const FerryFrame *frame, const GByteArray *bo
     case FERRY_FRAME_GO:
         return take_go(destination, frame, errp);
     case FERRY_FRAME_RESUME:
-        return destination->receiver.fetch ? take_resume(link, frame, body, errp)
+        return destination->receiver.fetch ? take_resume(reader, frame, body, errp)
                                            : out_of_turn(frame, errp);
     case FERRY_FRAME_BEAT:
         return true;
@@ -384,14 +386,14 @@ static bool take_frame(Link *link, const FerryFrame *frame, const GByteArray *bo
     }
 }
 
-bool ferry_destination_run_control(Link *link, GError **errp)
+bool ferry_destination_run_control(ChannelReader *reader, GError **errp)
 {
     for (;;) {
         g_autoptr(GByteArray) body = NULL;
         FerryFrame frame;
 
-        if (!ferry_control_receive(link->channel, &frame, &body, errp) ||
-            !take_frame(link, &frame, body, errp)) {
+        if (!ferry_control_receive(reader->channel, &frame, &body, errp) ||
+            !take_frame(reader, &frame, body, errp)) {
             return false;
         }
     }

@@ -11,33 +11,33 @@
 #include "internal.h"
 
 /* Wait until pages may be written; false when that will not be. */
-static bool wait_ready(Link *link)
+static bool wait_ready(ChannelReader *reader)
 {
-    FerryDestination *destination = link->destination;
+    FerryDestination *destination = reader->destination;
     bool ready;
 
     g_mutex_lock(&destination->lock);
     while ((!destination->ready || destination->broken) && !destination->error &&
-           !destination->closing && !link->stale) {
+           !destination->closing && !reader->stale) {
         g_cond_wait(&destination->changed, &destination->lock);
     }
-    ready = !destination->error && !destination->closing && !link->stale;
+    ready = !destination->error && !destination->closing && !reader->stale;
     g_mutex_unlock(&destination->lock);
     return ready;
 }
 
 /* A fence came on one channel: when it is the last one to bring it, tell the source. */
-static bool take_fence(Link *link, uint64_t number, GError **errp)
+static bool take_fence(ChannelReader *reader, uint64_t number, GError **errp)
 {
-    FerryDestination *destination = link->destination;
+    FerryDestination *destination = reader->destination;
     FerryChannel *control = NULL;
     uint64_t reached = number;
     bool fine;
 
     g_mutex_lock(&destination->lock);
-    fine = number > link->fenced;
+    fine = number > reader->fenced;
     if (fine) {
-        link->fenced = number;
+        reader->fenced = number;
         for (unsigned i = 0; i < destination->layout.nr_data; i++) {
             reached = MIN(reached, destination->data[i]->fenced);
         }
@@ -50,49 +50,50 @@ static bool take_fence(Link *link, uint64_t number, GError **errp)
     g_mutex_unlock(&destination->lock);
     if (!fine) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "channel '%s': fence out of turn",
-                    link->channel->name);
+                    reader->channel->name);
         return false;
     }
     return !control || ferry_control_send(control, FERRY_FRAME_REACHED, reached, NULL, errp);
 }
 
-static bool take_frame(Link *link, bool is_fetch, const FerryFrame *frame, GError **errp)
+static bool take_frame(ChannelReader *reader, bool is_fetch, const FerryFrame *frame, GError **errp)
 {
-    FerryReceiver *receiver = &link->destination->receiver;
+    FerryReceiver *receiver = &reader->destination->receiver;
 
     switch (frame->type) {
     case FERRY_FRAME_PAGES:
         if (is_fetch && !atomic_load(&receiver->armed)) {
             break;
         }
-        return ferry_receive_pages(receiver, link->channel, frame, link->unpacker, errp);
+        return ferry_receive_pages(receiver, reader->channel, frame, reader->unpacker, errp);
     case FERRY_FRAME_FENCE:
         if (is_fetch || atomic_load(&receiver->armed)) {
             break;
         }
-        return take_fence(link, frame->first_page, errp);
+        return take_fence(reader, frame->first_page, errp);
     case FERRY_FRAME_BEAT:
         return true;
     default:
         break;
     }
     g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
-                "channel '%s': frame type %u does not belong here", link->channel->name,
+                "channel '%s': frame type %u does not belong here", reader->channel->name,
                 frame->type);
     return false;
 }
 
-bool ferry_destination_run_data(Link *link, bool is_fetch, GError **errp)
+bool ferry_destination_run_data(ChannelReader *reader, bool is_fetch, GError **errp)
 {
-    if (!wait_ready(link)) {
+    if (!wait_ready(reader)) {
         return true;
     }
     for (;;) {
         uint8_t head[FERRY_FRAME_BYTES];
         FerryFrame frame;
 
-        if (!ferry_channel_read_all(link->channel, head, sizeof(head), errp) ||
-            !ferry_frame_decode(head, &frame, errp) || !take_frame(link, is_fetch, &frame, errp)) {
+        if (!ferry_channel_read_all(reader->channel, head, sizeof(head), errp) ||
+            !ferry_frame_decode(head, &frame, errp) ||
+            !take_frame(reader, is_fetch, &frame, errp)) {
             return false;
         }
     }
@@ -100,7 +101,7 @@ bool ferry_destination_run_data(Link *link, bool is_fetch, GError **errp)
 
 /* --- Pages that the guest waits for -------------------------------------------------------------- */
 
-static void want(void *opaque, unsigned lane, uint32_t region, uint64_t page)
+static void want(void *opaque, unsigned index, uint32_t region, uint64_t page)
 {
     FerryDestination *destination = opaque;
     FerryFrame frame = {
@@ -114,7 +115,7 @@ static void want(void *opaque, unsigned lane, uint32_t region, uint64_t page)
     g_mutex_lock(&destination->lock);
     /* While the connection is broken there is nobody to ask; what is wanted is remembered. */
     if (!destination->broken) {
-        channel = destination->fetch[lane % destination->layout.nr_fetch]->channel;
+        channel = destination->fetch[index % destination->layout.nr_fetch]->channel;
     }
     g_mutex_unlock(&destination->lock);
     if (channel) {

@@ -28,7 +28,7 @@ FerryDestination *ferry_destination_new(const FerryDestinationConfig *config,
     destination->opaque = opaque;
     destination->receiver.scanner = ferry_scanner_new();
     destination->start_ns = ferry_now_ns();
-    destination->links = g_ptr_array_new();
+    destination->readers = g_ptr_array_new();
     g_mutex_init(&destination->lock);
     g_cond_init(&destination->changed);
     return destination;
@@ -48,17 +48,17 @@ static void announce(FerryDestination *destination)
 
 static void shut_all_down_locked(FerryDestination *destination)
 {
-    for (guint i = 0; i < destination->links->len; i++) {
-        Link *link = g_ptr_array_index(destination->links, i);
+    for (guint i = 0; i < destination->readers->len; i++) {
+        ChannelReader *reader = g_ptr_array_index(destination->readers, i);
 
-        ferry_channel_shutdown(link->channel);
+        ferry_channel_shutdown(reader->channel);
     }
 }
 
 /* The guest may be running here: the session waits for another connection. */
 static void break_off(FerryDestination *destination, const GError *error)
 {
-    Link *control = NULL;
+    ChannelReader *control = NULL;
     bool news, complete;
 
     g_mutex_lock(&destination->lock);
@@ -70,11 +70,11 @@ static void break_off(FerryDestination *destination, const GError *error)
         control = destination->control;
     }
     /* Only the session's own channels: some that have just come may be the next connection's. */
-    for (guint i = 0; news && i < destination->links->len; i++) {
-        Link *link = g_ptr_array_index(destination->links, i);
+    for (guint i = 0; news && i < destination->readers->len; i++) {
+        ChannelReader *reader = g_ptr_array_index(destination->readers, i);
 
-        if (link->proved && link != control) {
-            ferry_channel_shutdown(link->channel);
+        if (reader->proved && reader != control) {
+            ferry_channel_shutdown(reader->channel);
         }
     }
     g_cond_broadcast(&destination->changed);
@@ -101,7 +101,7 @@ static void give_up(FerryDestination *destination, const GError *error)
     }
     g_mutex_unlock(&destination->lock);
 
-    /* Only the first failure gets here with a channel; links are freed last of all. */
+    /* Only the first failure gets here with a channel; readers are freed last of all. */
     if (control) {
         ferry_control_send_error(control, error->message);
     }
@@ -146,7 +146,7 @@ void ferry_destination_check_complete(FerryDestination *destination)
 /* --- Every channel -------------------------------------------------------------------------- */
 
 /* Where a channel with this hello belongs. */
-static Link **place_of(FerryDestination *destination, const FerryHello *hello)
+static ChannelReader **place_of(FerryDestination *destination, const FerryHello *hello)
 {
     switch (hello->role) {
     case FERRY_ROLE_CONTROL:
@@ -161,10 +161,10 @@ static Link **place_of(FerryDestination *destination, const FerryHello *hello)
 /* Whether any channel of the old connection is still being read.  With the lock held. */
 static bool is_any_stale_alive(FerryDestination *destination)
 {
-    for (guint i = 0; i < destination->links->len; i++) {
-        const Link *link = g_ptr_array_index(destination->links, i);
+    for (guint i = 0; i < destination->readers->len; i++) {
+        const ChannelReader *reader = g_ptr_array_index(destination->readers, i);
 
-        if (link->stale && !link->over) {
+        if (reader->stale && !reader->over) {
             return true;
         }
     }
@@ -190,12 +190,12 @@ static void make_way(FerryDestination *destination, const FerryHello *hello)
         return;
     }
     destination->attempt = hello->attempt;
-    for (guint i = 0; i < destination->links->len; i++) {
-        Link *link = g_ptr_array_index(destination->links, i);
+    for (guint i = 0; i < destination->readers->len; i++) {
+        ChannelReader *reader = g_ptr_array_index(destination->readers, i);
 
-        if (link->proved) {
-            link->stale = true;
-            ferry_channel_shutdown(link->channel);
+        if (reader->proved) {
+            reader->stale = true;
+            ferry_channel_shutdown(reader->channel);
         }
     }
     g_cond_broadcast(&destination->changed);
@@ -228,39 +228,39 @@ static bool has_room(const FerryDestination *destination, const FerryHello *hell
     }
 }
 
-static void settle(Link *link, const FerryHello *hello)
+static void settle(ChannelReader *reader, const FerryHello *hello)
 {
-    FerryDestination *destination = link->destination;
-    char *name = link->channel->name;
+    FerryDestination *destination = reader->destination;
+    char *name = reader->channel->name;
 
-    *place_of(destination, hello) = link;
-    link->proved = true;
+    *place_of(destination, hello) = reader;
+    reader->proved = true;
     switch (hello->role) {
     case FERRY_ROLE_CONTROL:
-        g_strlcpy(name, "control", sizeof(link->channel->name));
+        g_strlcpy(name, "control", sizeof(reader->channel->name));
         break;
     case FERRY_ROLE_DATA:
         destination->nr_data++;
-        g_snprintf(name, sizeof(link->channel->name), "data %u", hello->index);
+        g_snprintf(name, sizeof(reader->channel->name), "data %u", hello->index);
         break;
     default:
         destination->nr_fetch++;
-        g_snprintf(name, sizeof(link->channel->name), "fetch %u", hello->index);
+        g_snprintf(name, sizeof(reader->channel->name), "fetch %u", hello->index);
         break;
     }
     g_cond_broadcast(&destination->changed);
 }
 
 /* Find out what the channel is for.  Nothing it says before that counts for anything. */
-static bool admit(Link *link, FerryRole *role, GError **errp)
+static bool admit(ChannelReader *reader, FerryRole *role, GError **errp)
 {
-    FerryDestination *destination = link->destination;
+    FerryDestination *destination = reader->destination;
     g_autoptr(GByteArray) body = NULL;
     FerryFrame frame;
     FerryHello hello = {0};
     bool fine;
 
-    if (!ferry_control_receive(link->channel, &frame, &body, errp)) {
+    if (!ferry_control_receive(reader->channel, &frame, &body, errp)) {
         return false;
     }
     if (frame.type != FERRY_FRAME_HELLO) {
@@ -282,9 +282,9 @@ static bool admit(Link *link, FerryRole *role, GError **errp)
         make_way(destination, &hello);
     }
     fine = *place_of(destination, &hello) == NULL && !destination->closing && !destination->error &&
-           !link->dropped && has_room(destination, &hello);
+           !reader->dropped && has_room(destination, &hello);
     if (fine) {
-        settle(link, &hello);
+        settle(reader, &hello);
     }
     g_mutex_unlock(&destination->lock);
     if (!fine) {
@@ -296,19 +296,19 @@ static bool admit(Link *link, FerryRole *role, GError **errp)
 }
 
 /* A channel of the session's, to its end. */
-static void run(Link *link, FerryRole role)
+static void run(ChannelReader *reader, FerryRole role)
 {
-    FerryDestination *destination = link->destination;
+    FerryDestination *destination = reader->destination;
     GError *error = NULL;
     bool stale, fine = role == FERRY_ROLE_CONTROL
-                           ? ferry_destination_run_control(link, &error)
-                           : ferry_destination_run_data(link, role == FERRY_ROLE_FETCH, &error);
+                           ? ferry_destination_run_control(reader, &error)
+                           : ferry_destination_run_data(reader, role == FERRY_ROLE_FETCH, &error);
 
     if (fine) {
         return;
     }
     g_mutex_lock(&destination->lock);
-    stale = link->stale;
+    stale = reader->stale;
     g_mutex_unlock(&destination->lock);
     if (stale) {
         g_error_free(error);
@@ -319,14 +319,14 @@ static void run(Link *link, FerryRole role)
 
 static gpointer link_run(gpointer opaque)
 {
-    Link *link = opaque;
-    FerryDestination *destination = link->destination;
+    ChannelReader *reader = opaque;
+    FerryDestination *destination = reader->destination;
     FerryRole role = FERRY_ROLE_INVALID;
     GError *error = NULL;
     bool closing;
 
-    if (admit(link, &role, &error)) {
-        run(link, role);
+    if (admit(reader, &role, &error)) {
+        run(reader, role);
     } else {
         g_mutex_lock(&destination->lock);
         closing = destination->closing;
@@ -338,33 +338,33 @@ static gpointer link_run(gpointer opaque)
             destination->ops.warn(destination->opaque, message);
         }
         g_error_free(error);
-        ferry_channel_shutdown(link->channel);
+        ferry_channel_shutdown(reader->channel);
     }
     g_mutex_lock(&destination->lock);
-    link->over = true;
+    reader->over = true;
     g_cond_broadcast(&destination->changed);
     g_mutex_unlock(&destination->lock);
     return NULL;
 }
 
 /* Its thread has ended. */
-static void link_free(Link *link)
+static void link_free(ChannelReader *reader)
 {
-    ferry_unpacker_free(link->unpacker);
-    ferry_channel_free(link->channel);
-    g_free(link);
+    ferry_unpacker_free(reader->unpacker);
+    ferry_channel_free(reader->channel);
+    g_free(reader);
 }
 
 /* Free strangers that are gone.  With the lock held; the threads are past using it. */
 static void reap_strangers(FerryDestination *destination)
 {
-    for (guint i = destination->links->len; i-- > 0;) {
-        Link *link = g_ptr_array_index(destination->links, i);
+    for (guint i = destination->readers->len; i-- > 0;) {
+        ChannelReader *reader = g_ptr_array_index(destination->readers, i);
 
-        if (link->over && !link->proved) {
-            g_ptr_array_remove_index(destination->links, i);
-            g_thread_join(link->thread);
-            link_free(link);
+        if (reader->over && !reader->proved) {
+            g_ptr_array_remove_index(destination->readers, i);
+            g_thread_join(reader->thread);
+            link_free(reader);
         }
     }
 }
@@ -376,13 +376,13 @@ static void reap_strangers(FerryDestination *destination)
 static void make_room(FerryDestination *destination)
 {
     unsigned nr_strangers = 0;
-    Link *oldest = NULL;
+    ChannelReader *oldest = NULL;
 
-    for (guint i = 0; i < destination->links->len; i++) {
-        Link *link = g_ptr_array_index(destination->links, i);
+    for (guint i = 0; i < destination->readers->len; i++) {
+        ChannelReader *reader = g_ptr_array_index(destination->readers, i);
 
-        if (!link->proved && !link->dropped) {
-            oldest = oldest ? oldest : link;
+        if (!reader->proved && !reader->dropped) {
+            oldest = oldest ? oldest : reader;
             nr_strangers++;
         }
     }
@@ -401,13 +401,13 @@ void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *
     make_room(destination);
     refused = destination->closing;
     if (!refused) {
-        Link *link = g_new0(Link, 1);
+        ChannelReader *reader = g_new0(ChannelReader, 1);
 
-        link->destination = destination;
-        link->channel = channel;
-        link->unpacker = ferry_unpacker_new();
-        g_ptr_array_add(destination->links, link);
-        link->thread = g_thread_new("ferry-receive", link_run, link);
+        reader->destination = destination;
+        reader->channel = channel;
+        reader->unpacker = ferry_unpacker_new();
+        g_ptr_array_add(destination->readers, reader);
+        reader->thread = g_thread_new("ferry-receive", link_run, reader);
     }
     g_mutex_unlock(&destination->lock);
     if (refused) {
@@ -596,7 +596,7 @@ void ferry_destination_send_report(FerryDestination *destination)
 void ferry_destination_free(FerryDestination *destination, const char *reason)
 {
     gint64 deadline = g_get_monotonic_time() + LAST_WORDS_US;
-    Link *control = NULL;
+    ChannelReader *control = NULL;
 
     if (!destination) {
         return;
@@ -619,18 +619,18 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
     shut_all_down_locked(destination);
     g_mutex_unlock(&destination->lock);
 
-    for (guint i = 0; i < destination->links->len; i++) {
-        Link *link = g_ptr_array_index(destination->links, i);
+    for (guint i = 0; i < destination->readers->len; i++) {
+        ChannelReader *reader = g_ptr_array_index(destination->readers, i);
 
-        g_thread_join(link->thread);
+        g_thread_join(reader->thread);
     }
     ferry_watch_free(destination->watch);
     ferry_missing_clear(&destination->missing_reader);
     ferry_receiver_clear(&destination->receiver);
-    for (guint i = 0; i < destination->links->len; i++) {
-        link_free(g_ptr_array_index(destination->links, i));
+    for (guint i = 0; i < destination->readers->len; i++) {
+        link_free(g_ptr_array_index(destination->readers, i));
     }
-    g_ptr_array_unref(destination->links);
+    g_ptr_array_unref(destination->readers);
     g_clear_error(&destination->error);
     g_mutex_clear(&destination->lock);
     g_cond_clear(&destination->changed);
@@ -666,12 +666,12 @@ void ferry_destination_query(FerryDestination *destination, FerryStats *stats)
         stats->fetch.nr_recoveries = destination->nr_recoveries;
         stats->remaining_bytes = stats->fetch.missing_pages * FERRY_PAGE_BYTES;
     }
-    for (guint i = 0; i < destination->links->len; i++) {
-        const Link *link = g_ptr_array_index(destination->links, i);
-        FerryChannelStats channel = {.bytes = link->channel->received_bytes};
+    for (guint i = 0; i < destination->readers->len; i++) {
+        const ChannelReader *reader = g_ptr_array_index(destination->readers, i);
+        FerryChannelStats channel = {.bytes = reader->channel->received_bytes};
 
-        if (link->proved && !link->stale) {
-            g_strlcpy(channel.name, link->channel->name, sizeof(channel.name));
+        if (reader->proved && !reader->stale) {
+            g_strlcpy(channel.name, reader->channel->name, sizeof(channel.name));
             channel.bytes_per_second =
                 elapsed_ns ? (uint64_t)((double)channel.bytes * 1e9 / (double)elapsed_ns) : 0;
             stats->sent_bytes += channel.bytes;

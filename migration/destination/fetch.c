@@ -23,17 +23,17 @@
 /* Granules share locks; more than there are threads to want them. */
 #define NR_LOCKS 64
 
-/* Faults read at once by a lane. */
+/* Faults read at once by a thread. */
 #define EVENTS_MAX 16
 
 /* Ranges of missing pages that a description names. */
 #define DESCRIBED_MAX 8
 
-typedef struct Lane {
+typedef struct FaultThread {
     FerryFetch *fetch;
-    unsigned number;
+    unsigned index;
     GThread *thread;
-} Lane;
+} FaultThread;
 
 struct FerryFetch {
     const FerryRegions *regions;
@@ -43,8 +43,8 @@ struct FerryFetch {
     FerryPageset **missing; /* of each region; so are the next two */
     FerryPageset **dropped; /* pages that are not there, for they were dropped while watched */
     bool *watched;
-    Lane *lanes;
-    unsigned nr_lanes;
+    FaultThread *threads;
+    unsigned nr_threads;
     int quit_fd;
     bool drafted;
     _Atomic bool armed;
@@ -73,7 +73,7 @@ static void advise(FerryFetch *fetch, int advice)
     }
 }
 
-FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_lanes,
+FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_threads,
                             const FerryFetchOps *ops, void *opaque, GError **errp)
 {
     g_autoptr(FerryUserfault) uffd = ferry_userfault_new(errp);
@@ -100,8 +100,8 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_lanes,
     fetch->opaque = opaque;
     fetch->uffd = g_steal_pointer(&uffd);
     fetch->quit_fd = quit_fd;
-    fetch->nr_lanes = nr_lanes;
-    fetch->lanes = g_new0(Lane, nr_lanes);
+    fetch->nr_threads = nr_threads;
+    fetch->threads = g_new0(FaultThread, nr_threads);
     fetch->missing = g_new0(FerryPageset *, regions->nr);
     fetch->dropped = g_new0(FerryPageset *, regions->nr);
     fetch->watched = g_new0(bool, regions->nr);
@@ -129,9 +129,9 @@ void ferry_fetch_free(FerryFetch *fetch)
     if (write(fetch->quit_fd, &one, sizeof(one)) != sizeof(one)) {
         g_assert_not_reached();
     }
-    for (unsigned i = 0; i < fetch->nr_lanes; i++) {
-        if (fetch->lanes[i].thread) {
-            g_thread_join(fetch->lanes[i].thread);
+    for (unsigned i = 0; i < fetch->nr_threads; i++) {
+        if (fetch->threads[i].thread) {
+            g_thread_join(fetch->threads[i].thread);
         }
     }
     ferry_userfault_free(fetch->uffd);
@@ -152,7 +152,7 @@ void ferry_fetch_free(FerryFetch *fetch)
     g_free(fetch->missing);
     g_free(fetch->dropped);
     g_free(fetch->watched);
-    g_free(fetch->lanes);
+    g_free(fetch->threads);
     g_free(fetch);
 }
 
@@ -190,7 +190,7 @@ void ferry_fetch_ask_again(FerryFetch *fetch)
     for (guint i = 0; i < wanted->len; i++) {
         const FerryWanted *one = &g_array_index(wanted, FerryWanted, i);
 
-        fetch->ops.want(fetch->opaque, i % fetch->nr_lanes, one->region, one->page);
+        fetch->ops.want(fetch->opaque, i % fetch->nr_threads, one->region, one->page);
     }
 }
 
@@ -407,9 +407,9 @@ static void fill_zero(FerryFetch *fetch, uint32_t number, uint64_t page)
     g_mutex_unlock(lock);
 }
 
-static void take_fault(Lane *lane, const FerryUserfaultEvent *event)
+static void take_fault(FaultThread *thread, const FerryUserfaultEvent *event)
 {
-    FerryFetch *fetch = lane->fetch;
+    FerryFetch *fetch = thread->fetch;
 
     for (uint32_t i = 0; i < fetch->regions->nr; i++) {
         const FerryRegion *region = &fetch->regions->list[i];
@@ -425,16 +425,16 @@ static void take_fault(Lane *lane, const FerryUserfaultEvent *event)
             fill_zero(fetch, i, page);
         } else if (ferry_waiters_add(fetch->waiters, i, page, event->thread) &&
                    atomic_load(&fetch->armed)) {
-            fetch->ops.want(fetch->opaque, lane->number, i, page);
+            fetch->ops.want(fetch->opaque, thread->index, i, page);
         }
         return;
     }
 }
 
-static gpointer lane_run(gpointer opaque)
+static gpointer fault_run(gpointer opaque)
 {
-    Lane *lane = opaque;
-    FerryFetch *fetch = lane->fetch;
+    FaultThread *thread = opaque;
+    FerryFetch *fetch = thread->fetch;
     struct pollfd fds[2] = {
         {.fd = ferry_userfault_fd(fetch->uffd), .events = POLLIN},
         {.fd = fetch->quit_fd, .events = POLLIN},
@@ -449,7 +449,7 @@ static gpointer lane_run(gpointer opaque)
         }
         nr = fds[0].revents ? ferry_userfault_read(fetch->uffd, events, EVENTS_MAX) : 0;
         for (size_t i = 0; i < nr; i++) {
-            take_fault(lane, &events[i]);
+            take_fault(thread, &events[i]);
         }
     }
     return NULL;
@@ -457,19 +457,19 @@ static gpointer lane_run(gpointer opaque)
 
 /* --- Arming ----------------------------------------------------------------------------------- */
 
-static void start_lanes(FerryFetch *fetch)
+static void start_threads(FerryFetch *fetch)
 {
-    for (unsigned i = 0; i < fetch->nr_lanes && !fetch->lanes[i].thread; i++) {
+    for (unsigned i = 0; i < fetch->nr_threads && !fetch->threads[i].thread; i++) {
         g_autofree char *name = g_strdup_printf("ferry-fault-%u", i);
 
-        fetch->lanes[i] = (Lane){.fetch = fetch, .number = i};
-        fetch->lanes[i].thread = g_thread_new(name, lane_run, &fetch->lanes[i]);
+        fetch->threads[i] = (FaultThread){.fetch = fetch, .index = i};
+        fetch->threads[i].thread = g_thread_new(name, fault_run, &fetch->threads[i]);
     }
 }
 
 bool ferry_fetch_draft(FerryFetch *fetch, GError **errp)
 {
-    start_lanes(fetch);
+    start_threads(fetch);
     if (!fetch->drafted) {
         fetch->drafted = true;
         advise(fetch, MADV_NOHUGEPAGE);

@@ -18,7 +18,7 @@
  *   take bit out                              no: lock granule, place zero; if something is there,
  *   unlock                                    the page has been placed meanwhile: wake, no more
  *
- * Threads: one for each lane reads faults; pages may be placed from any thread.
+ * Threads: one for each index reads faults; pages may be placed from any thread.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -38,16 +38,19 @@
 typedef struct FerryFetch FerryFetch;
 
 typedef struct FerryFetchOps {
-    /* The guest waits for this page: ask for it.  From the lane's thread, or from ask_again's. */
-    void (*want)(void *opaque, unsigned lane, uint32_t region, uint64_t page);
+    /*
+     * The guest waits for this page: ask for it.  From fault thread @index, or from ask_again's,
+     * which spreads the pages over all indices.
+     */
+    void (*want)(void *opaque, unsigned index, uint32_t region, uint64_t page);
     /* Nothing is missing any more.  From whatever thread placed the last page; once. */
     void (*complete)(void *opaque);
     /* The kernel failed, or memory is not as it must be; takes over @error.  Any thread. */
     void (*failed)(void *opaque, GError *error);
 } FerryFetchOps;
 
-/* Over @regions, which must outlive it, with @nr_lanes threads. */
-FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_lanes,
+/* Over @regions, which must outlive it, with @nr_threads threads. */
+FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_threads,
                             const FerryFetchOps *ops, void *opaque, GError **errp);
 
 /* Ends the threads.  Pages that are still missing read as zero from here on. */

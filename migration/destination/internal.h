@@ -2,7 +2,7 @@
  * Shared between the files of the destination's side: destination.c (its life, its channels),
  * destination-control.c (what comes on the control channel), destination-data.c (pages).
  *
- * Threads: one per channel (Link); what several of them touch is under `lock`.  Until pages are left
+ * Threads: one per channel (ChannelReader); what several of them touch is under `lock`.  Until pages are left
  * missing, guest memory is written by the data channels' threads without a lock: a granule always
  * comes on the same channel, so no two threads ever write the same page.  After that see fetch.h.
  *
@@ -17,7 +17,7 @@
 #include "receiver.h"
 #include "../wire/heartbeat.h"
 
-typedef struct Link {
+typedef struct ChannelReader {
     FerryDestination *destination;
     FerryChannel *channel;
     GThread *thread;
@@ -27,7 +27,7 @@ typedef struct Link {
     bool over;    /* its thread has ended, or is about to */
     FerryUnpacker *unpacker; /* its thread's */
     uint64_t fenced;         /* number of the last fence that came on it */
-} Link;
+} ChannelReader;
 
 struct FerryDestination {
     FerryDestinationConfig config;
@@ -40,11 +40,11 @@ struct FerryDestination {
 
     GMutex lock; /* for all that follows */
     GCond changed;
-    GPtrArray *links; /* of Link; they stay until the end */
-    Link *control;
-    Link *data[FERRY_DATA_CHANNELS_MAX];
-    Link *fetch[FERRY_FETCH_CHANNELS_MAX];
-    unsigned nr_data, nr_fetch; /* how many of these links are in */
+    GPtrArray *readers; /* of ChannelReader; they stay until the end */
+    ChannelReader *control;
+    ChannelReader *data[FERRY_DATA_CHANNELS_MAX];
+    ChannelReader *fetch[FERRY_FETCH_CHANNELS_MAX];
+    unsigned nr_data, nr_fetch; /* how many of these readers are in */
     FerryLayout layout;         /* how many there will be; zero until the regions came */
     bool ready;                 /* regions fit and memory is empty: pages may be written */
     bool closing;
@@ -73,8 +73,8 @@ void ferry_destination_fail(FerryDestination *destination, GError *error);
 void ferry_destination_check_complete(FerryDestination *destination);
 
 /* A thread of one of the session's channels: reads it to its end, which is an error. */
-bool ferry_destination_run_control(Link *link, GError **errp);
-bool ferry_destination_run_data(Link *link, bool is_fetch, GError **errp);
+bool ferry_destination_run_control(ChannelReader *reader, GError **errp);
+bool ferry_destination_run_data(ChannelReader *reader, bool is_fetch, GError **errp);
 
 /* The table of a FerryFetch's calls, with the destination as @opaque. */
 extern const FerryFetchOps ferry_destination_fetch_ops;

@@ -258,16 +258,16 @@ uint64_t ferry_pageset_remove(FerryPageset *set, uint64_t first, uint64_t nr_pag
     return nr_removed;
 }
 
-/* The granules of stripe @stripe that belong to @lane, as bits. */
-static uint64_t lane_mask(uint64_t stripe, unsigned lane, unsigned nr_lanes)
+/* The granules of stripe @stripe that belong to @share, as bits. */
+static uint64_t share_mask(uint64_t stripe, unsigned share, unsigned nr_shares)
 {
-    unsigned skew = (unsigned)(stripe * STRIPE_GRANULES % nr_lanes);
+    unsigned skew = (unsigned)(stripe * STRIPE_GRANULES % nr_shares);
     uint64_t mask = 0;
 
-    if (nr_lanes == 1) {
+    if (nr_shares == 1) {
         return UINT64_MAX;
     }
-    for (unsigned bit = (lane + nr_lanes - skew) % nr_lanes; bit < 64; bit += nr_lanes) {
+    for (unsigned bit = (share + nr_shares - skew) % nr_shares; bit < 64; bit += nr_shares) {
         mask |= UINT64_C(1) << bit;
     }
     return mask;
@@ -284,7 +284,7 @@ static void settle_stripe(FerryPageset *set, uint64_t stripe)
     }
 }
 
-int64_t ferry_pageset_next(FerryPageset *set, uint64_t from, unsigned lane, unsigned nr_lanes)
+int64_t ferry_pageset_next(FerryPageset *set, uint64_t from, unsigned share, unsigned nr_shares)
 {
     uint64_t first_stripe = from / STRIPE_GRANULES;
 
@@ -297,7 +297,7 @@ int64_t ferry_pageset_next(FerryPageset *set, uint64_t from, unsigned lane, unsi
         while (stripes) {
             uint64_t stripe = i * 64 + (unsigned)__builtin_ctzll(stripes);
             uint64_t granules =
-                atomic_load(&set->granule_words[stripe]) & lane_mask(stripe, lane, nr_lanes);
+                atomic_load(&set->granule_words[stripe]) & share_mask(stripe, share, nr_shares);
 
             if (stripe == first_stripe) {
                 granules &= UINT64_MAX << (from % STRIPE_GRANULES);

@@ -74,10 +74,10 @@ uint64_t ferry_pageset_add(FerryPageset *set, uint64_t first, uint64_t nr_pages)
 uint64_t ferry_pageset_remove(FerryPageset *set, uint64_t first, uint64_t nr_pages);
 
 /*
- * The first granule from @from on that may hold a page and belongs to @lane (granule % @nr_lanes),
+ * The first granule from @from on that may hold a page and belongs to @share (granule % @nr_shares),
  * or -1.  The answer can be stale in one direction only: the granule may turn out empty.
  */
-int64_t ferry_pageset_next(FerryPageset *set, uint64_t from, unsigned lane, unsigned nr_lanes);
+int64_t ferry_pageset_next(FerryPageset *set, uint64_t from, unsigned share, unsigned nr_shares);
 
 /* Take all pages of @granule out of the set; returns how many, and their bits in @pages. */
 unsigned ferry_pageset_take(FerryPageset *set, uint64_t granule,

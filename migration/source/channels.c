@@ -1,5 +1,5 @@
 /*
- * Lines: see lines.h.
+ * Channels: see channels.h.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -10,10 +10,10 @@
 #include "../wire/control.h"
 #include "../error.h"
 
-void ferry_lines_init(FerryLines *lines)
+void ferry_channels_init(FerryChannels *channels)
 {
-    memset(lines, 0, sizeof(*lines));
-    g_mutex_init(&lines->lock);
+    memset(channels, 0, sizeof(*channels));
+    g_mutex_init(&channels->lock);
 }
 
 static FerryChannel *open_channel(FerryRole role, unsigned index, FerryHello hello,
@@ -35,17 +35,18 @@ static FerryChannel *open_channel(FerryRole role, unsigned index, FerryHello hel
 }
 
 /* Make it known; false when all have been shut down meanwhile. */
-static bool keep(FerryLines *lines, FerryChannel **place, FerryChannel *channel, GError **errp)
+static bool keep(FerryChannels *channels, FerryChannel **place, FerryChannel *channel,
+                 GError **errp)
 {
     bool shut;
 
-    g_mutex_lock(&lines->lock);
+    g_mutex_lock(&channels->lock);
     *place = channel;
-    shut = lines->shut;
+    shut = channels->shut;
     if (shut) {
         ferry_channel_shutdown(channel);
     }
-    g_mutex_unlock(&lines->lock);
+    g_mutex_unlock(&channels->lock);
     if (shut) {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_IO,
                             "the connection was broken while it was opened");
@@ -53,27 +54,27 @@ static bool keep(FerryLines *lines, FerryChannel **place, FerryChannel *channel,
     return !shut;
 }
 
-bool ferry_lines_open(FerryLines *lines, const FerryLayout *layout, const FerryHello *hello,
-                      FerryDialFn *dial, void *opaque, GError **errp)
+bool ferry_channels_open(FerryChannels *channels, const FerryLayout *layout,
+                         const FerryHello *hello, FerryDialFn *dial, void *opaque, GError **errp)
 {
     FerryChannel *channel;
 
-    g_mutex_lock(&lines->lock);
-    lines->layout = *layout;
-    g_mutex_unlock(&lines->lock);
+    g_mutex_lock(&channels->lock);
+    channels->layout = *layout;
+    g_mutex_unlock(&channels->lock);
     channel = open_channel(FERRY_ROLE_CONTROL, 0, *hello, dial, opaque, errp);
-    if (!channel || !keep(lines, &lines->control, channel, errp)) {
+    if (!channel || !keep(channels, &channels->control, channel, errp)) {
         return false;
     }
     for (unsigned i = 0; i < layout->nr_data; i++) {
         channel = open_channel(FERRY_ROLE_DATA, i, *hello, dial, opaque, errp);
-        if (!channel || !keep(lines, &lines->data[i], channel, errp)) {
+        if (!channel || !keep(channels, &channels->data[i], channel, errp)) {
             return false;
         }
     }
     for (unsigned i = 0; i < layout->nr_fetch; i++) {
         channel = open_channel(FERRY_ROLE_FETCH, i, *hello, dial, opaque, errp);
-        if (!channel || !keep(lines, &lines->fetch[i], channel, errp)) {
+        if (!channel || !keep(channels, &channels->fetch[i], channel, errp)) {
             return false;
         }
     }
@@ -81,28 +82,28 @@ bool ferry_lines_open(FerryLines *lines, const FerryLayout *layout, const FerryH
 }
 
 /* With the lock held. */
-static void foreach_locked(FerryLines *lines, FerryLinesFn *fn, void *opaque)
+static void foreach_locked(FerryChannels *channels, FerryChannelFn *fn, void *opaque)
 {
-    if (lines->control) {
-        fn(opaque, lines->control);
+    if (channels->control) {
+        fn(opaque, channels->control);
     }
-    for (unsigned i = 0; i < lines->layout.nr_data; i++) {
-        if (lines->data[i]) {
-            fn(opaque, lines->data[i]);
+    for (unsigned i = 0; i < channels->layout.nr_data; i++) {
+        if (channels->data[i]) {
+            fn(opaque, channels->data[i]);
         }
     }
-    for (unsigned i = 0; i < lines->layout.nr_fetch; i++) {
-        if (lines->fetch[i]) {
-            fn(opaque, lines->fetch[i]);
+    for (unsigned i = 0; i < channels->layout.nr_fetch; i++) {
+        if (channels->fetch[i]) {
+            fn(opaque, channels->fetch[i]);
         }
     }
 }
 
-void ferry_lines_foreach(FerryLines *lines, FerryLinesFn *fn, void *opaque)
+void ferry_channels_foreach(FerryChannels *channels, FerryChannelFn *fn, void *opaque)
 {
-    g_mutex_lock(&lines->lock);
-    foreach_locked(lines, fn, opaque);
-    g_mutex_unlock(&lines->lock);
+    g_mutex_lock(&channels->lock);
+    foreach_locked(channels, fn, opaque);
+    g_mutex_unlock(&channels->lock);
 }
 
 static void shut_down(void *opaque, FerryChannel *channel)
@@ -110,12 +111,12 @@ static void shut_down(void *opaque, FerryChannel *channel)
     ferry_channel_shutdown(channel);
 }
 
-void ferry_lines_shutdown(FerryLines *lines)
+void ferry_channels_shutdown(FerryChannels *channels)
 {
-    g_mutex_lock(&lines->lock);
-    lines->shut = true;
-    foreach_locked(lines, shut_down, NULL);
-    g_mutex_unlock(&lines->lock);
+    g_mutex_lock(&channels->lock);
+    channels->shut = true;
+    foreach_locked(channels, shut_down, NULL);
+    g_mutex_unlock(&channels->lock);
 }
 
 static void add_sent(void *opaque, FerryChannel *channel)
@@ -128,32 +129,32 @@ static void release(void *opaque, FerryChannel *channel)
     ferry_channel_free(channel);
 }
 
-void ferry_lines_clear(FerryLines *lines)
+void ferry_channels_clear(FerryChannels *channels)
 {
-    g_mutex_lock(&lines->lock);
-    foreach_locked(lines, add_sent, &lines->gone_bytes);
-    foreach_locked(lines, release, NULL);
-    lines->control = NULL;
-    memset(lines->data, 0, sizeof(lines->data));
-    memset(lines->fetch, 0, sizeof(lines->fetch));
-    lines->layout = (FerryLayout){0};
-    lines->shut = false;
-    g_mutex_unlock(&lines->lock);
+    g_mutex_lock(&channels->lock);
+    foreach_locked(channels, add_sent, &channels->gone_bytes);
+    foreach_locked(channels, release, NULL);
+    channels->control = NULL;
+    memset(channels->data, 0, sizeof(channels->data));
+    memset(channels->fetch, 0, sizeof(channels->fetch));
+    channels->layout = (FerryLayout){0};
+    channels->shut = false;
+    g_mutex_unlock(&channels->lock);
 }
 
-void ferry_lines_destroy(FerryLines *lines)
+void ferry_channels_destroy(FerryChannels *channels)
 {
-    ferry_lines_clear(lines);
-    g_mutex_clear(&lines->lock);
+    ferry_channels_clear(channels);
+    g_mutex_clear(&channels->lock);
 }
 
-uint64_t ferry_lines_sent_bytes(FerryLines *lines)
+uint64_t ferry_channels_sent_bytes(FerryChannels *channels)
 {
     uint64_t total;
 
-    g_mutex_lock(&lines->lock);
-    total = lines->gone_bytes;
-    foreach_locked(lines, add_sent, &total);
-    g_mutex_unlock(&lines->lock);
+    g_mutex_lock(&channels->lock);
+    total = channels->gone_bytes;
+    foreach_locked(channels, add_sent, &total);
+    g_mutex_unlock(&channels->lock);
     return total;
 }

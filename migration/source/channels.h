@@ -1,12 +1,12 @@
 /*
- * Lines: all channels of the source's side of a session.
+ * Channels: all channels of the source's side of a session.
  *
  * Threads: one thread opens and clears; everything else may be called from any thread meanwhile.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#ifndef FERRY_LINES_H
-#define FERRY_LINES_H
+#ifndef FERRY_CHANNELS_H
+#define FERRY_CHANNELS_H
 
 #include <glib.h>
 #include <stdbool.h>
@@ -15,7 +15,7 @@
 #include "../wire/channel.h"
 #include "../wire/frame.h"
 
-typedef struct FerryLines {
+typedef struct FerryChannels {
     GMutex lock; /* for the pointers; a channel, once there, stays until cleared */
     FerryLayout layout;
     FerryChannel *control;
@@ -23,34 +23,34 @@ typedef struct FerryLines {
     FerryChannel *fetch[FERRY_FETCH_CHANNELS_MAX];
     uint64_t gone_bytes; /* sent on channels that have been cleared */
     bool shut;           /* what is opened from now on is shut down at once */
-} FerryLines;
+} FerryChannels;
 
 /* How a connection to the destination is opened: see FerrySourceConfig. */
 typedef FerryChannel *FerryDialFn(void *opaque, const char *name, GError **errp);
 
-void ferry_lines_init(FerryLines *lines);
+void ferry_channels_init(FerryChannels *channels);
 
 /*
  * Open @layout's channels, the control channel first, each with its hello: like @hello, with its own
  * role and index.
  */
-bool ferry_lines_open(FerryLines *lines, const FerryLayout *layout, const FerryHello *hello,
-                      FerryDialFn *dial, void *opaque, GError **errp);
+bool ferry_channels_open(FerryChannels *channels, const FerryLayout *layout,
+                         const FerryHello *hello, FerryDialFn *dial, void *opaque, GError **errp);
 
 /* Break all channels that exist, and those that are being opened. */
-void ferry_lines_shutdown(FerryLines *lines);
+void ferry_channels_shutdown(FerryChannels *channels);
 
 /* Free all channels, which nobody may be using, to open others. */
-void ferry_lines_clear(FerryLines *lines);
+void ferry_channels_clear(FerryChannels *channels);
 
 /* The end. */
-void ferry_lines_destroy(FerryLines *lines);
+void ferry_channels_destroy(FerryChannels *channels);
 
 /* Bytes sent so far. */
-uint64_t ferry_lines_sent_bytes(FerryLines *lines);
+uint64_t ferry_channels_sent_bytes(FerryChannels *channels);
 
 /* Call @fn for each channel, with the lock held. */
-typedef void FerryLinesFn(void *opaque, FerryChannel *channel);
-void ferry_lines_foreach(FerryLines *lines, FerryLinesFn *fn, void *opaque);
+typedef void FerryChannelFn(void *opaque, FerryChannel *channel);
+void ferry_channels_foreach(FerryChannels *channels, FerryChannelFn *fn, void *opaque);
 
 #endif

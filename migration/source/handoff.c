@@ -18,7 +18,7 @@ bool ferry_source_stopped(FerrySource *source, GError **errp)
 {
     atomic_store(&source->copy->stopped, true);
     ferry_pace_set_rate(source->copy->pace, 0);
-    if (!ferry_control_send(source->lines.control, FERRY_FRAME_STOPPED, 0, NULL, NULL)) {
+    if (!ferry_control_send(source->channels.control, FERRY_FRAME_STOPPED, 0, NULL, NULL)) {
         return ferry_source_fail(source, errp);
     }
     return true;
@@ -83,8 +83,8 @@ static bool send_draft(FerrySource *source)
     g_mutex_lock(&source->lock);
     source->drafted = false;
     g_mutex_unlock(&source->lock);
-    return ferry_missing_send(source->lines.control, regions, base, true, NULL) &&
-           ferry_control_send(source->lines.control, FERRY_FRAME_DRAFT,
+    return ferry_missing_send(source->channels.control, regions, base, true, NULL) &&
+           ferry_control_send(source->channels.control, FERRY_FRAME_DRAFT,
                               ferry_missing_count(regions, base), NULL, NULL) &&
            ferry_source_wait(source, &source->drafted, 0);
 }
@@ -125,7 +125,7 @@ bool ferry_source_retract(FerrySource *source, GError **errp)
     g_mutex_lock(&source->lock);
     source->drafted = false;
     g_mutex_unlock(&source->lock);
-    if (!ferry_control_send(source->lines.control, FERRY_FRAME_FORGET, 0, NULL, NULL) ||
+    if (!ferry_control_send(source->channels.control, FERRY_FRAME_FORGET, 0, NULL, NULL) ||
         !ferry_source_wait(source, &source->drafted, 0)) {
         return ferry_source_fail(source, errp);
     }
@@ -141,8 +141,8 @@ static bool send_handoff(FerrySource *source, uint64_t nr_missing)
 {
     g_autoptr(GByteArray) body = ferry_count_encode(nr_missing);
 
-    return ferry_control_send(source->lines.control, FERRY_FRAME_HANDOFF, source->last_fence, body,
-                              NULL);
+    return ferry_control_send(source->channels.control, FERRY_FRAME_HANDOFF, source->last_fence,
+                              body, NULL);
 }
 
 static void note_handed_over(FerrySource *source)
@@ -205,12 +205,12 @@ static void watch_channel(void *opaque, FerryChannel *channel)
 /* From here on, the destination may ask for pages, and silence is a failure. */
 static void start_serving(FerrySource *source)
 {
-    for (unsigned i = 0; i < source->lines.layout.nr_fetch; i++) {
+    for (unsigned i = 0; i < source->channels.layout.nr_fetch; i++) {
         source->servers[i] =
-            ferry_server_start(source->copy, source->lines.fetch[i], i, &source->nr_requests);
+            ferry_server_start(source->copy, source->channels.fetch[i], i, &source->nr_requests);
     }
     source->watch = ferry_watch_new(source->config.timeout_ms, silent, source);
-    ferry_lines_foreach(&source->lines, watch_channel, source);
+    ferry_channels_foreach(&source->channels, watch_channel, source);
     ferry_watch_start(source->watch);
 }
 
@@ -241,7 +241,7 @@ bool ferry_source_leave(FerrySource *source, GError **errp)
     source->left = true;
     atomic_store(&copy->fetching, true);
     start_serving(source);
-    if (!ferry_missing_send(source->lines.control, regions, late, false, NULL) ||
+    if (!ferry_missing_send(source->channels.control, regions, late, false, NULL) ||
         !send_handoff(source, source->handed_pages)) {
         return ferry_source_fail(source, errp);
     }
@@ -258,7 +258,7 @@ bool ferry_source_go(FerrySource *source, GError **errp)
     g_mutex_lock(&source->lock);
     source->gone = true;
     g_mutex_unlock(&source->lock);
-    ferry_control_send(source->lines.control, FERRY_FRAME_GO, 0, NULL, NULL);
+    ferry_control_send(source->channels.control, FERRY_FRAME_GO, 0, NULL, NULL);
     ferry_source_set_phase(source, FERRY_SESSION_FETCH);
     source->announced = false;
     ferry_copy_rejoin(source->copy);
@@ -333,7 +333,7 @@ static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
     for (size_t i = 0; i < regions->nr; i++) {
         ferry_pageset_clear(source->resume_missing[i]);
     }
-    if (!ferry_control_send(source->lines.control, FERRY_FRAME_RESUME, 0, body, NULL) ||
+    if (!ferry_control_send(source->channels.control, FERRY_FRAME_RESUME, 0, body, NULL) ||
         !ferry_source_wait(source, &source->resumed, RESUME_MS)) {
         return false;
     }
@@ -367,8 +367,8 @@ bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t sess
     if (!ask_what_is_missing(source, &layout)) {
         return ferry_source_fail(source, errp);
     }
-    ferry_control_send(source->lines.control, FERRY_FRAME_GO, 0, NULL, NULL);
-    ferry_copy_start(source->copy, source->lines.data, layout.nr_data);
+    ferry_control_send(source->channels.control, FERRY_FRAME_GO, 0, NULL, NULL);
+    ferry_copy_start(source->copy, source->channels.data, layout.nr_data);
     start_serving(source);
     source->nr_recoveries++;
     ferry_source_set_phase(source, FERRY_SESSION_FETCH);

@@ -28,7 +28,7 @@ struct FerrySource {
     FerryFirstPass *first_pass;
     uint64_t total_bytes;
 
-    FerryLines lines;
+    FerryChannels channels;
     GThread *control_thread;
     FerryServer *servers[FERRY_FETCH_CHANNELS_MAX];
     FerryWatch *watch;

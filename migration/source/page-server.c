@@ -153,11 +153,11 @@ static gpointer server_run(gpointer opaque)
     return NULL;
 }
 
-FerryServer *ferry_server_start(FerryCopy *copy, FerryChannel *channel, unsigned lane,
+FerryServer *ferry_server_start(FerryCopy *copy, FerryChannel *channel, unsigned index,
                                 _Atomic uint64_t *nr_requests)
 {
     FerryServer *server = g_new0(FerryServer, 1);
-    g_autofree char *name = g_strdup_printf("ferry-serve-%u", lane);
+    g_autofree char *name = g_strdup_printf("ferry-serve-%u", index);
 
     server->copy = copy;
     server->channel = channel;

@@ -23,7 +23,7 @@
 typedef struct FerryServer FerryServer;
 
 /* Starts the thread; @copy and @channel outlive it.  It counts what it is asked for. */
-FerryServer *ferry_server_start(FerryCopy *copy, FerryChannel *channel, unsigned lane,
+FerryServer *ferry_server_start(FerryCopy *copy, FerryChannel *channel, unsigned index,
                                 _Atomic uint64_t *nr_requests);
 
 /* Waits for the thread, which ends when its channel is shut down. */

@@ -17,7 +17,7 @@ void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second)
 void ferry_source_count(FerrySource *source, FerryCounters *counters)
 {
     *counters = (FerryCounters){
-        .sent_bytes = ferry_lines_sent_bytes(&source->lines),
+        .sent_bytes = ferry_channels_sent_bytes(&source->channels),
         .normal_pages = atomic_load(&source->copy->normal_pages),
         .zero_pages = atomic_load(&source->copy->zero_pages),
     };
@@ -58,7 +58,7 @@ void ferry_source_query(FerrySource *source, FerryStats *stats)
     g_mutex_lock(&source->lock);
     stats->has_report = source->has_report;
     stats->report = source->report;
-    stats->sent_bytes = ferry_lines_sent_bytes(&source->lines);
+    stats->sent_bytes = ferry_channels_sent_bytes(&source->channels);
     g_mutex_lock(&source->stats_lock);
     stats->phase = source->phase;
     if (source->start_ns) {
@@ -78,5 +78,5 @@ void ferry_source_query(FerrySource *source, FerryStats *stats)
     };
     g_mutex_unlock(&source->lock);
     list = (ChannelList){.channels = stats->channels, .elapsed_ns = stats->elapsed_ns};
-    ferry_lines_foreach(&source->lines, add_channel_stats, &list);
+    ferry_channels_foreach(&source->channels, add_channel_stats, &list);
 }

@@ -198,7 +198,7 @@ FerryRoundStats ferry_source_round_so_far(FerrySource *source)
 
     round.pages = atomic_load(&source->copy->normal_pages) - source->round_start_pages;
     round.zero_pages = atomic_load(&source->copy->zero_pages) - source->round_start_zero;
-    round.bytes = ferry_lines_sent_bytes(&source->lines) - source->round_start_bytes;
+    round.bytes = ferry_channels_sent_bytes(&source->channels) - source->round_start_bytes;
     round.elapsed_ns = (source->end_ns ? source->end_ns : ferry_now_ns()) - source->round_start_ns;
     return round;
 }
@@ -240,7 +240,7 @@ void ferry_source_turn_round(FerrySource *source, uint64_t dirty_pages, uint64_t
     source->round_start_ns = ferry_now_ns();
     source->round_start_pages = atomic_load(&source->copy->normal_pages);
     source->round_start_zero = atomic_load(&source->copy->zero_pages);
-    source->round_start_bytes = ferry_lines_sent_bytes(&source->lines);
+    source->round_start_bytes = ferry_channels_sent_bytes(&source->channels);
     source->round = (FerryRoundStats){.dirty_pages = dirty_pages, .harvest_ns = harvest_ns};
     source->phase = last ? FERRY_SESSION_HAND_OFF : FERRY_SESSION_ROUNDS;
     g_mutex_unlock(&source->stats_lock);

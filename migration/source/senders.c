@@ -16,7 +16,7 @@
 struct FerrySender {
     FerryCopy *copy;
     FerryChannel *channel;
-    unsigned lane;
+    unsigned index;
     GThread *thread;
     uint64_t fenced; /* number of the last fence sent */
     FerryPagesFrame frame;
@@ -80,8 +80,8 @@ static bool drain_granule(FerrySender *sender, uint32_t region, uint64_t granule
 /* Whether this sender is to go on elsewhere. */
 static bool take_hint(FerrySender *sender, uint32_t *region, int64_t *granule)
 {
-    uint64_t hint = atomic_load(&sender->copy->hints[sender->lane])
-                        ? atomic_exchange(&sender->copy->hints[sender->lane], 0)
+    uint64_t hint = atomic_load(&sender->copy->hints[sender->index])
+                        ? atomic_exchange(&sender->copy->hints[sender->index], 0)
                         : 0;
 
     if (hint) {
@@ -107,7 +107,7 @@ static bool drain(FerrySender *sender, GError **errp)
 
             while (!atomic_load(&copy->frozen) &&
                    (granule = ferry_pageset_next(copy->state[region].pages, (uint64_t)(granule + 1),
-                                                 sender->lane, copy->nr_senders)) >= 0) {
+                                                 sender->index, copy->nr_senders)) >= 0) {
                 if (!drain_granule(sender, region, (uint64_t)granule, errp)) {
                     return false;
                 }
@@ -197,14 +197,14 @@ static gpointer sender_run(gpointer opaque)
     return NULL;
 }
 
-FerrySender *ferry_sender_start(FerryCopy *copy, FerryChannel *channel, unsigned lane)
+FerrySender *ferry_sender_start(FerryCopy *copy, FerryChannel *channel, unsigned index)
 {
     FerrySender *sender = g_new0(FerrySender, 1);
-    g_autofree char *name = g_strdup_printf("ferry-send-%u", lane);
+    g_autofree char *name = g_strdup_printf("ferry-send-%u", index);
 
     sender->copy = copy;
     sender->channel = channel;
-    sender->lane = lane;
+    sender->index = index;
     ferry_pages_frame_init(&sender->frame, copy->checksum, copy->compress);
     sender->thread = g_thread_new(name, sender_run, sender);
     return sender;

@@ -9,8 +9,8 @@
 #include "../wire/channel.h"
 #include "backlog.h"
 
-/* Starts the thread.  @lane is its share: granules whose number leaves this rest. */
-FerrySender *ferry_sender_start(FerryCopy *copy, FerryChannel *channel, unsigned lane);
+/* Starts the thread.  @index is its share: granules whose number leaves this rest. */
+FerrySender *ferry_sender_start(FerryCopy *copy, FerryChannel *channel, unsigned index);
 
 /* Waits for the thread, which ends when copy->quit is set or something failed. */
 void ferry_sender_join(FerrySender *sender);

@@ -25,7 +25,7 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
     source->copy->may_leave = config->nr_fetch > 0;
     source->first_pass = ferry_first_pass_new(source->copy);
     source->rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats));
-    ferry_lines_init(&source->lines);
+    ferry_channels_init(&source->channels);
     g_mutex_init(&source->stats_lock);
     g_mutex_init(&source->lock);
     g_cond_init(&source->changed);
@@ -34,7 +34,7 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
 
 void ferry_source_shutdown(FerrySource *source)
 {
-    ferry_lines_shutdown(&source->lines);
+    ferry_channels_shutdown(&source->channels);
 }
 
 static void free_resume_missing(FerrySource *source)
@@ -59,7 +59,7 @@ void ferry_source_hang_up(FerrySource *source)
         g_clear_pointer(&source->servers[i], ferry_server_join);
     }
     ferry_copy_end_senders(source->copy);
-    ferry_lines_clear(&source->lines);
+    ferry_channels_clear(&source->channels);
     atomic_store(&source->hanging_up, false);
 }
 
@@ -72,7 +72,7 @@ void ferry_source_free(FerrySource *source)
     free_resume_missing(source);
     ferry_first_pass_free(source->first_pass);
     ferry_copy_free(source->copy);
-    ferry_lines_destroy(&source->lines);
+    ferry_channels_destroy(&source->channels);
     g_array_unref(source->rounds);
     g_clear_error(&source->last_words);
     g_mutex_clear(&source->stats_lock);
@@ -183,7 +183,7 @@ static bool take_control_frame(FerrySource *source, GError **errp)
     g_autofree char *text = NULL;
     FerryFrame frame;
 
-    if (!ferry_control_receive(source->lines.control, &frame, &body, errp)) {
+    if (!ferry_control_receive(source->channels.control, &frame, &body, errp)) {
         return false;
     }
     if (!is_due(source, &frame)) {
@@ -315,8 +315,8 @@ bool ferry_source_open(FerrySource *source, const FerryLayout *layout, GError **
         .attempt = source->attempt++,
     };
 
-    return ferry_lines_open(&source->lines, layout, &hello, source->config.dial,
-                            source->config.opaque, errp);
+    return ferry_channels_open(&source->channels, layout, &hello, source->config.dial,
+                               source->config.opaque, errp);
 }
 
 void ferry_source_listen(FerrySource *source)
@@ -361,7 +361,7 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     source->start_ns = ferry_now_ns();
     source->round_start_ns = source->start_ns;
     ferry_source_listen(source);
-    if (!ferry_control_send(source->lines.control, FERRY_FRAME_REGIONS, 0, body, NULL)) {
+    if (!ferry_control_send(source->channels.control, FERRY_FRAME_REGIONS, 0, body, NULL)) {
         return ferry_source_fail(source, errp);
     }
     if (!ferry_first_pass_prepare(source->first_pass, errp)) {
@@ -370,7 +370,7 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     if (!ferry_source_wait(source, &source->ready, 0)) {
         return ferry_source_fail(source, errp);
     }
-    ferry_copy_start(source->copy, source->lines.data, layout.nr_data);
+    ferry_copy_start(source->copy, source->channels.data, layout.nr_data);
     ferry_source_set_phase(source, FERRY_SESSION_COPY);
     return true;
 }

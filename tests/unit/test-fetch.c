@@ -473,7 +473,7 @@ static void test_load_fails(void)
 
 /* --- The parts ------------------------------------------------------------------------------------ */
 
-static void part_want(void *opaque, unsigned lane, uint32_t region, uint64_t page)
+static void part_want(void *opaque, unsigned index, uint32_t region, uint64_t page)
 {
 }
 

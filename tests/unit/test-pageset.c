@@ -153,23 +153,23 @@ static bool model_has_granule(const Model *model, uint64_t granule)
     return false;
 }
 
-/* Walk one lane: no granule that holds a page may be passed over. */
+/* Walk one share: no granule that holds a page may be passed over. */
 static void step_walk(FerryPageset *set, const Model *model)
 {
-    unsigned nr_lanes = 1 + (unsigned)random_below(9);
-    unsigned lane = (unsigned)random_below(nr_lanes);
+    unsigned nr_shares = 1 + (unsigned)random_below(9);
+    unsigned share = (unsigned)random_below(nr_shares);
     uint64_t from = random_below(granules_of(model->nr_pages) + 2);
     int64_t found;
 
     do {
-        found = ferry_pageset_next(set, from, lane, nr_lanes);
+        found = ferry_pageset_next(set, from, share, nr_shares);
         if (found >= 0) {
             g_assert_cmpint(found, >=, (int64_t)from);
-            g_assert_cmpuint((uint64_t)found % nr_lanes, ==, lane);
+            g_assert_cmpuint((uint64_t)found % nr_shares, ==, share);
             g_assert_cmpuint((uint64_t)found, <, granules_of(model->nr_pages));
         }
         for (; from < (found >= 0 ? (uint64_t)found : granules_of(model->nr_pages)); from++) {
-            g_assert_false(from % nr_lanes == lane && model_has_granule(model, from));
+            g_assert_false(from % nr_shares == share && model_has_granule(model, from));
         }
         from++;
     } while (found >= 0);
@@ -288,7 +288,7 @@ typedef struct {
     FerryPageset *set;
     uint64_t nr_hot; /* the fewer pages, the more often writer and sender meet on one */
     _Atomic uint32_t *content;
-    uint32_t *sent;      /* each belongs to the one sender whose lane it is in */
+    uint32_t *sent;      /* each belongs to the one sender whose share it is in */
     uint64_t nr_awaited; /* writers go on until senders have taken as many pages */
     _Atomic bool writers_done;
     _Atomic uint64_t nr_added;
