@@ -192,31 +192,31 @@ static void silent(void *opaque, GError *error)
 }
 
 /* From here on, silence on any channel is a failure. */
-static void start_watch(FerryDestination *destination)
+static void start_heartbeat(FerryDestination *destination)
 {
-    FerryWatch *watch = ferry_watch_new(destination->config.timeout_ms, silent, destination);
+    FerryHeartbeat *heartbeat = ferry_heartbeat_new(destination->config.timeout_ms, silent, destination);
 
     g_mutex_lock(&destination->lock);
     if (destination->broken) {
         /* Already again: there may be no channels any more. */
         g_mutex_unlock(&destination->lock);
-        ferry_watch_free(watch);
+        ferry_heartbeat_free(heartbeat);
         return;
     }
-    ferry_watch_add(watch, destination->control->channel, true, true);
+    ferry_heartbeat_add(heartbeat, destination->control->channel, true, true);
     for (unsigned i = 0; i < destination->layout.nr_data; i++) {
-        ferry_watch_add(watch, destination->data[i]->channel, false, true);
+        ferry_heartbeat_add(heartbeat, destination->data[i]->channel, false, true);
     }
     for (unsigned i = 0; i < destination->layout.nr_fetch; i++) {
-        ferry_watch_add(watch, destination->fetch[i]->channel, true, true);
+        ferry_heartbeat_add(heartbeat, destination->fetch[i]->channel, true, true);
     }
     g_mutex_unlock(&destination->lock);
     if (destination->ops.stream_idle_ms) {
-        ferry_watch_set_probe(watch, "the migration stream", destination->ops.stream_idle_ms,
+        ferry_heartbeat_set_probe(heartbeat, "the migration stream", destination->ops.stream_idle_ms,
                               destination->opaque);
     }
-    destination->watch = watch;
-    ferry_watch_start(watch);
+    destination->heartbeat = heartbeat;
+    ferry_heartbeat_start(heartbeat);
 }
 
 static void set_vcpus(FerryDestination *destination)
@@ -248,7 +248,7 @@ static bool take_over(FerryDestination *destination, uint64_t nr_missing, GError
         return false;
     }
     atomic_store(&receiver->armed, true);
-    start_watch(destination);
+    start_heartbeat(destination);
     return true;
 }
 
@@ -324,7 +324,7 @@ static bool take_resume(ChannelReader *reader, const FerryFrame *frame, const GB
     if (!fine) {
         return out_of_turn(frame, errp);
     }
-    g_clear_pointer(&destination->watch, ferry_watch_free);
+    g_clear_pointer(&destination->heartbeat, ferry_heartbeat_free);
     if (!ferry_missing_send(reader->channel, &receiver->regions, missing, true, errp) ||
         !ferry_control_send(reader->channel, FERRY_FRAME_RESUMED,
                             ferry_missing_count(&receiver->regions, missing), NULL, errp)) {
@@ -335,7 +335,7 @@ static bool take_resume(ChannelReader *reader, const FerryFrame *frame, const GB
     destination->nr_recoveries++;
     g_cond_broadcast(&destination->changed);
     g_mutex_unlock(&destination->lock);
-    start_watch(destination);
+    start_heartbeat(destination);
     destination->ops.resumed(destination->opaque);
     if (complete) {
         return ferry_control_send(reader->channel, FERRY_FRAME_COMPLETE, 0, NULL, errp);

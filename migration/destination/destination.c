@@ -624,7 +624,7 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
 
         g_thread_join(reader->thread);
     }
-    ferry_watch_free(destination->watch);
+    ferry_heartbeat_free(destination->heartbeat);
     ferry_missing_clear(&destination->missing_reader);
     ferry_receiver_clear(&destination->receiver);
     for (guint i = 0; i < destination->readers->len; i++) {

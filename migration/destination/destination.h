@@ -33,7 +33,7 @@ typedef struct FerryDestination FerryDestination;
 
 typedef struct FerryDestinationConfig {
     uint64_t session;    /* a token that nobody can guess, which the source is given */
-    unsigned timeout_ms; /* silence that means a broken connection: see watch.h */
+    unsigned timeout_ms; /* silence that means a broken connection: see heartbeat.h */
 } FerryDestinationConfig;
 
 /* The machine that is to receive the guest.  Called from the destination's threads. */

@@ -41,8 +41,8 @@ struct FerryFetch {
     void *opaque;
     FerryUserfault *uffd;
     FerryPageset **missing; /* of each region; so are the next two */
-    FerryPageset **dropped; /* pages that are not there, for they were dropped while watched */
-    bool *watched;
+    FerryPageset **dropped; /* pages that are not there, for they were dropped while registered */
+    bool *registered;
     FaultThread *threads;
     unsigned nr_threads;
     int quit_fd;
@@ -104,7 +104,7 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_threads,
     fetch->threads = g_new0(FaultThread, nr_threads);
     fetch->missing = g_new0(FerryPageset *, regions->nr);
     fetch->dropped = g_new0(FerryPageset *, regions->nr);
-    fetch->watched = g_new0(bool, regions->nr);
+    fetch->registered = g_new0(bool, regions->nr);
     for (size_t i = 0; i < regions->nr; i++) {
         fetch->dropped[i] = ferry_pageset_new(ferry_region_nr_pages(&regions->list[i]));
         fetch->missing[i] = ferry_pageset_new(ferry_region_nr_pages(&regions->list[i]));
@@ -151,7 +151,7 @@ void ferry_fetch_free(FerryFetch *fetch)
     ferry_waiters_free(fetch->waiters);
     g_free(fetch->missing);
     g_free(fetch->dropped);
-    g_free(fetch->watched);
+    g_free(fetch->registered);
     g_free(fetch->threads);
     g_free(fetch);
 }
@@ -199,7 +199,7 @@ void ferry_fetch_ask_again(FerryFetch *fetch)
 static void unregister_all(FerryFetch *fetch)
 {
     for (size_t i = 0; i < fetch->regions->nr; i++) {
-        if (fetch->watched[i]) {
+        if (fetch->registered[i]) {
             ferry_userfault_unregister(fetch->uffd, &fetch->regions->list[i]);
         }
     }
@@ -232,7 +232,7 @@ static bool place_run(FerryFetch *fetch, uint32_t region, uint64_t first, uint64
     ferry_pageset_remove(fetch->missing[region], first, done_pages);
     *nr_placed += done_pages;
     if (result == FERRY_PLACE_PRESENT) {
-        /* Someone wrote it before it was watched: what is in it cannot be told. */
+        /* Someone wrote it before it was registered: what is in it cannot be told. */
         g_set_error(&error, FERRY_ERROR, FERRY_ERROR_SYSTEM,
                     "page 0x%" PRIx64 " of RAM block '%s' was touched before its content had come",
                     first + done_pages, id);
@@ -481,10 +481,10 @@ bool ferry_fetch_draft(FerryFetch *fetch, GError **errp)
             continue;
         }
         /* First, so that nobody can fill a page again that has been dropped. */
-        if (!fetch->watched[i] && !ferry_userfault_register(fetch->uffd, region, errp)) {
+        if (!fetch->registered[i] && !ferry_userfault_register(fetch->uffd, region, errp)) {
             return false;
         }
-        fetch->watched[i] = true;
+        fetch->registered[i] = true;
         if (!ferry_drop_missing(region, fetch->missing[i], fetch->dropped[i], errp)) {
             return false;
         }
@@ -500,7 +500,7 @@ void ferry_fetch_forget(FerryFetch *fetch)
     }
     /* Who waits goes on, and finds zero, as before the draft. */
     unregister_all(fetch);
-    memset(fetch->watched, 0, sizeof(*fetch->watched) * fetch->regions->nr);
+    memset(fetch->registered, 0, sizeof(*fetch->registered) * fetch->regions->nr);
     ferry_waiters_forget(fetch->waiters);
     if (fetch->drafted) {
         fetch->drafted = false;

@@ -51,7 +51,7 @@ size_t ferry_userfault_read(FerryUserfault *uffd, FerryUserfaultEvent *events, s
 typedef enum {
     FERRY_PLACED,
     FERRY_PLACE_PRESENT,      /* a page was there; pages before it were placed */
-    FERRY_PLACE_UNREGISTERED, /* the memory is not watched (any more) */
+    FERRY_PLACE_UNREGISTERED, /* the memory is not registered (any more) */
     FERRY_PLACE_FAILED,
 } FerryPlaceResult;
 

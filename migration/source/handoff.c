@@ -194,12 +194,12 @@ static void silent(void *opaque, GError *error)
     ferry_source_shutdown(source);
 }
 
-static void watch_channel(void *opaque, FerryChannel *channel)
+static void add_to_heartbeat(void *opaque, FerryChannel *channel)
 {
     FerrySource *source = opaque;
     bool is_data = g_str_has_prefix(channel->name, "data");
 
-    ferry_watch_add(source->watch, channel, true, !is_data);
+    ferry_heartbeat_add(source->heartbeat, channel, true, !is_data);
 }
 
 /* From here on, the destination may ask for pages, and silence is a failure. */
@@ -209,9 +209,9 @@ static void start_serving(FerrySource *source)
         source->servers[i] =
             ferry_server_start(source->copy, source->channels.fetch[i], i, &source->nr_requests);
     }
-    source->watch = ferry_watch_new(source->config.timeout_ms, silent, source);
-    ferry_channels_foreach(&source->channels, watch_channel, source);
-    ferry_watch_start(source->watch);
+    source->heartbeat = ferry_heartbeat_new(source->config.timeout_ms, silent, source);
+    ferry_channels_foreach(&source->channels, add_to_heartbeat, source);
+    ferry_heartbeat_start(source->heartbeat);
 }
 
 bool ferry_source_leave(FerrySource *source, GError **errp)

@@ -31,7 +31,7 @@ struct FerrySource {
     FerryChannels channels;
     GThread *control_thread;
     FerryServer *servers[FERRY_FETCH_CHANNELS_MAX];
-    FerryWatch *watch;
+    FerryHeartbeat *heartbeat;
     uint32_t attempt;      /* of the next connection */
     bool announced;        /* the destination knows what was set apart */
     bool left;             /* pages were left missing */

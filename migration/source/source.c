@@ -54,7 +54,7 @@ void ferry_source_hang_up(FerrySource *source)
         g_thread_join(source->control_thread);
         source->control_thread = NULL;
     }
-    g_clear_pointer(&source->watch, ferry_watch_free);
+    g_clear_pointer(&source->heartbeat, ferry_heartbeat_free);
     for (unsigned i = 0; i < FERRY_FETCH_CHANNELS_MAX; i++) {
         g_clear_pointer(&source->servers[i], ferry_server_join);
     }

@@ -50,7 +50,7 @@ typedef struct FerrySourceConfig {
     unsigned nr_channels; /* data channels, 1 to FERRY_DATA_CHANNELS_MAX */
     unsigned
         nr_fetch; /* fetch channels, 0 to FERRY_FETCH_CHANNELS_MAX; none: nothing is left missing */
-    unsigned timeout_ms; /* silence that means a broken connection: see watch.h */
+    unsigned timeout_ms; /* silence that means a broken connection: see heartbeat.h */
     bool compress;       /* compress payloads where that helps (costs a stable copy) */
     bool checksum;       /* send a CRC32C of each payload (costs a stable copy of it) */
     bool send_hot;       /* do not put off pages that stay hot: to measure what that saves */

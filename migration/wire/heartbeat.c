@@ -1,5 +1,5 @@
 /*
- * Watch: see watch.h.
+ * Heartbeat: see heartbeat.h.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -11,21 +11,21 @@
 /* How often it is looked for silence. */
 #define LOOK_MS 100
 
-typedef struct Watched {
+typedef struct BeatingChannel {
     FerryChannel *channel;
     bool writes, reads;
     uint64_t sent_bytes;     /* at the last beat; the beating thread's */
     uint64_t received_bytes; /* the looking thread's, like what follows */
     gint64 heard_us;         /* when received_bytes last grew */
-} Watched;
+} BeatingChannel;
 
-struct FerryWatch {
+struct FerryHeartbeat {
     unsigned timeout_ms;
-    FerryWatchFn *silent;
+    FerrySilentFn *silent;
     void *opaque;
-    GArray *channels; /* of Watched */
+    GArray *channels; /* of BeatingChannel */
     const char *probe_name;
-    FerryWatchProbe *probe;
+    FerrySilenceProbe *probe;
     void *probe_opaque;
     GThread *beating, *looking;
 
@@ -34,22 +34,22 @@ struct FerryWatch {
     bool quit;
 };
 
-FerryWatch *ferry_watch_new(unsigned timeout_ms, FerryWatchFn *silent, void *opaque)
+FerryHeartbeat *ferry_heartbeat_new(unsigned timeout_ms, FerrySilentFn *silent, void *opaque)
 {
-    FerryWatch *watch = g_new0(FerryWatch, 1);
+    FerryHeartbeat *heartbeat = g_new0(FerryHeartbeat, 1);
 
-    watch->timeout_ms = MAX(timeout_ms, FERRY_NETWORK_TIMEOUT_MIN_MS);
-    watch->silent = silent;
-    watch->opaque = opaque;
-    watch->channels = g_array_new(FALSE, FALSE, sizeof(Watched));
-    g_mutex_init(&watch->lock);
-    g_cond_init(&watch->quitting);
-    return watch;
+    heartbeat->timeout_ms = MAX(timeout_ms, FERRY_NETWORK_TIMEOUT_MIN_MS);
+    heartbeat->silent = silent;
+    heartbeat->opaque = opaque;
+    heartbeat->channels = g_array_new(FALSE, FALSE, sizeof(BeatingChannel));
+    g_mutex_init(&heartbeat->lock);
+    g_cond_init(&heartbeat->quitting);
+    return heartbeat;
 }
 
-void ferry_watch_add(FerryWatch *watch, FerryChannel *channel, bool writes, bool reads)
+void ferry_heartbeat_add(FerryHeartbeat *heartbeat, FerryChannel *channel, bool writes, bool reads)
 {
-    Watched watched = {
+    BeatingChannel one = {
         .channel = channel,
         .writes = writes,
         .reads = reads,
@@ -58,127 +58,129 @@ void ferry_watch_add(FerryWatch *watch, FerryChannel *channel, bool writes, bool
         .heard_us = g_get_monotonic_time(),
     };
 
-    g_array_append_val(watch->channels, watched);
+    g_array_append_val(heartbeat->channels, one);
 }
 
-void ferry_watch_set_probe(FerryWatch *watch, const char *name, FerryWatchProbe *probe,
-                           void *opaque)
+void ferry_heartbeat_set_probe(FerryHeartbeat *heartbeat, const char *name,
+                               FerrySilenceProbe *probe, void *opaque)
 {
-    watch->probe_name = name;
-    watch->probe = probe;
-    watch->probe_opaque = opaque;
+    heartbeat->probe_name = name;
+    heartbeat->probe = probe;
+    heartbeat->probe_opaque = opaque;
 }
 
 /* Sleep; false when it is over. */
-static bool wait_ms(FerryWatch *watch, unsigned ms)
+static bool wait_ms(FerryHeartbeat *heartbeat, unsigned ms)
 {
     gint64 deadline = g_get_monotonic_time() + (gint64)ms * 1000;
     bool quit;
 
-    g_mutex_lock(&watch->lock);
-    while (!watch->quit && g_cond_wait_until(&watch->quitting, &watch->lock, deadline)) {
+    g_mutex_lock(&heartbeat->lock);
+    while (!heartbeat->quit &&
+           g_cond_wait_until(&heartbeat->quitting, &heartbeat->lock, deadline)) {
     }
-    quit = watch->quit;
-    g_mutex_unlock(&watch->lock);
+    quit = heartbeat->quit;
+    g_mutex_unlock(&heartbeat->lock);
     return !quit;
 }
 
 static gpointer beat_run(gpointer opaque)
 {
-    FerryWatch *watch = opaque;
+    FerryHeartbeat *heartbeat = opaque;
     const FerryFrame frame = {.type = FERRY_FRAME_BEAT};
     uint8_t head[FERRY_FRAME_BYTES];
 
     ferry_frame_encode(&frame, head);
-    while (wait_ms(watch, FERRY_BEAT_MS)) {
-        for (guint i = 0; i < watch->channels->len; i++) {
-            Watched *watched = &g_array_index(watch->channels, Watched, i);
+    while (wait_ms(heartbeat, FERRY_BEAT_MS)) {
+        for (guint i = 0; i < heartbeat->channels->len; i++) {
+            BeatingChannel *one = &g_array_index(heartbeat->channels, BeatingChannel, i);
             bool written;
 
             /* Whoever is writing is heard anyway; and a channel that broke shows where it is read. */
-            if (watched->writes && watched->channel->sent_bytes == watched->sent_bytes) {
-                ferry_channel_try_write_all(watched->channel, head, sizeof(head), &written, NULL);
+            if (one->writes && one->channel->sent_bytes == one->sent_bytes) {
+                ferry_channel_try_write_all(one->channel, head, sizeof(head), &written, NULL);
             }
-            watched->sent_bytes = watched->channel->sent_bytes;
+            one->sent_bytes = one->channel->sent_bytes;
         }
     }
     return NULL;
 }
 
 /* What is wrong with a channel, or NULL. */
-static GError *look_at(FerryWatch *watch, Watched *watched)
+static GError *look_at(FerryHeartbeat *heartbeat, BeatingChannel *one)
 {
     gint64 now_us = g_get_monotonic_time();
-    gint64 timeout_us = (gint64)watch->timeout_ms * 1000;
-    gint64 began_us = watched->channel->write_began_us;
-    uint64_t received_bytes = watched->channel->received_bytes;
+    gint64 timeout_us = (gint64)heartbeat->timeout_ms * 1000;
+    gint64 began_us = one->channel->write_began_us;
+    uint64_t received_bytes = one->channel->received_bytes;
 
-    if (received_bytes != watched->received_bytes) {
-        watched->received_bytes = received_bytes;
-        watched->heard_us = now_us;
+    if (received_bytes != one->received_bytes) {
+        one->received_bytes = received_bytes;
+        one->heard_us = now_us;
     }
-    if (watched->reads && now_us - watched->heard_us > timeout_us) {
+    if (one->reads && now_us - one->heard_us > timeout_us) {
         return g_error_new(FERRY_ERROR, FERRY_ERROR_IO, "channel '%s': nothing came for %u ms",
-                           watched->channel->name, watch->timeout_ms);
+                           one->channel->name, heartbeat->timeout_ms);
     }
-    if (watched->writes && began_us && now_us - began_us > timeout_us) {
+    if (one->writes && began_us && now_us - began_us > timeout_us) {
         return g_error_new(FERRY_ERROR, FERRY_ERROR_IO, "channel '%s': nothing went out for %u ms",
-                           watched->channel->name, watch->timeout_ms);
+                           one->channel->name, heartbeat->timeout_ms);
     }
     return NULL;
 }
 
 /* What is wrong with any of them, or NULL. */
-static GError *look(FerryWatch *watch)
+static GError *look(FerryHeartbeat *heartbeat)
 {
     GError *error = NULL;
 
-    for (guint i = 0; i < watch->channels->len && !error; i++) {
-        error = look_at(watch, &g_array_index(watch->channels, Watched, i));
+    for (guint i = 0; i < heartbeat->channels->len && !error; i++) {
+        error = look_at(heartbeat, &g_array_index(heartbeat->channels, BeatingChannel, i));
     }
-    if (!error && watch->probe && watch->probe(watch->probe_opaque) > watch->timeout_ms) {
+    if (!error && heartbeat->probe &&
+        heartbeat->probe(heartbeat->probe_opaque) > heartbeat->timeout_ms) {
         error = g_error_new(FERRY_ERROR, FERRY_ERROR_IO, "%s: nothing came for %u ms",
-                            watch->probe_name, watch->timeout_ms);
+                            heartbeat->probe_name, heartbeat->timeout_ms);
     }
     return error;
 }
 
 static gpointer look_run(gpointer opaque)
 {
-    FerryWatch *watch = opaque;
+    FerryHeartbeat *heartbeat = opaque;
 
-    while (wait_ms(watch, LOOK_MS)) {
-        GError *error = look(watch);
+    while (wait_ms(heartbeat, LOOK_MS)) {
+        GError *error = look(heartbeat);
 
         if (error) {
-            watch->silent(watch->opaque, error);
+            heartbeat->silent(heartbeat->opaque, error);
             break;
         }
     }
     return NULL;
 }
 
-void ferry_watch_start(FerryWatch *watch)
+void ferry_heartbeat_start(FerryHeartbeat *heartbeat)
 {
-    watch->beating = g_thread_new("ferry-beat", beat_run, watch);
-    watch->looking = g_thread_new("ferry-watch", look_run, watch);
+    heartbeat->beating = g_thread_new("ferry-beat", beat_run, heartbeat);
+    heartbeat->looking = g_thread_new("ferry-silence", look_run, heartbeat);
 }
 
-void ferry_watch_free(FerryWatch *watch)
+void ferry_heartbeat_free(FerryHeartbeat *heartbeat)
 {
-    if (!watch) {
+    if (!heartbeat) {
         return;
     }
-    g_mutex_lock(&watch->lock);
-    watch->quit = true;
-    g_cond_broadcast(&watch->quitting);
-    g_mutex_unlock(&watch->lock);
-    if (watch->beating) {
-        g_thread_join(watch->beating);
-        g_thread_join(watch->looking);
+    g_mutex_lock(&heartbeat->lock);
+    heartbeat->quit = true;
+    g_cond_broadcast(&heartbeat->quitting);
+    g_mutex_unlock(&heartbeat->lock);
+    if (heartbeat->beating) {
+        g_thread_join(heartbeat->beating);
+        g_thread_join(heartbeat->looking);
     }
-    g_array_unref(watch->channels);
-    g_mutex_clear(&watch->lock);
-    g_cond_clear(&watch->quitting);
-    g_free(watch);
+    g_array_unref(heartbeat->channels);
+    g_mutex_clear(&heartbeat->lock);
+    g_cond_clear(&heartbeat->quitting);
+    g_free(heartbeat);
 }

@@ -1,5 +1,5 @@
 /*
- * Watch: makes a connection that hangs show like one that broke.
+ * Heartbeat: makes a connection that hangs show like one that broke.
  *
  * Both sides let something be heard on every channel at least each FERRY_BEAT_MS; whoever hears
  * nothing for longer than its time-out, or cannot get rid of what it writes, gives up.
@@ -8,8 +8,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#ifndef FERRY_WATCH_H
-#define FERRY_WATCH_H
+#ifndef FERRY_HEARTBEAT_H
+#define FERRY_HEARTBEAT_H
 
 #include <glib.h>
 #include <stdbool.h>
@@ -22,27 +22,27 @@
 /* Two beats must be lost, and then some, before a connection is taken for broken. */
 #define FERRY_NETWORK_TIMEOUT_MIN_MS 2000
 
-typedef struct FerryWatch FerryWatch;
+typedef struct FerryHeartbeat FerryHeartbeat;
 
-/* Called once, from a thread of the watch's, with what is wrong; takes over @error. */
-typedef void FerryWatchFn(void *opaque, GError *error);
+/* Called once, from a thread of its own, with what is wrong; takes over @error. */
+typedef void FerrySilentFn(void *opaque, GError *error);
 
-FerryWatch *ferry_watch_new(unsigned timeout_ms, FerryWatchFn *silent, void *opaque);
+FerryHeartbeat *ferry_heartbeat_new(unsigned timeout_ms, FerrySilentFn *silent, void *opaque);
 
 /* Before it starts.  @channel stays the caller's.  @writes, @reads: what this side does with it. */
-void ferry_watch_add(FerryWatch *watch, FerryChannel *channel, bool writes, bool reads);
+void ferry_heartbeat_add(FerryHeartbeat *heartbeat, FerryChannel *channel, bool writes, bool reads);
 
 /*
  * Something else that must be heard, called @name in messages: for how long it has been silent, in ms.
- * Before it starts; called from a thread of the watch's.
+ * Before it starts; called from a thread of its own.
  */
-typedef uint64_t FerryWatchProbe(void *opaque);
-void ferry_watch_set_probe(FerryWatch *watch, const char *name, FerryWatchProbe *probe,
-                           void *opaque);
+typedef uint64_t FerrySilenceProbe(void *opaque);
+void ferry_heartbeat_set_probe(FerryHeartbeat *heartbeat, const char *name,
+                               FerrySilenceProbe *probe, void *opaque);
 
-void ferry_watch_start(FerryWatch *watch);
+void ferry_heartbeat_start(FerryHeartbeat *heartbeat);
 
 /* Ends the threads; the channels must be shut down, or their peers alive.  NULL is allowed. */
-void ferry_watch_free(FerryWatch *watch);
+void ferry_heartbeat_free(FerryHeartbeat *heartbeat);
 
 #endif

@@ -95,7 +95,7 @@ void ferry_bitmap_harvest(RAMBlock *const *blocks, size_t nr_blocks, FerryBitmap
 void ferry_bitmap_mark_vga(RAMBlock *block, uint64_t first_page, uint64_t nr_pages);
 
 /*
- * How a migration watches the guest.  open: a tracker for @regions, listed at the source, as the
+ * A migration's dirty tracking.  open: a tracker for @regions, listed at the source, as the
  * user wants it or as it is best here; @regions must stay until it is closed, and so will the RAM
  * blocks.  begin, end: around the time when QEMU's dirty log for migration is on.
  */

@@ -3,7 +3,7 @@
 // hooks: loadvm_postcopy_handle_advise, loadvm_postcopy_handle_listen, loadvm_postcopy_handle_run,
 //        postcopy_pause_incoming
 // why: with a session of Ferry's open, its own fetching stands in for what QEMU does with memory in
-//      post-copy: emptying it, watching for missing pages, and waiting when the connection broke.
+//      post-copy: emptying it, faulting on missing pages, and waiting when the connection broke.
 //      The guest runs only once the source has let go of it.
 // places: 5
 

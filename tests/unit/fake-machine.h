@@ -88,7 +88,7 @@ FakePair *fake_pair_new(const FakeRegion *from, const FakeRegion *to, unsigned n
                         bool checksum);
 /* The same, with a tracker that feeds pages in its own order. */
 FakePair *fake_pair_new_ordered(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels);
-/* The same, with fetch channels; @timeout_ms: see watch.h. */
+/* The same, with fetch channels; @timeout_ms: see heartbeat.h. */
 FakePair *fake_pair_new_fetching(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,
                                  unsigned nr_fetch, unsigned timeout_ms, bool ordered);
 /* The same, configured like this; with a tracker that feeds if @ordered. */

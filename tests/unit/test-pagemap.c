@@ -207,89 +207,89 @@ typedef struct {
     FerryTrackerClient client;
     FerryPageset *found[REGIONS_MAX];
     FerryPageset *reported[REGIONS_MAX];
-} Watch;
+} Tracking;
 
 static void on_found(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
 {
-    Watch *watch = opaque;
+    Tracking *tracking = opaque;
 
-    ferry_pageset_add_mask(watch->found[region], word, mask);
+    ferry_pageset_add_mask(tracking->found[region], word, mask);
 }
 
 static void on_report(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
 {
-    Watch *watch = opaque;
+    Tracking *tracking = opaque;
 
-    ferry_pageset_add_mask(watch->reported[region], word, mask);
+    ferry_pageset_add_mask(tracking->reported[region], word, mask);
 }
 
-static void watch_start(Watch *watch)
+static void tracking_start(Tracking *tracking)
 {
     g_autoptr(GError) error = NULL;
 
-    watch->tracker.ops->start(watch->tracker.opaque, &watch->client, &error);
+    tracking->tracker.ops->start(tracking->tracker.opaque, &tracking->client, &error);
     g_assert_no_error(error);
 }
 
-static void watch_stop(Watch *watch)
+static void tracking_stop(Tracking *tracking)
 {
-    watch->tracker.ops->stop(watch->tracker.opaque);
+    tracking->tracker.ops->stop(tracking->tracker.opaque);
 }
 
-static void watch_arm_chunk(Watch *watch, uint32_t region, uint64_t first)
+static void tracking_arm_chunk(Tracking *tracking, uint32_t region, uint64_t first)
 {
-    uint64_t nr_pages = ferry_region_nr_pages(&watch->regions.list[region]) - first;
+    uint64_t nr_pages = ferry_region_nr_pages(&tracking->regions.list[region]) - first;
     g_autoptr(GError) error = NULL;
 
-    watch->tracker.ops->arm(watch->tracker.opaque, region, first, MIN(nr_pages, FERRY_CHUNK_PAGES),
-                            &error);
+    tracking->tracker.ops->arm(tracking->tracker.opaque, region, first,
+                               MIN(nr_pages, FERRY_CHUNK_PAGES), &error);
     g_assert_no_error(error);
 }
 
-static void watch_arm(Watch *watch)
+static void tracking_arm(Tracking *tracking)
 {
-    for (uint32_t i = 0; i < watch->regions.nr; i++) {
-        uint64_t nr_pages = ferry_region_nr_pages(&watch->regions.list[i]);
+    for (uint32_t i = 0; i < tracking->regions.nr; i++) {
+        uint64_t nr_pages = ferry_region_nr_pages(&tracking->regions.list[i]);
 
         for (uint64_t first = 0; first < nr_pages; first += FERRY_CHUNK_PAGES) {
-            watch_arm_chunk(watch, i, first);
+            tracking_arm_chunk(tracking, i, first);
         }
     }
 }
 
-static void watch_harvest(Watch *watch, bool last)
+static void tracking_harvest(Tracking *tracking, bool last)
 {
     g_autoptr(GError) error = NULL;
 
-    watch->tracker.ops->harvest(watch->tracker.opaque, last, &error);
+    tracking->tracker.ops->harvest(tracking->tracker.opaque, last, &error);
     g_assert_no_error(error);
 }
 
-static void watch_reset(Watch *watch, uint32_t region, uint64_t page)
+static void tracking_reset(Tracking *tracking, uint32_t region, uint64_t page)
 {
     uint64_t first = page - page % FERRY_CHUNK_PAGES;
-    uint64_t nr_pages = ferry_region_nr_pages(&watch->regions.list[region]) - first;
+    uint64_t nr_pages = ferry_region_nr_pages(&tracking->regions.list[region]) - first;
     g_autoptr(GError) error = NULL;
 
-    watch->tracker.ops->reset(watch->tracker.opaque, region, first,
-                              MIN(nr_pages, FERRY_CHUNK_PAGES), &error);
+    tracking->tracker.ops->reset(tracking->tracker.opaque, region, first,
+                                 MIN(nr_pages, FERRY_CHUNK_PAGES), &error);
     g_assert_no_error(error);
 }
 
-static void watch_clear(Watch *watch)
+static void tracking_clear(Tracking *tracking)
 {
-    if (watch->pagemap) {
-        watch_stop(watch);
+    if (tracking->pagemap) {
+        tracking_stop(tracking);
     }
-    ferry_pagemap_free(watch->pagemap);
+    ferry_pagemap_free(tracking->pagemap);
     for (size_t i = 0; i < REGIONS_MAX; i++) {
-        ferry_pageset_free(watch->found[i]);
-        ferry_pageset_free(watch->reported[i]);
+        ferry_pageset_free(tracking->found[i]);
+        ferry_pageset_free(tracking->reported[i]);
     }
-    g_free(watch->regions.list);
+    g_free(tracking->regions.list);
 }
 
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Watch, watch_clear)
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Tracking, tracking_clear)
 
 static bool is_supported(void)
 {
@@ -301,25 +301,26 @@ static bool is_supported(void)
     return why == NULL;
 }
 
-/* @watch must stay where it is: the tracker calls it. */
-static void watch_open(Watch *watch, const Area *areas, size_t nr_areas)
+/* @tracking must stay where it is: the tracker calls it. */
+static void tracking_open(Tracking *tracking, const Area *areas, size_t nr_areas)
 {
     g_autoptr(GError) error = NULL;
 
-    *watch = (Watch){.regions = {.list = g_new0(FerryRegion, nr_areas), .nr = nr_areas}};
+    *tracking = (Tracking){.regions = {.list = g_new0(FerryRegion, nr_areas), .nr = nr_areas}};
     for (size_t i = 0; i < nr_areas; i++) {
         uint64_t nr_pages = ferry_region_nr_pages(&areas[i].region);
 
-        watch->regions.list[i] = areas[i].region;
-        watch->found[i] = ferry_pageset_new(nr_pages);
-        watch->reported[i] = ferry_pageset_new(nr_pages);
+        tracking->regions.list[i] = areas[i].region;
+        tracking->found[i] = ferry_pageset_new(nr_pages);
+        tracking->reported[i] = ferry_pageset_new(nr_pages);
     }
-    watch->pagemap = ferry_pagemap_new(&watch->regions, &error);
+    tracking->pagemap = ferry_pagemap_new(&tracking->regions, &error);
     g_assert_no_error(error);
-    watch->tracker = ferry_pagemap_tracker(watch->pagemap);
-    g_assert_nonnull(watch->tracker.ops);
-    watch->client = (FerryTrackerClient){.report = on_report, .found = on_found, .opaque = watch};
-    watch_start(watch);
+    tracking->tracker = ferry_pagemap_tracker(tracking->pagemap);
+    g_assert_nonnull(tracking->tracker.ops);
+    tracking->client =
+        (FerryTrackerClient){.report = on_report, .found = on_found, .opaque = tracking};
+    tracking_start(tracking);
 }
 
 /* Compares with what was told since the last time, and forgets that. */
@@ -387,7 +388,7 @@ static void test_exact(gconstpointer data)
     const uint64_t nr_pages = 4 * PER_HUGE;
     g_autoptr(FerryPageset) expected = ferry_pageset_new(4 * FERRY_CHUNK_PAGES);
     g_auto(Area) area = {.region.fd = -1};
-    g_auto(Watch) watch = {0};
+    g_auto(Tracking) tracking = {0};
 
     if (!is_supported() || !area_make(&area, kind, nr_pages)) {
         return;
@@ -401,12 +402,12 @@ static void test_exact(gconstpointer data)
         g_test_skip("asked for huge pages and got small ones");
         return;
     }
-    watch_open(&watch, &area, 1);
-    watch_harvest(&watch, false);
-    assert_nothing(watch.found[0], "before anything is armed");
-    watch_arm(&watch);
-    watch_harvest(&watch, false);
-    assert_nothing(watch.found[0], "nothing is written");
+    tracking_open(&tracking, &area, 1);
+    tracking_harvest(&tracking, false);
+    assert_nothing(tracking.found[0], "before anything is armed");
+    tracking_arm(&tracking);
+    tracking_harvest(&tracking, false);
+    assert_nothing(tracking.found[0], "nothing is written");
 
     for (unsigned round = 0; round < 5; round++) {
         const uint64_t limit = kind == THP ? nr_pages / 2 : nr_pages;
@@ -418,37 +419,37 @@ static void test_exact(gconstpointer data)
             expect(expected, &area, page);
         }
         if (round == 4) {
-            watch_harvest(&watch, true);
-            assert_nothing(watch.found[0], "the last harvest reports");
-            assert_told(watch.reported[0], expected, "the last harvest");
+            tracking_harvest(&tracking, true);
+            assert_nothing(tracking.found[0], "the last harvest reports");
+            assert_told(tracking.reported[0], expected, "the last harvest");
             break;
         }
-        watch_harvest(&watch, false);
-        assert_told(watch.found[0], expected, "a harvest");
-        watch_reset(&watch, 0, 0);
-        watch_harvest(&watch, false);
-        assert_nothing(watch.found[0], "nothing is written since the reset");
-        assert_nothing(watch.reported[0], "all was told before the reset");
+        tracking_harvest(&tracking, false);
+        assert_told(tracking.found[0], expected, "a harvest");
+        tracking_reset(&tracking, 0, 0);
+        tracking_harvest(&tracking, false);
+        assert_nothing(tracking.found[0], "nothing is written since the reset");
+        assert_nothing(tracking.reported[0], "all was told before the reset");
     }
 }
 
 static void test_found_again(gconstpointer data)
 {
     g_auto(Area) area = {.region.fd = -1};
-    g_auto(Watch) watch = {0};
+    g_auto(Tracking) tracking = {0};
 
     if (!is_supported() || !area_make(&area, GPOINTER_TO_UINT(data), PER_HUGE)) {
         return;
     }
-    watch_open(&watch, &area, 1);
-    watch_arm(&watch);
+    tracking_open(&tracking, &area, 1);
+    tracking_arm(&tracking);
     touch(&area, 9);
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "first", 9);
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "first", 9);
     touch(&area, 300);
     /* Not reset: it may be told again, and must be in the end. */
-    watch_harvest(&watch, true);
-    ASSERT_PAGES(watch.reported[0], "last", 9, 300);
+    tracking_harvest(&tracking, true);
+    ASSERT_PAGES(tracking.reported[0], "last", 9, 300);
 }
 
 /* A write by the kernel on behalf of somebody, at one page each. */
@@ -483,7 +484,7 @@ static void test_kernel_writes(gconstpointer data)
     const Kind kind = GPOINTER_TO_UINT(data);
     g_autoptr(FerryPageset) expected = ferry_pageset_new(4 * FERRY_CHUNK_PAGES);
     g_auto(Area) area = {.region.fd = -1};
-    g_auto(Watch) watch = {0};
+    g_auto(Tracking) tracking = {0};
 
     if (!is_supported() || !area_make(&area, kind, 2 * PER_HUGE)) {
         return;
@@ -491,16 +492,16 @@ static void test_kernel_writes(gconstpointer data)
     for (uint64_t page = 0; page < 2 * PER_HUGE; page++) {
         touch(&area, page);
     }
-    watch_open(&watch, &area, 1);
-    watch_arm(&watch);
+    tracking_open(&tracking, &area, 1);
+    tracking_arm(&tracking);
     for (unsigned round = 0; round < 3; round++) {
         write_by_kernel(&area, 100 + 5 * round);
         for (uint64_t page = 100 + 5 * round; page < 105 + 5 * round; page++) {
             expect(expected, &area, page);
         }
-        watch_harvest(&watch, false);
-        assert_told(watch.found[0], expected, "written by the kernel");
-        watch_reset(&watch, 0, 0);
+        tracking_harvest(&tracking, false);
+        assert_told(tracking.found[0], expected, "written by the kernel");
+        tracking_reset(&tracking, 0, 0);
     }
 }
 
@@ -509,7 +510,7 @@ static void test_kernel_writes(gconstpointer data)
 static void test_reset_reports(void)
 {
     g_auto(Area) area = {.region.fd = -1};
-    g_auto(Watch) watch = {0};
+    g_auto(Tracking) tracking = {0};
 
     if (!is_supported() || !area_make(&area, SMALL, PER_HUGE)) {
         return;
@@ -517,60 +518,60 @@ static void test_reset_reports(void)
     for (uint64_t page = 0; page < PER_HUGE; page++) {
         touch(&area, page);
     }
-    watch_open(&watch, &area, 1);
-    watch_arm(&watch);
+    tracking_open(&tracking, &area, 1);
+    tracking_arm(&tracking);
     touch(&area, 60);
     touch(&area, 70);
     touch(&area, 400);
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "the first three", 60, 70, 400);
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "the first three", 60, 70, 400);
 
     /* Between two that are reset at once, and apart from them. */
     touch(&area, 65);
     touch(&area, 200);
-    watch_reset(&watch, 0, 0);
-    ASSERT_PAGES(watch.reported[0], "reset on the way", 65);
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "left alone", 200);
+    tracking_reset(&tracking, 0, 0);
+    ASSERT_PAGES(tracking.reported[0], "reset on the way", 65);
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "left alone", 200);
     touch(&area, 65);
     touch(&area, 400);
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "written again", 65, 200, 400);
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "written again", 65, 200, 400);
 
     /* Nothing was found since: nothing is reset. */
-    watch_reset(&watch, 0, 0);
+    tracking_reset(&tracking, 0, 0);
     touch(&area, 300);
-    watch_reset(&watch, 0, 0);
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "not found when it was reset", 300);
-    assert_nothing(watch.reported[0], "the end");
+    tracking_reset(&tracking, 0, 0);
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "not found when it was reset", 300);
+    assert_nothing(tracking.reported[0], "the end");
 }
 
 /* What was told of before must not keep a reset silent about what comes after. */
 static void test_arm_again(void)
 {
     g_auto(Area) area = {.region.fd = -1};
-    g_auto(Watch) watch = {0};
+    g_auto(Tracking) tracking = {0};
 
     if (!is_supported() || !area_make(&area, SMALL, PER_HUGE)) {
         return;
     }
-    watch_open(&watch, &area, 1);
-    watch_arm(&watch);
+    tracking_open(&tracking, &area, 1);
+    tracking_arm(&tracking);
     touch(&area, 5);
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "first", 5);
-    watch_arm(&watch);
-    watch_harvest(&watch, false);
-    assert_nothing(watch.found[0], "armed again");
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "first", 5);
+    tracking_arm(&tracking);
+    tracking_harvest(&tracking, false);
+    assert_nothing(tracking.found[0], "armed again");
     touch(&area, 6);
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "a neighbour", 6);
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "a neighbour", 6);
     touch(&area, 5);
     touch(&area, 7);
-    watch_reset(&watch, 0, 0);
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "written after it was armed again", 5, 7);
+    tracking_reset(&tracking, 0, 0);
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "written after it was armed again", 5, 7);
 }
 
 /* Chunks that are not armed, lengths that fill no word, ranges that fill no vector. */
@@ -579,7 +580,7 @@ static void test_shapes(void)
     const uint64_t long_pages = FERRY_CHUNK_PAGES + 1100;
     g_autoptr(FerryPageset) expected = ferry_pageset_new(4 * FERRY_CHUNK_PAGES);
     Area areas[2] = {{.region.fd = -1}, {.region.fd = -1}};
-    g_auto(Watch) watch = {0};
+    g_auto(Tracking) tracking = {0};
 
     if (!is_supported()) {
         return;
@@ -589,9 +590,9 @@ static void test_shapes(void)
     for (uint64_t page = 0; page < long_pages; page++) {
         touch(&areas[1], page);
     }
-    watch_open(&watch, areas, 2);
-    watch_arm_chunk(&watch, 0, 0);
-    watch_arm_chunk(&watch, 1, FERRY_CHUNK_PAGES);
+    tracking_open(&tracking, areas, 2);
+    tracking_arm_chunk(&tracking, 0, 0);
+    tracking_arm_chunk(&tracking, 1, FERRY_CHUNK_PAGES);
     touch(&areas[0], 0);
     touch(&areas[0], 76);
     touch(&areas[1], 5);
@@ -600,21 +601,21 @@ static void test_shapes(void)
         touch(&areas[1], page);
         ferry_pageset_add(expected, page, 1);
     }
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "the short region", 0, 76);
-    assert_told(watch.found[1], expected, "the chunk that is armed");
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "the short region", 0, 76);
+    assert_told(tracking.found[1], expected, "the chunk that is armed");
 
-    watch_arm_chunk(&watch, 1, 0);
+    tracking_arm_chunk(&tracking, 1, 0);
     touch(&areas[1], FERRY_CHUNK_PAGES - 1);
     touch(&areas[1], FERRY_CHUNK_PAGES + 2);
-    watch_reset(&watch, 1, FERRY_CHUNK_PAGES);
-    ASSERT_PAGES(watch.reported[1], "in the second chunk", FERRY_CHUNK_PAGES + 2);
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "the short region, not reset", 0, 76);
-    ASSERT_PAGES(watch.found[1], "in the first chunk", FERRY_CHUNK_PAGES - 1);
+    tracking_reset(&tracking, 1, FERRY_CHUNK_PAGES);
+    ASSERT_PAGES(tracking.reported[1], "in the second chunk", FERRY_CHUNK_PAGES + 2);
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "the short region, not reset", 0, 76);
+    ASSERT_PAGES(tracking.found[1], "in the first chunk", FERRY_CHUNK_PAGES - 1);
 
-    watch_clear(&watch);
-    watch = (Watch){0};
+    tracking_clear(&tracking);
+    tracking = (Tracking){0};
     area_clear(&areas[0]);
     area_clear(&areas[1]);
 }
@@ -625,65 +626,65 @@ static void test_untouched(void)
 {
     const uint64_t nr_pages = 64 * GIB / PAGE;
     g_auto(Area) area = {.region.fd = -1};
-    g_auto(Watch) watch = {0};
+    g_auto(Tracking) tracking = {0};
     uint64_t before, after;
 
     if (!is_supported() || !area_make(&area, SMALL, nr_pages)) {
         return;
     }
-    watch_open(&watch, &area, 1);
+    tracking_open(&tracking, &area, 1);
     before = page_tables_kib();
-    watch_arm(&watch);
-    watch_harvest(&watch, false);
+    tracking_arm(&tracking);
+    tracking_harvest(&tracking, false);
     after = page_tables_kib();
     g_test_message("page tables grew by %" G_GUINT64_FORMAT " KiB for 64 GiB", after - before);
     g_assert_cmpuint(after - before, <, 256);
-    assert_nothing(watch.found[0], "never touched");
+    assert_nothing(tracking.found[0], "never touched");
 
     touch(&area, 3);
     touch(&area, 2 * FERRY_CHUNK_PAGES - 1);
     touch(&area, nr_pages - 1);
-    watch_harvest(&watch, false);
-    g_assert_cmpuint(ferry_pageset_remove(watch.found[0], nr_pages - 1, 1), ==, 1);
-    ASSERT_PAGES(watch.found[0], "first touched", 3, 2 * FERRY_CHUNK_PAGES - 1);
+    tracking_harvest(&tracking, false);
+    g_assert_cmpuint(ferry_pageset_remove(tracking.found[0], nr_pages - 1, 1), ==, 1);
+    ASSERT_PAGES(tracking.found[0], "first touched", 3, 2 * FERRY_CHUNK_PAGES - 1);
     /* Only read: need not be told, but once is allowed. */
     g_assert_cmpuint(look(&area, 10), ==, 0);
-    watch_harvest(&watch, false);
-    watch_reset(&watch, 0, 0);
-    ferry_pageset_clear(watch.found[0]);
-    watch_harvest(&watch, false);
-    g_assert_cmpuint(ferry_pageset_remove(watch.found[0], nr_pages - 1, 1), ==, 1);
-    ASSERT_PAGES(watch.found[0], "second chunk", 2 * FERRY_CHUNK_PAGES - 1);
+    tracking_harvest(&tracking, false);
+    tracking_reset(&tracking, 0, 0);
+    ferry_pageset_clear(tracking.found[0]);
+    tracking_harvest(&tracking, false);
+    g_assert_cmpuint(ferry_pageset_remove(tracking.found[0], nr_pages - 1, 1), ==, 1);
+    ASSERT_PAGES(tracking.found[0], "second chunk", 2 * FERRY_CHUNK_PAGES - 1);
     /* The zero page is protected like any other. */
     touch(&area, 10);
-    watch_harvest(&watch, true);
-    g_assert_cmpuint(ferry_pageset_remove(watch.reported[0], nr_pages - 1, 1), ==, 1);
-    ASSERT_PAGES(watch.reported[0], "no longer zero", 10, 2 * FERRY_CHUNK_PAGES - 1);
+    tracking_harvest(&tracking, true);
+    g_assert_cmpuint(ferry_pageset_remove(tracking.reported[0], nr_pages - 1, 1), ==, 1);
+    ASSERT_PAGES(tracking.reported[0], "no longer zero", 10, 2 * FERRY_CHUNK_PAGES - 1);
 }
 
 static void test_untouched_shared(void)
 {
     const uint64_t nr_pages = 64 * GIB / PAGE;
     g_auto(Area) area = {.region.fd = -1};
-    g_auto(Watch) watch = {0};
+    g_auto(Tracking) tracking = {0};
     uint64_t before, after;
     struct stat st;
 
     if (!is_supported() || !area_make(&area, MEMFD, nr_pages)) {
         return;
     }
-    watch_open(&watch, &area, 1);
+    tracking_open(&tracking, &area, 1);
     before = page_tables_kib();
-    watch_arm(&watch);
-    watch_harvest(&watch, false);
+    tracking_arm(&tracking);
+    tracking_harvest(&tracking, false);
     after = page_tables_kib();
     g_assert_cmpuint(after - before, <, 256);
-    assert_nothing(watch.found[0], "never touched");
+    assert_nothing(tracking.found[0], "never touched");
     g_assert_cmpint(fstat(area.region.fd, &st), ==, 0);
     g_assert_cmpint(st.st_blocks, ==, 0);
     touch(&area, 30000);
-    watch_harvest(&watch, true);
-    ASSERT_PAGES(watch.reported[0], "first touched", 30000);
+    tracking_harvest(&tracking, true);
+    ASSERT_PAGES(tracking.reported[0], "first touched", 30000);
 }
 
 /*
@@ -693,7 +694,7 @@ static void test_untouched_shared(void)
 static void test_entries_gone(gconstpointer data)
 {
     g_auto(Area) area = {.region.fd = -1};
-    g_auto(Watch) watch = {0};
+    g_auto(Tracking) tracking = {0};
 
     if (!is_supported() || !area_make(&area, GPOINTER_TO_UINT(data), 2 * PER_HUGE)) {
         return;
@@ -701,48 +702,48 @@ static void test_entries_gone(gconstpointer data)
     for (uint64_t page = 0; page < 20; page++) {
         touch(&area, page);
     }
-    watch_open(&watch, &area, 1);
-    watch_arm(&watch);
+    tracking_open(&tracking, &area, 1);
+    tracking_arm(&tracking);
     touch(&area, 7);
     touch(&area, 12);
     g_assert_cmpint(madvise(area_at(&area, 5), 5 * PAGE, MADV_DONTNEED), ==, 0);
     g_assert_false(categories_of(&area, 7) & (FERRY_PAGE_IS_PRESENT | FERRY_PAGE_IS_SWAPPED));
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "an entry gone", 7, 12);
-    watch_reset(&watch, 0, 0);
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "an entry gone", 7, 12);
+    tracking_reset(&tracking, 0, 0);
     /* Protected pages are so still when they come back. */
     g_assert_cmpuint(look(&area, 5) & look(&area, 6), >, 0);
     touch(&area, 9);
     g_assert_cmpuint(look(&area, 7), >, 0);
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "back again", 7, 9);
-    watch_reset(&watch, 0, 0);
-    watch_harvest(&watch, true);
-    assert_nothing(watch.reported[0], "settled");
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "back again", 7, 9);
+    tracking_reset(&tracking, 0, 0);
+    tracking_harvest(&tracking, true);
+    assert_nothing(tracking.reported[0], "settled");
 }
 
 /* Dropped and read again, it has another content than it had. */
 static void test_dropped(void)
 {
     g_auto(Area) area = {.region.fd = -1};
-    g_auto(Watch) watch = {0};
+    g_auto(Tracking) tracking = {0};
 
     if (!is_supported() || !area_make(&area, SMALL, PER_HUGE)) {
         return;
     }
     touch(&area, 8);
-    watch_open(&watch, &area, 1);
-    watch_arm(&watch);
+    tracking_open(&tracking, &area, 1);
+    tracking_arm(&tracking);
     g_assert_cmpint(madvise(area_at(&area, 8), PAGE, MADV_DONTNEED), ==, 0);
     g_assert_cmpuint(look(&area, 8), ==, 0);
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "read as zero", 8);
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "read as zero", 8);
 }
 
 static void test_swapped(gconstpointer data)
 {
     g_auto(Area) area = {.region.fd = -1};
-    g_auto(Watch) watch = {0};
+    g_auto(Tracking) tracking = {0};
 
     if (!is_supported() || !area_make(&area, GPOINTER_TO_UINT(data), PER_HUGE)) {
         return;
@@ -750,8 +751,8 @@ static void test_swapped(gconstpointer data)
     for (uint64_t page = 0; page < 64; page++) {
         touch(&area, page);
     }
-    watch_open(&watch, &area, 1);
-    watch_arm(&watch);
+    tracking_open(&tracking, &area, 1);
+    tracking_arm(&tracking);
     for (uint64_t page = 20; page < 30; page++) {
         touch(&area, page);
     }
@@ -761,23 +762,23 @@ static void test_swapped(gconstpointer data)
         g_test_skip("the kernel swapped nothing out (no swap space?)");
         return;
     }
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "some swapped out", 20, 21, 22, 23, 24, 25, 26, 27, 28, 29);
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "some swapped out", 20, 21, 22, 23, 24, 25, 26, 27, 28, 29);
     for (uint64_t page = 16; page < 20; page++) {
         g_assert_cmpuint(look(&area, page), ==, 1);
     }
     for (uint64_t page = 20; page < 30; page++) {
         g_assert_cmpuint(look(&area, page), ==, 2);
     }
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "swapped in", 20, 21, 22, 23, 24, 25, 26, 27, 28, 29);
-    watch_reset(&watch, 0, 0);
-    watch_harvest(&watch, false);
-    assert_nothing(watch.found[0], "reset");
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "swapped in", 20, 21, 22, 23, 24, 25, 26, 27, 28, 29);
+    tracking_reset(&tracking, 0, 0);
+    tracking_harvest(&tracking, false);
+    assert_nothing(tracking.found[0], "reset");
     touch(&area, 17);
     touch(&area, 22);
-    watch_harvest(&watch, true);
-    ASSERT_PAGES(watch.reported[0], "written after all that", 17, 22);
+    tracking_harvest(&tracking, true);
+    ASSERT_PAGES(tracking.reported[0], "written after all that", 17, 22);
 }
 
 /* --- Racing ------------------------------------------------------------------------------------ */
@@ -803,7 +804,7 @@ typedef struct {
 
 typedef struct {
     Area area;
-    Watch watch;
+    Tracking tracking;
     FerryPageset *pages; /* to copy */
     RaceChunk chunks[RACE_CHUNKS];
     atomic_uint_least64_t copies[RACE_NR];
@@ -863,7 +864,7 @@ static void race_make_readable(Race *race, uint64_t number)
     g_mutex_lock(&chunk->lock);
     unsigned seen = atomic_load(&chunk->found_seq);
     if (atomic_load(&chunk->reset_seq) != seen) {
-        watch_reset(&race->watch, 0, number * FERRY_CHUNK_PAGES);
+        tracking_reset(&race->tracking, 0, number * FERRY_CHUNK_PAGES);
         atomic_store(&chunk->reset_seq, seen);
     }
     g_mutex_unlock(&chunk->lock);
@@ -938,16 +939,16 @@ static unsigned race_run(Race *race)
         g_mutex_init(&race->chunks[i].lock);
     }
     race->pages = ferry_pageset_new(RACE_CHUNKS * FERRY_CHUNK_PAGES);
-    watch_open(&race->watch, &race->area, 1);
-    watch_stop(&race->watch);
-    race->watch.client =
+    tracking_open(&race->tracking, &race->area, 1);
+    tracking_stop(&race->tracking);
+    race->tracking.client =
         (FerryTrackerClient){.report = race_report, .found = race_found, .opaque = race};
-    watch_start(&race->watch);
+    tracking_start(&race->tracking);
     for (unsigned i = 0; i < RACE_WRITERS; i++) {
         threads[i] = (RaceThread){.race = race, .number = i};
         running[i] = g_thread_new("write", race_write, &threads[i]);
     }
-    watch_arm(&race->watch);
+    tracking_arm(&race->tracking);
     for (uint64_t i = 0; i < RACE_NR; i++) {
         atomic_store(&race->copies[i], look(&race->area, race_page(i)));
     }
@@ -958,7 +959,7 @@ static unsigned race_run(Race *race)
     timer = g_timer_new();
     for (double past = 0; past < RACE_DURATION_S; past = g_timer_elapsed(timer, NULL)) {
         atomic_store(&race->nr_retired, (uint64_t)(past / RACE_DURATION_S * (double)nr_retiring));
-        watch_harvest(&race->watch, false);
+        tracking_harvest(&race->tracking, false);
         nr_harvests++;
     }
     atomic_store(&race->stop_writing, true);
@@ -975,7 +976,7 @@ static unsigned race_run(Race *race)
     g_assert_cmpuint(nr_harvests, >, 3);
     g_assert_cmpuint(atomic_load(&race->nr_copied), >, RACE_NR);
 
-    watch_harvest(&race->watch, true);
+    tracking_harvest(&race->tracking, true);
     for (uint64_t granule = 0; granule < RACE_CHUNKS * FERRY_CHUNK_PAGES / FERRY_GRANULE_PAGES;
          granule++) {
         race_copy(race, granule);
@@ -984,7 +985,7 @@ static unsigned race_run(Race *race)
         g_assert_cmpuint(look(&race->area, race_page(i)), ==, race->written[i]);
         nr_old += atomic_load(&race->copies[i]) != race->written[i];
     }
-    watch_clear(&race->watch);
+    tracking_clear(&race->tracking);
     ferry_pageset_free(race->pages);
     area_clear(&race->area);
     for (unsigned i = 0; i < RACE_CHUNKS; i++) {
@@ -1024,7 +1025,7 @@ static void test_race_control(void)
 static void test_stop(gconstpointer data)
 {
     g_auto(Area) area = {.region.fd = -1};
-    g_auto(Watch) watch = {0};
+    g_auto(Tracking) tracking = {0};
 
     if (!is_supported() || !area_make(&area, GPOINTER_TO_UINT(data), 2 * PER_HUGE)) {
         return;
@@ -1032,13 +1033,13 @@ static void test_stop(gconstpointer data)
     for (uint64_t page = 0; page < PER_HUGE; page++) {
         touch(&area, page);
     }
-    watch_open(&watch, &area, 1);
-    watch_arm(&watch);
+    tracking_open(&tracking, &area, 1);
+    tracking_arm(&tracking);
     touch(&area, 5);
-    watch_harvest(&watch, false);
-    g_assert_cmpuint(ferry_pageset_count(watch.found[0]), >, 0);
+    tracking_harvest(&tracking, false);
+    g_assert_cmpuint(ferry_pageset_count(tracking.found[0]), >, 0);
     g_assert_true(categories_of(&area, 0) & FERRY_PAGE_IS_WPALLOWED);
-    watch_stop(&watch);
+    tracking_stop(&tracking);
     g_assert_false(categories_of(&area, 0) & FERRY_PAGE_IS_WPALLOWED);
     g_assert_false(categories_of(&area, 2 * PER_HUGE - 1) & FERRY_PAGE_IS_WPALLOWED);
     for (uint64_t page = 0; page < PER_HUGE; page++) {
@@ -1047,17 +1048,17 @@ static void test_stop(gconstpointer data)
     }
 
     /* Once more, from scratch. */
-    ferry_pageset_clear(watch.found[0]);
-    watch_start(&watch);
+    ferry_pageset_clear(tracking.found[0]);
+    tracking_start(&tracking);
     g_assert_true(categories_of(&area, 0) & FERRY_PAGE_IS_WPALLOWED);
-    watch_harvest(&watch, true);
-    assert_nothing(watch.reported[0], "not armed yet");
-    watch_arm(&watch);
-    watch_harvest(&watch, true);
-    assert_nothing(watch.reported[0], "not written yet");
+    tracking_harvest(&tracking, true);
+    assert_nothing(tracking.reported[0], "not armed yet");
+    tracking_arm(&tracking);
+    tracking_harvest(&tracking, true);
+    assert_nothing(tracking.reported[0], "not written yet");
     touch(&area, 5);
-    watch_harvest(&watch, true);
-    g_assert_true(ferry_pageset_get(watch.reported[0], 0) & (1 << 5));
+    tracking_harvest(&tracking, true);
+    g_assert_true(ferry_pageset_get(tracking.reported[0], 0) & (1 << 5));
 }
 
 /* Expects that these cannot be traced, and that what could be is left alone. */
@@ -1107,9 +1108,9 @@ static void test_refused(void)
     area_clear(&areas[1]);
 
     {
-        g_auto(Watch) watch = {0};
+        g_auto(Tracking) tracking = {0};
 
-        watch_open(&watch, areas, 1);
+        tracking_open(&tracking, areas, 1);
         assert_refused(areas, 1, "'small'", "end that first");
         /* The one that has it keeps it. */
         g_assert_true(categories_of(&areas[0], 0) & FERRY_PAGE_IS_WPALLOWED);
@@ -1121,7 +1122,7 @@ static void test_refused(void)
 static void test_mapped_over(void)
 {
     g_auto(Area) area = {.region.fd = -1};
-    g_auto(Watch) watch = {0};
+    g_auto(Tracking) tracking = {0};
     g_autoptr(GError) error = NULL;
 
     if (!is_supported() || !area_make(&area, MEMFD, PER_HUGE)) {
@@ -1130,13 +1131,13 @@ static void test_mapped_over(void)
     for (uint64_t page = 0; page < 20; page++) {
         touch(&area, page);
     }
-    watch_open(&watch, &area, 1);
-    watch_arm(&watch);
+    tracking_open(&tracking, &area, 1);
+    tracking_arm(&tracking);
     g_assert_true(mmap(area_at(&area, 10), PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
                        area.region.fd, 10 * PAGE) == area_at(&area, 10));
-    watch_harvest(&watch, false);
-    ASSERT_PAGES(watch.found[0], "mapped anew", 10);
-    g_assert_false(watch.tracker.ops->arm(watch.tracker.opaque, 0, 0, PER_HUGE, &error));
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "mapped anew", 10);
+    g_assert_false(tracking.tracker.ops->arm(tracking.tracker.opaque, 0, 0, PER_HUGE, &error));
     g_assert_error(error, FERRY_ERROR, FERRY_ERROR_SYSTEM);
     g_assert_nonnull(strstr(error->message, "'memfd'"));
 }

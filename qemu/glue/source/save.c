@@ -194,7 +194,7 @@ static bool next_tracker(void *opaque, const GError *why, FerryTracker *next)
     bool replaced = ferry_trace_replace(why, next);
 
     if (replaced) {
-        warn_report("%s; the guest is watched in another way now, from the beginning",
+        warn_report("%s; dirty tracking begins anew in another way",
                     why->message);
     }
     return replaced;

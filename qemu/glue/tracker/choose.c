@@ -1,5 +1,5 @@
 /*
- * How a migration watches the guest: one of three trackers, and QEMU's dirty bitmap beside it for
+ * A migration's dirty tracking: one of three trackers, and QEMU's dirty bitmap beside it for
  * what devices write.
  *
  * Threads: opened and driven by the migration thread; `lock` is for queries.
