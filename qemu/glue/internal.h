@@ -44,7 +44,7 @@ typedef struct FerrySettings {
     bool checksum;
     FerryCompression compression;
     uint8_t channels; /* 0: choose from the CPUs */
-    FerryTraceMode trace;
+    FerryTrackerMode tracker;
     bool x_defer; /* put off pages that stay hot; off to measure what that saves */
     FerrySwitchoverMode switchover;
     uint32_t network_timeout_ms;
@@ -99,20 +99,20 @@ void ferry_bitmap_mark_vga(RAMBlock *block, uint64_t first_page, uint64_t nr_pag
  * user wants it or as it is best here; @regions must stay until it is closed, and so will the RAM
  * blocks.  begin, end: around the time when QEMU's dirty log for migration is on.
  */
-bool ferry_trace_open(FerryTraceMode mode, const FerryRegions *regions, FerryTracker *tracker,
+bool ferry_tracker_open(FerryTrackerMode mode, const FerryRegions *regions, FerryTracker *tracker,
                       GError **errp);
-void ferry_trace_close(void);
-void ferry_trace_begin(void);
-void ferry_trace_end(void);
+void ferry_tracker_close(void);
+void ferry_tracker_begin(void);
+void ferry_tracker_end(void);
 
 /* The tracker failed because of @why: if it is the rings, `auto` will not pick them again. */
-void ferry_trace_failed(const GError *why);
+void ferry_tracker_failed(const GError *why);
 
 /* The same while the guest runs: go on with another tracker.  False if there is none. */
-bool ferry_trace_replace(const GError *why, FerryTracker *tracker);
+bool ferry_tracker_replace(const GError *why, FerryTracker *tracker);
 
 /* What is in use, or was in the last migration; NULL if there was none. */
-FerryTraceInfo *ferry_trace_query(void);
+FerryTrackerInfo *ferry_tracker_query(void);
 
 /* Source and destination, for the wrapped handlers and for reports. */
 bool ferry_outgoing_active(void);

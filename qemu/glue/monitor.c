@@ -8,7 +8,9 @@
 #include "qemu/osdep.h"
 #include "monitor/hmp.h"
 #include "monitor/monitor.h"
+#include "qapi/clone-visitor.h"
 #include "qapi/qapi-commands-ferry.h"
+#include "qapi/qapi-visit-ferry.h"
 #include "qapi/error.h"
 #include "qobject/qdict.h"
 #include "system/runstate.h"
@@ -138,7 +140,8 @@ FerryInfo *qmp_query_ferry(Error **errp)
     bool known = ferry_outgoing_query(&stats, &active, &version, &reason);
 
     if (known) {
-        info->trace = ferry_trace_query();
+        info->tracker = ferry_tracker_query();
+        info->trace = info->tracker ? QAPI_CLONE(FerryTrackerInfo, info->tracker) : NULL;
     }
     /* A QEMU that a guest migrated into, and that has not sent it on since, tells of that. */
     if (!known && !reason) {
@@ -177,8 +180,8 @@ void qmp_ferry_set_parameters(FerryParameters *params, Error **errp)
     if (params->has_checksum) {
         current->checksum = params->checksum;
     }
-    if (params->has_trace) {
-        current->trace = params->trace;
+    if (params->has_tracker || params->has_trace) {
+        current->tracker = params->has_tracker ? params->tracker : params->trace;
     }
     if (params->has_switchover) {
         current->switchover = params->switchover;
@@ -197,27 +200,28 @@ FerryParameters *qmp_query_ferry_parameters(Error **errp)
     FerryParameters *params = g_new0(FerryParameters, 1);
 
     params->has_enabled = params->has_channels = params->has_checksum = true;
-    params->has_trace = params->has_switchover = params->has_compression = true;
+    params->has_tracker = params->has_trace = true;
+    params->has_switchover = params->has_compression = true;
     params->compression = current->compression;
     params->has_network_timeout = params->has_recovery_timeout = true;
     params->recovery_timeout = current->recovery_timeout_s;
     params->switchover = current->switchover;
     params->network_timeout = current->network_timeout_ms;
-    params->trace = current->trace;
+    params->tracker = params->trace = current->tracker;
     params->enabled = current->enabled;
     params->channels = current->channels;
     params->checksum = current->checksum;
     return params;
 }
 
-static void print_trace(Monitor *mon, const FerryInfo *info)
+static void print_tracker(Monitor *mon, const FerryInfo *info)
 {
-    if (!info->trace) {
+    if (!info->tracker) {
         return;
     }
-    monitor_printf(mon, "trace: %s (%s)\n", FerryTraceMode_str(info->trace->mode),
-                   info->trace->reason);
-    for (FerryVcpuTraceInfoList *e = info->trace->vcpus; e; e = e->next) {
+    monitor_printf(mon, "tracker: %s (%s)\n", FerryTrackerMode_str(info->tracker->mode),
+                   info->tracker->reason);
+    for (FerryVcpuTrackerInfoList *e = info->tracker->vcpus; e; e = e->next) {
         monitor_printf(mon,
                        "vcpu %u: %" PRIu64 " entries collected, %" PRIu64 " reset (%" PRIu64
                        " forced), %" PRIu64 " full exits, %.3f redirtied\n",
@@ -251,7 +255,7 @@ void hmp_info_ferry(Monitor *mon, const QDict *qdict)
     monitor_printf(mon, "skipped: %" PRIu64 " pages\n", info->skipped_pages);
     monitor_printf(mon, "elapsed time: %" PRIu64 " ms\n", info->elapsed_time);
     monitor_printf(mon, "deferred: %" PRIu64 " pages\n", info->deferred_pages);
-    print_trace(mon, info);
+    print_tracker(mon, info);
     for (FerryChannelInfoList *e = info->channels; e; e = e->next) {
         monitor_printf(mon, "channel %s: %" PRIu64 " kbytes, %" PRIu64 " kbytes/s\n",
                        e->value->name, e->value->bytes >> 10, e->value->rate >> 10);

@@ -53,8 +53,8 @@ void ferry_object_init(void)
     ferry_settings();
 }
 
-static const PropertyInfo trace_property = FERRY_ENUM_PROPERTY(
-    FerryTraceMode, "how to learn what the guest writes: auto, kvm-ring, pagemap or bitmap");
+static const PropertyInfo tracker_property = FERRY_ENUM_PROPERTY(
+    FerryTrackerMode, "how to learn what the guest writes: auto, kvm-ring, pagemap or bitmap");
 
 static const PropertyInfo switchover_property =
     FERRY_ENUM_PROPERTY(FerrySwitchoverMode,
@@ -70,8 +70,11 @@ static const Property ferry_properties[] = {
                        compression_property, FerryCompression),
     DEFINE_PROP_UINT8("channels", FerryObject, parameters.channels, 0),
     DEFINE_PROP_BOOL("x-defer", FerryObject, parameters.x_defer, true),
-    DEFINE_PROP_SIGNED("trace", FerryObject, parameters.trace, FERRY_TRACE_MODE_AUTO,
-                       trace_property, FerryTraceMode),
+    DEFINE_PROP_SIGNED("tracker", FerryObject, parameters.tracker, FERRY_TRACKER_MODE_AUTO,
+                       tracker_property, FerryTrackerMode),
+    /* What it was called before: the same field. */
+    DEFINE_PROP_SIGNED("trace", FerryObject, parameters.tracker, FERRY_TRACKER_MODE_AUTO,
+                       tracker_property, FerryTrackerMode),
     DEFINE_PROP_SIGNED("switchover", FerryObject, parameters.switchover,
                        FERRY_SWITCHOVER_MODE_PRECOPY, switchover_property, FerrySwitchoverMode),
     DEFINE_PROP_UINT32("network-timeout", FerryObject, parameters.network_timeout_ms,

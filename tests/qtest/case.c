@@ -367,16 +367,16 @@ static void check_used(Run *run, Vm *vm)
     qobject_unref(info);
 }
 
-static void check_trace(Run *run)
+static void check_tracker(Run *run)
 {
     QDict *info = vm_command(run->source, "query-ferry", NULL);
-    QDict *trace = qdict_get_qdict(info, "trace");
-    const char *reason = qdict_get_str(trace, "reason");
+    QDict *tracker = qdict_get_qdict(info, "tracker");
+    const char *reason = qdict_get_str(tracker, "reason");
 
-    g_assert_cmpstr(qdict_get_str(trace, "mode"), ==, run->c->trace);
-    if (!strstr(reason, run->c->trace_reason)) {
-        g_error("the guest is watched by %s because '%s', not '%s'", run->c->trace, reason,
-                run->c->trace_reason);
+    g_assert_cmpstr(qdict_get_str(tracker, "mode"), ==, run->c->tracker);
+    if (!strstr(reason, run->c->tracker_reason)) {
+        g_error("the tracker is %s because '%s', not '%s'", run->c->tracker, reason,
+                run->c->tracker_reason);
     }
     qobject_unref(info);
 }
@@ -391,8 +391,8 @@ void run_check_ferry(Run *run)
         } else {
             check_used(run, run->source);
         }
-        if (c->trace) {
-            check_trace(run);
+        if (c->tracker) {
+            check_tracker(run);
         }
     }
     if (c->peers != STOCK_DESTINATION) {

@@ -154,10 +154,10 @@ struct Case {
     unsigned channels;
     /* Optional: pages are left missing, and fetched. */
     bool postcopy;
-    /* Optional: how our source watches the guest: query-ferry's mode. */
-    const char *trace;
+    /* Optional: the tracker that our source must use: query-ferry's mode. */
+    const char *tracker;
     /* Required with it: part of the reason. */
-    const char *trace_reason;
+    const char *tracker_reason;
     /* Optional: both guests stay stopped at the end, and must be equal: the guest writes itself. */
     bool guest_writes;
     /* Optional: a ferry-storm has STORM_BYTES from STORM_START on, which are not compared. */
@@ -179,7 +179,7 @@ void add_report_cases(void);
 void add_storm_cases(void);
 void add_stranger_cases(void);
 void add_tls_cases(void);
-void add_trace_cases(void);
+void add_tracker_cases(void);
 void add_transport_cases(void);
 
 /* Why there is no KVM here, or NULL. */

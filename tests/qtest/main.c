@@ -119,6 +119,6 @@ int main(int argc, char **argv)
     add_storm_cases();
     add_stranger_cases();
     add_tls_cases();
-    add_trace_cases();
+    add_tracker_cases();
     return g_test_run();
 }

@@ -16,7 +16,7 @@
 
 #define RAM_BACKEND(driver) "-object " driver ",id=ram,size=32M"
 
-/* As short as it can be: see watch.h. */
+/* As short as it can be: see heartbeat.h. */
 #define IMPATIENT "-global ferry.network-timeout=2000"
 
 /* In the order in which the source opens them; further channels for data come before the last. */

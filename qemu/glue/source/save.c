@@ -191,11 +191,10 @@ static void session_failed(void *opaque, const GError *error)
 
 static bool next_tracker(void *opaque, const GError *why, FerryTracker *next)
 {
-    bool replaced = ferry_trace_replace(why, next);
+    bool replaced = ferry_tracker_replace(why, next);
 
     if (replaced) {
-        warn_report("%s; dirty tracking begins anew in another way",
-                    why->message);
+        warn_report("%s; dirty tracking begins anew in another way", why->message);
     }
     return replaced;
 }
@@ -289,7 +288,7 @@ static void drop_session(void)
     outgoing.active = false;
     g_mutex_unlock(&outgoing.lock);
     ferry_source_free(source);
-    ferry_trace_close();
+    ferry_tracker_close();
     ferry_regions_clear(&outgoing.regions);
 }
 
@@ -339,7 +338,8 @@ static bool open_session(MigrationState *s)
         .list = g_memdup2(regions.list, regions.nr * sizeof(*regions.list)),
         .nr = regions.nr,
     };
-    if (!ferry_trace_open(ferry_settings()->trace, &outgoing.regions, &outgoing.tracker, &error)) {
+    if (!ferry_tracker_open(ferry_settings()->tracker, &outgoing.regions, &outgoing.tracker,
+                            &error)) {
         set_reason("%s", error->message);
         g_error_free(error);
         ferry_regions_clear(&regions);
@@ -459,7 +459,7 @@ int ferry_session_error(QEMUFile *f, GError *error)
 
     wait_for_cancel();
     if (g_error_matches(error, FERRY_ERROR, FERRY_ERROR_TRACKER)) {
-        ferry_trace_failed(error);
+        ferry_tracker_failed(error);
     }
     ferry_propagate_error(&err, error);
     qemu_file_set_error_obj(f, -EIO, err);
@@ -470,7 +470,7 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
 {
     bool started;
 
-    ferry_trace_begin();
+    ferry_tracker_begin();
     qemu_mutex_lock_ramlist();
     WITH_RCU_READ_LOCK_GUARD()
     {
@@ -764,7 +764,7 @@ void ferry_save_cleanup(void)
         memory_global_dirty_log_stop(GLOBAL_DIRTY_MIGRATION);
         outgoing.logging = false;
     }
-    ferry_trace_end();
+    ferry_tracker_end();
 }
 
 bool ferry_outgoing_query(FerryStats *stats, bool *active, uint8_t *version, char **reason)

@@ -27,7 +27,7 @@
 #define EAGER_PAGE_SPLIT "/sys/module/kvm/parameters/eager_page_split"
 
 static struct {
-    FerryTraceMode mode;
+    FerryTrackerMode mode;
     const FerryRegions *regions;
     RAMBlock **blocks; /* one for each region; referenced, lest one be unplugged meanwhile */
     bool *has_display; /* one for each region: whether a display is drawn from it */
@@ -39,16 +39,16 @@ static struct {
     char *why_no_rings; /* they failed in an earlier migration, and would again */
 
     GMutex lock;
-    FerryTraceInfo *info; /* mode and reason; NULL before the first migration */
-    GArray *vcpus;        /* of FerryKvmRingStats: what was counted, when the rings are returned */
-} trace;
+    FerryTrackerInfo *info; /* mode and reason; NULL before the first migration */
+    GArray *vcpus; /* of FerryKvmRingStats: what was counted, when the rings are returned */
+} tracking;
 
 static void harvest_bitmap(bool last, FerryBitmapFn fn)
 {
     BQL_LOCK_GUARD();
 
     ferry_kvm_sync_others(last);
-    ferry_bitmap_harvest(trace.blocks, trace.regions->nr, fn, trace.client.opaque);
+    ferry_bitmap_harvest(tracking.blocks, tracking.regions->nr, fn, tracking.client.opaque);
     memory_global_after_dirty_log_sync();
 }
 
@@ -59,13 +59,13 @@ static bool has_rings(void)
 
 static bool arm_slots(uint32_t region, uint64_t first_page, uint64_t nr_pages, GError **errp)
 {
-    int ret = ferry_kvm_arm(trace.blocks[region], first_page << FERRY_PAGE_SHIFT,
+    int ret = ferry_kvm_arm(tracking.blocks[region], first_page << FERRY_PAGE_SHIFT,
                             nr_pages << FERRY_PAGE_SHIFT);
 
     if (ret < 0) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
                     "cannot switch on dirty logging for RAM block '%s': %s",
-                    trace.regions->list[region].id, strerror(-ret));
+                    tracking.regions->list[region].id, strerror(-ret));
     }
     return ret >= 0;
 }
@@ -74,18 +74,18 @@ static bool arm_slots(uint32_t region, uint64_t first_page, uint64_t nr_pages, G
 
 static bool bitmap_start(void *opaque, const FerryTrackerClient *client, GError **errp)
 {
-    trace.client = *client;
+    tracking.client = *client;
     return true;
 }
 
 static bool bitmap_arm(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
                        GError **errp)
 {
-    ferry_bitmap_forget(trace.blocks[region], first_page, nr_pages);
+    ferry_bitmap_forget(tracking.blocks[region], first_page, nr_pages);
     if (has_rings()) {
         return arm_slots(region, first_page, nr_pages, errp);
     }
-    ferry_bitmap_protect(trace.blocks[region], first_page, nr_pages);
+    ferry_bitmap_protect(tracking.blocks[region], first_page, nr_pages);
     return true;
 }
 
@@ -94,14 +94,14 @@ static bool bitmap_reset(void *opaque, uint32_t region, uint64_t first_page, uin
 {
     /* The engine's threads are not QEMU's: RCU does not know them. */
     rcu_register_thread();
-    ferry_bitmap_protect(trace.blocks[region], first_page, nr_pages);
+    ferry_bitmap_protect(tracking.blocks[region], first_page, nr_pages);
     rcu_unregister_thread();
     return true;
 }
 
 static bool bitmap_harvest(void *opaque, bool last, GError **errp)
 {
-    harvest_bitmap(last, last ? trace.client.report : trace.client.found);
+    harvest_bitmap(last, last ? tracking.client.report : tracking.client.found);
     return true;
 }
 
@@ -123,9 +123,9 @@ static const FerryTrackerOps bitmap_ops = {
 /* A display is drawn from QEMU's bitmap, so it has to see what the guest wrote. */
 static void tell_display(uint32_t region, uint64_t word, uint64_t mask)
 {
-    if (trace.has_display[region]) {
+    if (tracking.has_display[region]) {
         for (uint64_t left = mask; left; left &= left - 1) {
-            ferry_bitmap_mark_vga(trace.blocks[region], word * 64 + ctz64(left), 1);
+            ferry_bitmap_mark_vga(tracking.blocks[region], word * 64 + ctz64(left), 1);
         }
     }
 }
@@ -133,24 +133,24 @@ static void tell_display(uint32_t region, uint64_t word, uint64_t mask)
 static void ring_report(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
 {
     tell_display(region, word, mask);
-    trace.client.report(opaque, region, word, mask);
+    tracking.client.report(opaque, region, word, mask);
 }
 
 static void ring_early(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
 {
     tell_display(region, word, mask);
-    trace.client.early(opaque, region, word, mask);
+    tracking.client.early(opaque, region, word, mask);
 }
 
 static bool ring_start(void *opaque, const FerryTrackerClient *client, GError **errp)
 {
     FerryTrackerClient own = *client;
 
-    trace.client = *client;
+    tracking.client = *client;
     own.report = ring_report;
     own.early = ring_early;
-    trace.ring = ferry_kvm_take_rings(trace.regions, trace.blocks);
-    if (!ferry_kvm_ring_start(trace.ring, &own, errp)) {
+    tracking.ring = ferry_kvm_take_rings(tracking.regions, tracking.blocks);
+    if (!ferry_kvm_ring_start(tracking.ring, &own, errp)) {
         ferry_kvm_return_rings();
         return false;
     }
@@ -160,38 +160,38 @@ static bool ring_start(void *opaque, const FerryTrackerClient *client, GError **
 static bool ring_arm(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
                      GError **errp)
 {
-    ferry_bitmap_forget(trace.blocks[region], first_page, nr_pages);
+    ferry_bitmap_forget(tracking.blocks[region], first_page, nr_pages);
     return arm_slots(region, first_page, nr_pages, errp);
 }
 
 static bool ring_harvest(void *opaque, bool last, GError **errp)
 {
-    harvest_bitmap(last, trace.client.report);
-    return ferry_kvm_ring_harvest(trace.ring, last, errp);
+    harvest_bitmap(last, tracking.client.report);
+    return ferry_kvm_ring_harvest(tracking.ring, last, errp);
 }
 
 static bool ring_feed(void *opaque, uint64_t max_pages, uint64_t *left_pages, GError **errp)
 {
-    return ferry_kvm_ring_feed(trace.ring, max_pages, left_pages, errp);
+    return ferry_kvm_ring_feed(tracking.ring, max_pages, left_pages, errp);
 }
 
 static bool ring_check(void *opaque, GError **errp)
 {
-    return ferry_kvm_ring_check(trace.ring, errp);
+    return ferry_kvm_ring_check(tracking.ring, errp);
 }
 
 static void keep_vcpu_stats(void)
 {
-    g_mutex_lock(&trace.lock);
-    g_clear_pointer(&trace.vcpus, g_array_unref);
-    trace.vcpus = ferry_kvm_ring_query(trace.ring);
-    trace.ring = NULL;
-    g_mutex_unlock(&trace.lock);
+    g_mutex_lock(&tracking.lock);
+    g_clear_pointer(&tracking.vcpus, g_array_unref);
+    tracking.vcpus = ferry_kvm_ring_query(tracking.ring);
+    tracking.ring = NULL;
+    g_mutex_unlock(&tracking.lock);
 }
 
 static void ring_stop(void *opaque)
 {
-    FerryKvmRing *ring = trace.ring;
+    FerryKvmRing *ring = tracking.ring;
 
     ferry_kvm_ring_stop(ring);
     keep_vcpu_stats();
@@ -212,33 +212,33 @@ static const FerryTrackerOps ring_ops = {
 
 static bool pagemap_start(void *opaque, const FerryTrackerClient *client, GError **errp)
 {
-    trace.client = *client;
-    return trace.pages.ops->start(trace.pages.opaque, client, errp);
+    tracking.client = *client;
+    return tracking.pages.ops->start(tracking.pages.opaque, client, errp);
 }
 
 static bool pagemap_arm(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
                         GError **errp)
 {
-    ferry_bitmap_forget(trace.blocks[region], first_page, nr_pages);
-    return trace.pages.ops->arm(trace.pages.opaque, region, first_page, nr_pages, errp);
+    ferry_bitmap_forget(tracking.blocks[region], first_page, nr_pages);
+    return tracking.pages.ops->arm(tracking.pages.opaque, region, first_page, nr_pages, errp);
 }
 
 static bool pagemap_reset(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
                           GError **errp)
 {
-    return trace.pages.ops->reset(trace.pages.opaque, region, first_page, nr_pages, errp);
+    return tracking.pages.ops->reset(tracking.pages.opaque, region, first_page, nr_pages, errp);
 }
 
 /* What is in QEMU's bitmap needs no reset of its own; if its page does, it is found here too. */
 static bool pagemap_harvest(void *opaque, bool last, GError **errp)
 {
-    harvest_bitmap(last, trace.client.report);
-    return trace.pages.ops->harvest(trace.pages.opaque, last, errp);
+    harvest_bitmap(last, tracking.client.report);
+    return tracking.pages.ops->harvest(tracking.pages.opaque, last, errp);
 }
 
 static void pagemap_stop(void *opaque)
 {
-    trace.pages.ops->stop(trace.pages.opaque);
+    tracking.pages.ops->stop(tracking.pages.opaque);
 }
 
 static const FerryTrackerOps pagemap_ops = {
@@ -252,71 +252,71 @@ static const FerryTrackerOps pagemap_ops = {
 
 /* --- Choosing -------------------------------------------------------------------------------- */
 
-static void set_info(FerryTraceMode mode, const char *reason)
+static void set_info(FerryTrackerMode mode, const char *reason)
 {
-    FerryTraceInfo *info = g_new0(FerryTraceInfo, 1);
+    FerryTrackerInfo *info = g_new0(FerryTrackerInfo, 1);
 
     info->mode = mode;
     info->reason = g_strdup(reason);
-    g_mutex_lock(&trace.lock);
-    qapi_free_FerryTraceInfo(trace.info);
-    trace.info = info;
-    g_mutex_unlock(&trace.lock);
+    g_mutex_lock(&tracking.lock);
+    qapi_free_FerryTrackerInfo(tracking.info);
+    tracking.info = info;
+    g_mutex_unlock(&tracking.lock);
 }
 
 /*
  * The best one without Ferry's own look at the rings.  Only QEMU's can slow vCPUs down when their
  * rings are full, for its dirty limit.
  */
-static FerryTraceMode second_best(const char *why, char **reason)
+static FerryTrackerMode second_best(const char *why, char **reason)
 {
     g_autofree char *why_not = NULL;
 
     if (has_rings() && (migrate_dirty_limit() || dirtylimit_in_service())) {
         *reason = g_strdup_printf("%s; the dirty limit needs QEMU's own look at them", why);
-        return FERRY_TRACE_MODE_BITMAP;
+        return FERRY_TRACKER_MODE_BITMAP;
     }
     why_not = ferry_pagemap_unsupported();
     *reason = g_strdup_printf("%s%s%s", why, why_not ? "; " : "", why_not ?: "");
-    return why_not ? FERRY_TRACE_MODE_BITMAP : FERRY_TRACE_MODE_PAGEMAP;
+    return why_not ? FERRY_TRACKER_MODE_BITMAP : FERRY_TRACKER_MODE_PAGEMAP;
 }
 
 /* Pick one for `auto`, and say why. */
-static FerryTraceMode choose(char **reason)
+static FerryTrackerMode choose(char **reason)
 {
     if (!kvm_enabled()) {
         *reason = g_strdup("KVM is not in use");
-        return FERRY_TRACE_MODE_BITMAP;
+        return FERRY_TRACKER_MODE_BITMAP;
     }
     if (ferry_kvm_rings_are_unwanted()) {
         *reason = g_strdup("KVM's dirty rings are switched off with dirty-ring-size=0");
-        return FERRY_TRACE_MODE_BITMAP;
+        return FERRY_TRACKER_MODE_BITMAP;
     }
-    if (has_rings() && !trace.why_no_rings) {
+    if (has_rings() && !tracking.why_no_rings) {
         *reason = g_strdup("KVM has dirty rings");
-        return FERRY_TRACE_MODE_KVM_RING;
+        return FERRY_TRACKER_MODE_KVM_RING;
     }
-    return second_best(trace.why_no_rings ?: "this kernel has no dirty rings", reason);
+    return second_best(tracking.why_no_rings ?: "this kernel has no dirty rings", reason);
 }
 
-static bool use(FerryTraceMode mode, FerryTracker *tracker, GError **errp)
+static bool use(FerryTrackerMode mode, FerryTracker *tracker, GError **errp)
 {
-    trace.mode = mode;
+    tracking.mode = mode;
     switch (mode) {
-    case FERRY_TRACE_MODE_KVM_RING:
+    case FERRY_TRACKER_MODE_KVM_RING:
         if (!has_rings()) {
             g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
-                                "ferry.trace is kvm-ring, but KVM's dirty rings are not in use");
+                                "ferry.tracker is kvm-ring, but KVM's dirty rings are not in use");
             return false;
         }
         *tracker = (FerryTracker){.ops = &ring_ops};
         return true;
-    case FERRY_TRACE_MODE_PAGEMAP:
-        trace.pagemap = ferry_pagemap_new(trace.regions, errp);
-        if (!trace.pagemap) {
+    case FERRY_TRACKER_MODE_PAGEMAP:
+        tracking.pagemap = ferry_pagemap_new(tracking.regions, errp);
+        if (!tracking.pagemap) {
             return false;
         }
-        trace.pages = ferry_pagemap_tracker(trace.pagemap);
+        tracking.pages = ferry_pagemap_tracker(tracking.pagemap);
         *tracker = (FerryTracker){.ops = &pagemap_ops};
         return true;
     default:
@@ -327,56 +327,56 @@ static bool use(FerryTraceMode mode, FerryTracker *tracker, GError **errp)
 
 static void reference_blocks(const FerryRegions *regions)
 {
-    trace.regions = regions;
-    trace.blocks = g_new0(RAMBlock *, regions->nr);
-    trace.has_display = g_new0(bool, regions->nr);
+    tracking.regions = regions;
+    tracking.blocks = g_new0(RAMBlock *, regions->nr);
+    tracking.has_display = g_new0(bool, regions->nr);
     RCU_READ_LOCK_GUARD();
     for (size_t i = 0; i < regions->nr; i++) {
         RAMBlock *block = qemu_ram_block_by_name(regions->list[i].id);
 
         memory_region_ref(block->mr);
-        trace.blocks[i] = block;
-        trace.has_display[i] = memory_region_is_logging(block->mr, DIRTY_MEMORY_VGA);
+        tracking.blocks[i] = block;
+        tracking.has_display[i] = memory_region_is_logging(block->mr, DIRTY_MEMORY_VGA);
     }
 }
 
 static void unreference_blocks(void)
 {
-    for (size_t i = 0; i < trace.regions->nr; i++) {
-        memory_region_unref(trace.blocks[i]->mr);
+    for (size_t i = 0; i < tracking.regions->nr; i++) {
+        memory_region_unref(tracking.blocks[i]->mr);
     }
-    g_clear_pointer(&trace.blocks, g_free);
-    g_clear_pointer(&trace.has_display, g_free);
-    trace.regions = NULL;
+    g_clear_pointer(&tracking.blocks, g_free);
+    g_clear_pointer(&tracking.has_display, g_free);
+    tracking.regions = NULL;
 }
 
-bool ferry_trace_open(FerryTraceMode mode, const FerryRegions *regions, FerryTracker *tracker,
-                      GError **errp)
+bool ferry_tracker_open(FerryTrackerMode mode, const FerryRegions *regions, FerryTracker *tracker,
+                        GError **errp)
 {
     g_autofree char *reason = NULL;
 
-    if (mode == FERRY_TRACE_MODE_AUTO) {
+    if (mode == FERRY_TRACKER_MODE_AUTO) {
         mode = choose(&reason);
     } else {
-        reason = g_strdup("ferry.trace says so");
+        reason = g_strdup("ferry.tracker says so");
     }
     set_info(mode, reason);
     reference_blocks(regions);
-    ferry_bitmap_open(trace.blocks, regions->nr);
+    ferry_bitmap_open(tracking.blocks, regions->nr);
     if (!use(mode, tracker, errp)) {
-        ferry_trace_close();
+        ferry_tracker_close();
         return false;
     }
     return true;
 }
 
-void ferry_trace_close(void)
+void ferry_tracker_close(void)
 {
-    if (!trace.regions) {
+    if (!tracking.regions) {
         return;
     }
     ferry_bitmap_close();
-    g_clear_pointer(&trace.pagemap, ferry_pagemap_free);
+    g_clear_pointer(&tracking.pagemap, ferry_pagemap_free);
     if (bql_locked()) {
         unreference_blocks();
     } else {
@@ -386,45 +386,45 @@ void ferry_trace_close(void)
 }
 
 /* KVM's logging is switched on slot by slot, or not at all; but all at once without rings. */
-void ferry_trace_begin(void)
+void ferry_tracker_begin(void)
 {
-    trace.begun = true;
-    if (kvm_enabled() && (has_rings() || trace.mode != FERRY_TRACE_MODE_BITMAP)) {
+    tracking.begun = true;
+    if (kvm_enabled() && (has_rings() || tracking.mode != FERRY_TRACKER_MODE_BITMAP)) {
         ferry_kvm_defer_logging(true);
     }
 }
 
-void ferry_trace_end(void)
+void ferry_tracker_end(void)
 {
-    if (trace.begun && kvm_enabled()) {
+    if (tracking.begun && kvm_enabled()) {
         ferry_kvm_defer_logging(false);
     }
-    trace.begun = false;
+    tracking.begun = false;
 }
 
-void ferry_trace_failed(const GError *why)
+void ferry_tracker_failed(const GError *why)
 {
-    if (trace.mode == FERRY_TRACE_MODE_KVM_RING) {
-        g_free(trace.why_no_rings);
-        trace.why_no_rings = g_strdup(why->message);
+    if (tracking.mode == FERRY_TRACKER_MODE_KVM_RING) {
+        g_free(tracking.why_no_rings);
+        tracking.why_no_rings = g_strdup(why->message);
     }
 }
 
-bool ferry_trace_replace(const GError *why, FerryTracker *tracker)
+bool ferry_tracker_replace(const GError *why, FerryTracker *tracker)
 {
     g_autofree char *reason = NULL;
     g_autoptr(GError) error = NULL;
-    FerryTraceMode mode;
+    FerryTrackerMode mode;
 
-    ferry_trace_failed(why);
-    if (trace.mode != FERRY_TRACE_MODE_KVM_RING) {
+    ferry_tracker_failed(why);
+    if (tracking.mode != FERRY_TRACKER_MODE_KVM_RING) {
         return false;
     }
     mode = second_best(why->message, &reason);
     if (!use(mode, tracker, &error)) {
         return false;
     }
-    if (mode == FERRY_TRACE_MODE_PAGEMAP) {
+    if (mode == FERRY_TRACKER_MODE_PAGEMAP) {
         ferry_kvm_disarm();
     }
     set_info(mode, reason);
@@ -433,12 +433,12 @@ bool ferry_trace_replace(const GError *why, FerryTracker *tracker)
 
 /* --- Reports --------------------------------------------------------------------------------- */
 
-static void fill_vcpus(FerryTraceInfo *info)
+static void fill_vcpus(FerryTrackerInfo *info)
 {
-    g_autoptr(GArray) stats = trace.ring    ? ferry_kvm_ring_query(trace.ring)
-                              : trace.vcpus ? g_array_ref(trace.vcpus)
-                                            : NULL;
-    FerryVcpuTraceInfoList **tail = &info->vcpus;
+    g_autoptr(GArray) stats = tracking.ring    ? ferry_kvm_ring_query(tracking.ring)
+                              : tracking.vcpus ? g_array_ref(tracking.vcpus)
+                                               : NULL;
+    FerryVcpuTrackerInfoList **tail = &info->vcpus;
 
     if (!stats) {
         return;
@@ -446,7 +446,7 @@ static void fill_vcpus(FerryTraceInfo *info)
     info->has_vcpus = true;
     for (guint i = 0; i < stats->len; i++) {
         const FerryKvmRingStats *from = &g_array_index(stats, FerryKvmRingStats, i);
-        FerryVcpuTraceInfo *vcpu = g_new0(FerryVcpuTraceInfo, 1);
+        FerryVcpuTrackerInfo *vcpu = g_new0(FerryVcpuTrackerInfo, 1);
 
         vcpu->vcpu = from->vcpu;
         vcpu->collected = from->collected;
@@ -459,21 +459,21 @@ static void fill_vcpus(FerryTraceInfo *info)
     }
 }
 
-FerryTraceInfo *ferry_trace_query(void)
+FerryTrackerInfo *ferry_tracker_query(void)
 {
     g_autofree char *split = NULL;
-    FerryTraceInfo *info = NULL;
+    FerryTrackerInfo *info = NULL;
 
-    g_mutex_lock(&trace.lock);
-    if (trace.info) {
-        info = g_new0(FerryTraceInfo, 1);
-        info->mode = trace.info->mode;
-        info->reason = g_strdup(trace.info->reason);
+    g_mutex_lock(&tracking.lock);
+    if (tracking.info) {
+        info = g_new0(FerryTrackerInfo, 1);
+        info->mode = tracking.info->mode;
+        info->reason = g_strdup(tracking.info->reason);
         info->has_ring_size = kvm_enabled() && ferry_kvm_ring_size();
         info->ring_size = info->has_ring_size ? ferry_kvm_ring_size() : 0;
         fill_vcpus(info);
     }
-    g_mutex_unlock(&trace.lock);
+    g_mutex_unlock(&tracking.lock);
     if (info && kvm_enabled() && g_file_get_contents(EAGER_PAGE_SPLIT, &split, NULL, NULL)) {
         info->has_eager_page_split = true;
         info->eager_page_split = split[0] == 'Y' || split[0] == '1';

@@ -1,5 +1,5 @@
 /*
- * How a migration watches what the guest writes: which way, what it reports, and that nothing that
+ * How a migration tracks what the guest writes: which way, what it reports, and that nothing that
  * is written is lost in any of them.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -67,20 +67,22 @@ static int64_t check_arm_times(QDict *info)
 static void check_source(Run *run)
 {
     QDict *info = vm_command(run->source, "query-ferry", NULL);
-    QDict *trace = qdict_get_qdict(info, "trace");
+    QDict *tracker = qdict_get_qdict(info, "tracker");
     int64_t nr_chunks = count_chunks(run->source);
     int64_t nr_armed = check_arm_times(info);
     g_autofree char *text = vm_hmp(run->source, "info ferry");
 
-    g_assert_nonnull(trace);
-    g_assert_cmpstr(qdict_get_str(trace, "mode"), ==, "bitmap");
-    g_assert_cmpstr(qdict_get_str(trace, "reason"), ==, NO_KVM_HERE);
-    g_assert_cmpuint(qdict_size(trace), ==, 2);
+    g_assert_nonnull(tracker);
+    /* What it was called before. */
+    g_assert_true(qobject_is_equal(QOBJECT(tracker), qdict_get(info, "trace")));
+    g_assert_cmpstr(qdict_get_str(tracker, "mode"), ==, "bitmap");
+    g_assert_cmpstr(qdict_get_str(tracker, "reason"), ==, NO_KVM_HERE);
+    g_assert_cmpuint(qdict_size(tracker), ==, 2);
     g_assert_cmpint(qdict_get_int(info, "deferred-pages"), >=, 0);
     /* Those that nobody has touched are not. */
     g_assert_cmpint(nr_armed, >=, 1);
     g_assert_cmpint(nr_armed, <=, nr_chunks);
-    g_assert_nonnull(strstr(text, "trace: bitmap (" NO_KVM_HERE ")"));
+    g_assert_nonnull(strstr(text, "tracker: bitmap (" NO_KVM_HERE ")"));
     g_assert_nonnull(strstr(text, "armed in less than "));
     qobject_unref(info);
 }
@@ -91,8 +93,8 @@ static void check_destination(Run *run)
     g_autofree char *text = vm_hmp(run->destination, "info ferry");
 
     g_assert_true(qdict_haskey(info, "phase"));
-    g_assert_false(qdict_haskey(info, "trace"));
-    g_assert_null(strstr(text, "trace:"));
+    g_assert_false(qdict_haskey(info, "tracker"));
+    g_assert_null(strstr(text, "tracker:"));
     qobject_unref(info);
 }
 
@@ -109,22 +111,23 @@ static void check_reports_after(Run *run)
 }
 
 /* What was true of an earlier migration is not told of one that does not use Ferry. */
-static void expect_no_trace(Run *run)
+static void expect_no_tracker(Run *run)
 {
     QDict *info = vm_command(run->source, "query-ferry", NULL);
 
-    g_assert_false(qdict_haskey(info, "trace"));
+    g_assert_false(qdict_haskey(info, "tracker"));
     g_assert_false(qdict_haskey(info, "arm-times"));
     qobject_unref(info);
 }
 
 /* --- Parameters ------------------------------------------------------------------------------ */
 
-static void expect_parameter(Vm *vm, const char *trace)
+static void expect_parameter(Vm *vm, const char *tracker)
 {
     QDict *parameters = vm_command(vm, "query-ferry-parameters", NULL);
 
-    g_assert_cmpstr(qdict_get_str(parameters, "trace"), ==, trace);
+    g_assert_cmpstr(qdict_get_str(parameters, "tracker"), ==, tracker);
+    g_assert_cmpstr(qdict_get_str(parameters, "trace"), ==, tracker);
     g_assert_cmpint(qdict_get_int(parameters, "channels"), ==, 0);
     qobject_unref(parameters);
 }
@@ -137,15 +140,17 @@ static void check_parameters(Run *run)
     expect_parameter(run->destination, "auto");
     expect_parameter(run->source, "pagemap");
     for (size_t i = 0; i < G_N_ELEMENTS(values); i++) {
-        g_autofree char *arguments = g_strdup_printf("{ 'trace': '%s' }", values[i]);
+        /* `trace` is what it was called before. */
+        g_autofree char *arguments =
+            g_strdup_printf("{ '%s': '%s' }", i % 2 ? "trace" : "tracker", values[i]);
 
         vm_do(run->source, "ferry-set-parameters", arguments);
         expect_parameter(run->source, values[i]);
     }
     vm_do(run->source, "ferry-set-parameters", "{}");
     error = vm_command_fails(run->source, "ferry-set-parameters",
-                             "{ 'channels': 3, 'trace': 'sideways' }");
-    g_assert_nonnull(strstr(error, "trace"));
+                             "{ 'channels': 3, 'tracker': 'sideways' }");
+    g_assert_nonnull(strstr(error, "tracker"));
     g_assert_nonnull(strstr(error, "sideways"));
     expect_parameter(run->source, "pagemap");
 }
@@ -178,7 +183,8 @@ static void expect_no_start(const char *option, const char *const *words)
 
 static void check_command_line(Run *run)
 {
-    expect_no_start("ferry.trace=sideways", (const char *const[]){"ferry.trace", "sideways", NULL});
+    expect_no_start("ferry.tracker=sideways",
+                    (const char *const[]){"ferry.tracker", "sideways", NULL});
     expect_parameter(run->source, "bitmap");
 }
 
@@ -494,14 +500,14 @@ static const char *no_rings(void)
 static void expect_rings(Run *run, int64_t size)
 {
     QDict *info = vm_command(run->source, "query-ferry", NULL);
-    QDict *trace = qdict_get_qdict(info, "trace");
-    QList *vcpus = qdict_get_qlist(trace, "vcpus");
+    QDict *tracker = qdict_get_qdict(info, "tracker");
+    QList *vcpus = qdict_get_qlist(tracker, "vcpus");
     g_autofree char *text = vm_hmp(run->source, "info ferry");
 
-    g_assert_cmpint(qdict_get_int(trace, "ring-size"), ==, size);
+    g_assert_cmpint(qdict_get_int(tracker, "ring-size"), ==, size);
     g_assert_cmpuint(qlist_size(vcpus), ==, 1);
     g_assert_cmpint(qdict_get_int(qobject_to(QDict, qlist_peek(vcpus)), "vcpu"), ==, 0);
-    g_assert_nonnull(strstr(text, "trace: kvm-ring (KVM has dirty rings)"));
+    g_assert_nonnull(strstr(text, "tracker: kvm-ring (KVM has dirty rings)"));
     g_assert_nonnull(strstr(text, "vcpu 0:"));
     qobject_unref(info);
 }
@@ -519,10 +525,10 @@ static void expect_small_rings(Run *run)
 static void expect_ringless(Run *run)
 {
     QDict *info = vm_command(run->source, "query-ferry", NULL);
-    QDict *trace = qdict_get_qdict(info, "trace");
+    QDict *tracker = qdict_get_qdict(info, "tracker");
 
-    g_assert_false(qdict_haskey(trace, "ring-size"));
-    g_assert_false(qdict_haskey(trace, "vcpus"));
+    g_assert_false(qdict_haskey(tracker, "ring-size"));
+    g_assert_false(qdict_haskey(tracker, "vcpus"));
     qobject_unref(info);
 }
 
@@ -604,58 +610,58 @@ static void expect_no_dirty_limit(Run *run)
 static const Case cases[] = {
     {
         /* Five chunks of RAM, and one for each of the smaller blocks. */
-        .name = "trace/report",
+        .name = "tracker/report",
         .ram_mib = 160,
         .hold = HOLD_ROUNDS,
         .during = check_reports_during,
-        .trace = "bitmap",
-        .trace_reason = NO_KVM_HERE,
+        .tracker = "bitmap",
+        .tracker_reason = NO_KVM_HERE,
         .after = check_reports_after,
     },
     {
-        .name = "trace/parameters",
-        .source_options = "-global ferry.trace=pagemap",
+        .name = "tracker/parameters",
+        .source_options = "-global ferry.tracker=pagemap",
         .before = check_parameters,
-        .trace = "pagemap",
-        .trace_reason = "ferry.trace says so",
+        .tracker = "pagemap",
+        .tracker_reason = "ferry.tracker says so",
     },
     {
-        .name = "trace/command-line",
+        .name = "tracker/command-line",
         .source_options = "-global ferry.trace=bitmap",
         .before = check_command_line,
-        .trace = "bitmap",
-        .trace_reason = "ferry.trace says so",
+        .tracker = "bitmap",
+        .tracker_reason = "ferry.tracker says so",
     },
     {
-        .name = "trace/no-rings",
-        .ferry_parameters = "{ 'trace': 'kvm-ring' }",
-        .fallback = "ferry.trace is kvm-ring, but KVM's dirty rings are not in use",
-        .after = expect_no_trace,
+        .name = "tracker/no-rings",
+        .ferry_parameters = "{ 'tracker': 'kvm-ring' }",
+        .fallback = "ferry.tracker is kvm-ring, but KVM's dirty rings are not in use",
+        .after = expect_no_tracker,
     },
     {
-        .name = "trace/bitmap",
+        .name = "tracker/bitmap",
         .options = TWO_BLOCKS_MORE,
-        .ferry_parameters = "{ 'trace': 'bitmap' }",
+        .ferry_parameters = "{ 'tracker': 'bitmap' }",
         .before = write_before,
         .hold = HOLD_ROUNDS,
         .during = write_in_rounds,
-        .trace = "bitmap",
-        .trace_reason = "ferry.trace says so",
+        .tracker = "bitmap",
+        .tracker_reason = "ferry.tracker says so",
         .after = check_scattered,
     },
     {
-        .name = "trace/pagemap",
+        .name = "tracker/pagemap",
         .options = TWO_BLOCKS_MORE,
-        .ferry_parameters = "{ 'trace': 'pagemap' }",
+        .ferry_parameters = "{ 'tracker': 'pagemap' }",
         .before = write_before,
         .hold = HOLD_ROUNDS,
         .during = write_in_rounds,
-        .trace = "pagemap",
-        .trace_reason = "ferry.trace says so",
+        .tracker = "pagemap",
+        .tracker_reason = "ferry.tracker says so",
         .after = check_scattered,
     },
     {
-        .name = "trace/plugged-before",
+        .name = "tracker/plugged-before",
         .options = SLOTS,
         .destination_options = DIMM,
         .before = plug_dimm,
@@ -664,84 +670,84 @@ static const Case cases[] = {
         .after = check_dimm,
     },
     {
-        .name = "trace/no-plugging",
+        .name = "tracker/no-plugging",
         .options = SLOTS DIMM "-object memory-backend-ram,id=spare,size=8M",
         .before = write_dimm,
         .during = try_to_plug,
         .after = plug_after,
     },
     {
-        .name = "trace/no-plugging-in-rounds",
+        .name = "tracker/no-plugging-in-rounds",
         .options = SLOTS DIMM "-object memory-backend-ram,id=spare,size=8M",
-        .ferry_parameters = "{ 'trace': 'pagemap' }",
+        .ferry_parameters = "{ 'tracker': 'pagemap' }",
         .before = write_dimm,
         .hold = HOLD_ROUNDS,
         .during = try_to_plug,
         .after = plug_after,
     },
     {
-        .name = "trace/kvm-rings",
+        .name = "tracker/kvm-rings",
         .cannot = no_rings,
         .options = "-accel kvm",
         .paused = true,
         .hold = HOLD_ROUNDS,
-        .trace = "kvm-ring",
-        .trace_reason = "KVM has dirty rings",
+        .tracker = "kvm-ring",
+        .tracker_reason = "KVM has dirty rings",
         .after = expect_default_rings,
     },
     {
-        .name = "trace/kvm-small-rings",
+        .name = "tracker/kvm-small-rings",
         .cannot = no_rings,
         .options = "-accel kvm,dirty-ring-size=1024",
         .paused = true,
         .hold = HOLD_ROUNDS,
-        .trace = "kvm-ring",
-        .trace_reason = "KVM has dirty rings",
+        .tracker = "kvm-ring",
+        .tracker_reason = "KVM has dirty rings",
         .after = expect_small_rings,
     },
     {
-        .name = "trace/kvm-rings-off",
+        .name = "tracker/kvm-rings-off",
         .cannot = no_kvm,
         .options = "-accel kvm,dirty-ring-size=0",
         .paused = true,
         .before = expect_no_dirty_limit,
         .hold = HOLD_ROUNDS,
-        .trace = "bitmap",
-        .trace_reason = "dirty-ring-size=0",
+        .tracker = "bitmap",
+        .tracker_reason = "dirty-ring-size=0",
         .after = expect_ringless,
     },
     {
-        .name = "trace/kvm-rings-off-but-wanted",
+        .name = "tracker/kvm-rings-off-but-wanted",
         .cannot = no_kvm,
         .options = "-accel kvm,dirty-ring-size=0",
         .paused = true,
-        .ferry_parameters = "{ 'trace': 'kvm-ring' }",
-        .fallback = "ferry.trace is kvm-ring, but KVM's dirty rings are not in use",
-        .after = expect_no_trace,
+        .ferry_parameters = "{ 'tracker': 'kvm-ring' }",
+        .fallback = "ferry.tracker is kvm-ring, but KVM's dirty rings are not in use",
+        .after = expect_no_tracker,
     },
     {
-        .name = "trace/kvm-dirty-rate",
+        .name = "tracker/kvm-dirty-rate",
         .cannot = no_rings,
         .options = "-accel kvm",
         .paused = true,
         .before = measure_dirty_rate,
-        .trace = "kvm-ring",
-        .trace_reason = "KVM has dirty rings",
+        .tracker = "kvm-ring",
+        .tracker_reason = "KVM has dirty rings",
         .after = measure_dirty_rate,
     },
     {
-        .name = "trace/kvm-dirty-limit",
+        .name = "tracker/kvm-dirty-limit",
         .cannot = no_rings,
         .options = "-accel kvm",
         .paused = true,
         .before = limit_dirty_rate,
-        .trace = "kvm-ring",
-        .trace_reason = "KVM has dirty rings",
+        .tracker = "kvm-ring",
+        .tracker_reason = "KVM has dirty rings",
         .after = limit_dirty_rate,
     },
 };
 
-void add_trace_cases(void)
+void add_tracker_cases(void)
 {
     cases_add(cases, G_N_ELEMENTS(cases));
 }
