@@ -11,23 +11,23 @@
 
 #include "../error.h"
 
-#define CHUNK_GRANULES (FERRY_COMPACT_CHUNK_PAGES / FERRY_GRANULE_PAGES)
-#define CHUNK_WORDS    (FERRY_COMPACT_CHUNK_PAGES / 64)
+#define TILE_GRANULES (FERRY_COMPACT_TILE_PAGES / FERRY_GRANULE_PAGES)
+#define TILE_WORDS    (FERRY_COMPACT_TILE_PAGES / 64)
 
 /* RUNS has a shorter payload than RAW, and takes two bytes a run. */
-#define CHUNK_RUNS_MAX (FERRY_COMPACT_CHUNK_BYTES / 2)
+#define TILE_RUNS_MAX (FERRY_COMPACT_TILE_BYTES / 2)
 
-/* Runs are added to the set so many at a time, however few a chunk has. */
+/* Runs are added to the set so many at a time, however few a tile has. */
 #define BATCH_RUNS 1024
 
 struct FerryCompactReader {
     uint64_t nr_pages;
-    uint32_t nr_chunks;
-    uint32_t next; /* the chunk that is due */
+    uint32_t nr_tiles;
+    uint32_t next; /* the tile that is due */
     ZSTD_DCtx *zstd;
-    FerryPageRun runs[BATCH_RUNS + CHUNK_RUNS_MAX]; /* checked, and to be added to the set */
+    FerryPageRun runs[BATCH_RUNS + TILE_RUNS_MAX]; /* checked, and to be added to the set */
     size_t nr_runs;
-    uint64_t words[CHUNK_WORDS];
+    uint64_t words[TILE_WORDS];
 };
 
 /* An item whose lengths have been checked. */
@@ -36,13 +36,13 @@ typedef struct Item {
     uint32_t argument;
     const uint8_t *payload;
     size_t payload_bytes;
-    uint32_t chunk;      /* the first it stands for */
-    uint32_t nr_chunks;  /* how many it stands for */
+    uint32_t tile;       /* the first it stands for */
+    uint32_t nr_tiles;   /* how many it stands for */
     uint64_t first_page; /* of the region */
-    uint32_t nr_pages;   /* of its chunk, unless it stands for several */
+    uint32_t nr_pages;   /* of its tile, unless it stands for several */
 } Item;
 
-/* Of the bits of an item's only chunk. */
+/* Of the bits of an item's only tile. */
 static size_t raw_bytes(const Item *item)
 {
     return (item->nr_pages + 7) / 8;
@@ -56,7 +56,7 @@ static uint32_t get32(const uint8_t *in)
     return GUINT32_FROM_LE(value);
 }
 
-/* Says in which chunk @reader is. */
+/* Says in which tile @reader is. */
 G_GNUC_PRINTF(3, 4)
 static bool refuse(const FerryCompactReader *reader, GError **errp, const char *format, ...)
 {
@@ -66,19 +66,19 @@ static bool refuse(const FerryCompactReader *reader, GError **errp, const char *
     va_start(args, format);
     what = g_strdup_vprintf(format, args);
     va_end(args);
-    g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "bitmap, chunk %u of %u: %s", reader->next,
-                reader->nr_chunks, what);
+    g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "bitmap, tile %u of %u: %s", reader->next,
+                reader->nr_tiles, what);
     return false;
 }
 
 FerryCompactReader *ferry_compact_reader_new(uint64_t nr_pages)
 {
     FerryCompactReader *reader = g_new(FerryCompactReader, 1);
-    uint64_t nr_chunks = ferry_compact_nr_chunks(nr_pages);
+    uint64_t nr_tiles = ferry_compact_nr_tiles(nr_pages);
 
-    g_assert(nr_chunks <= INT32_MAX);
+    g_assert(nr_tiles <= INT32_MAX);
     reader->nr_pages = nr_pages;
-    reader->nr_chunks = (uint32_t)nr_chunks;
+    reader->nr_tiles = (uint32_t)nr_tiles;
     reader->next = 0;
     reader->nr_runs = 0;
     reader->zstd = ZSTD_createDCtx();
@@ -97,11 +97,11 @@ void ferry_compact_reader_free(FerryCompactReader *reader)
 static bool item_parse(const FerryCompactReader *reader, const uint8_t *in, size_t nr_bytes,
                        Item *item, GError **errp)
 {
-    uint32_t left = reader->nr_chunks - reader->next;
+    uint32_t left = reader->nr_tiles - reader->next;
     size_t bits_bytes;
 
     if (left == 0) {
-        return refuse(reader, errp, "%zu bytes after the last chunk", nr_bytes);
+        return refuse(reader, errp, "%zu bytes after the last tile", nr_bytes);
     }
     if (nr_bytes < FERRY_COMPACT_ITEM_BYTES) {
         return refuse(reader, errp, "cut short (%zu bytes)", nr_bytes);
@@ -110,10 +110,10 @@ static bool item_parse(const FerryCompactReader *reader, const uint8_t *in, size
         .kind = in[0],
         .argument = get32(in + 1),
         .payload = in + FERRY_COMPACT_ITEM_BYTES,
-        .chunk = reader->next,
-        .nr_chunks = 1,
-        .first_page = (uint64_t)reader->next * FERRY_COMPACT_CHUNK_PAGES,
-        .nr_pages = ferry_compact_chunk_pages(reader->nr_pages, reader->next),
+        .tile = reader->next,
+        .nr_tiles = 1,
+        .first_page = (uint64_t)reader->next * FERRY_COMPACT_TILE_PAGES,
+        .nr_pages = ferry_compact_tile_pages(reader->nr_pages, reader->next),
     };
     bits_bytes = raw_bytes(item);
 
@@ -121,10 +121,10 @@ static bool item_parse(const FerryCompactReader *reader, const uint8_t *in, size
     case FERRY_COMPACT_EMPTY:
     case FERRY_COMPACT_FULL:
         if (item->argument == 0 || item->argument > left) {
-            return refuse(reader, errp, "a stretch of %u chunks, and %u are left", item->argument,
+            return refuse(reader, errp, "a stretch of %u tiles, and %u are left", item->argument,
                           left);
         }
-        item->nr_chunks = item->argument;
+        item->nr_tiles = item->argument;
         break;
     case FERRY_COMPACT_RUNS:
     case FERRY_COMPACT_ZSTD:
@@ -147,7 +147,7 @@ static bool item_parse(const FerryCompactReader *reader, const uint8_t *in, size
         return refuse(reader, errp, "cut short (%zu bytes of %zu)",
                       nr_bytes - FERRY_COMPACT_ITEM_BYTES, item->payload_bytes);
     }
-    if (get32(in + 5) != ferry_compact_item_crc(item->chunk, in, item->payload_bytes)) {
+    if (get32(in + 5) != ferry_compact_item_crc(item->tile, in, item->payload_bytes)) {
         return refuse(reader, errp, "damaged (kind %u, argument %u)", item->kind, item->argument);
     }
     return true;
@@ -180,7 +180,7 @@ static void flush_runs(FerryCompactReader *reader, FerryPageset *set)
 
 static void add_full(const FerryCompactReader *reader, const Item *item, FerryPageset *set)
 {
-    uint64_t nr_pages = (uint64_t)item->nr_chunks * FERRY_COMPACT_CHUNK_PAGES;
+    uint64_t nr_pages = (uint64_t)item->nr_tiles * FERRY_COMPACT_TILE_PAGES;
     FerryPageRun run = {
         .first = item->first_page,
         .nr_pages = MIN(nr_pages, reader->nr_pages - item->first_page),
@@ -291,7 +291,7 @@ bool ferry_compact_read(FerryCompactReader *reader, const uint8_t *in, size_t nr
         return refuse(reader, errp, "a segment of %zu bytes", nr_bytes);
     }
     if (get32(in) != reader->next) {
-        return refuse(reader, errp, "a segment that begins with chunk %u", get32(in));
+        return refuse(reader, errp, "a segment that begins with tile %u", get32(in));
     }
     end = in + nr_bytes;
     for (in += FERRY_COMPACT_SEGMENT_BYTES; in < end;
@@ -300,7 +300,7 @@ bool ferry_compact_read(FerryCompactReader *reader, const uint8_t *in, size_t nr
             !item_add(reader, &item, set, errp)) {
             return false;
         }
-        reader->next += item.nr_chunks;
+        reader->next += item.nr_tiles;
     }
     flush_runs(reader, set);
     return true;
@@ -308,7 +308,7 @@ bool ferry_compact_read(FerryCompactReader *reader, const uint8_t *in, size_t nr
 
 bool ferry_compact_reader_finish(const FerryCompactReader *reader, GError **errp)
 {
-    if (reader->next != reader->nr_chunks) {
+    if (reader->next != reader->nr_tiles) {
         return refuse(reader, errp, "the bitmap ends before it");
     }
     return true;

@@ -1,27 +1,27 @@
 /*
  * The compact bitmap: which pages of a region are missing, in few bytes.
  *
- * A region is cut into chunks of 64 Ki pages (256 MiB).  A chunk is coded on its own, as whatever
- * is smallest (zstd must save enough to be worth its time); stretches of chunks that are empty, or
+ * A region is cut into tiles of 64 Ki pages (256 MiB).  A tile is coded on its own, as whatever
+ * is smallest (zstd must save enough to be worth its time); stretches of tiles that are empty, or
  * full, are one item however long they are.  A bitmap of 24 TiB in which nothing is missing takes
- * 13 bytes, and none takes more than the bits themselves, 9 bytes a chunk and 4 a segment: 0.11 %.
+ * 13 bytes, and none takes more than the bits themselves, 9 bytes a tile and 4 a segment: 0.11 %.
  *
  * On the wire a bitmap is one or more segments, each as long as the frame that carries it allows.
- * A segment is the number of its first chunk, u32, and items up to its end:
+ * A segment is the number of its first tile, u32, and items up to its end:
  *
  *   kind u8, argument u32, CRC32C u32, payload
  *
- *   EMPTY, FULL   argument: how many chunks; no payload
- *   RUNS          one chunk; argument: bytes of payload.  Payload: where pages that are missing
+ *   EMPTY, FULL   argument: how many tiles; no payload
+ *   RUNS          one tile; argument: bytes of payload.  Payload: where pages that are missing
  *                 begin and end, in ascending order; each as the distance from the one before (the
- *                 first: from the chunk's start), which makes it gap, length, gap, length...
- *   RAW           one chunk; the bits themselves, page 0 of the chunk is bit 0 of byte 0; the bits
+ *                 first: from the tile's start), which makes it gap, length, gap, length...
+ *   RAW           one tile; the bits themselves, page 0 of the tile is bit 0 of byte 0; the bits
  *                 after the region's last page are 0
- *   ZSTD          one chunk; RAW, as one zstd frame that says how long its content is
+ *   ZSTD          one tile; RAW, as one zstd frame that says how long its content is
  *
  * Distances are base-128 varints, lowest bits first, as short as they can be.  The checksum covers
- * the chunk's number and the item, so an item is good only in its own place.  Items leave no
- * chunk out and name none twice.  Numbers are little-endian.
+ * the tile's number and the item, so an item is good only in its own place.  Items leave no
+ * tile out and name none twice.  Numbers are little-endian.
  *
  * RUNS alone would be a trap: with 10 % of all pages missing at random it takes 1.6 times the bits,
  * with 50 % four times.
@@ -38,14 +38,14 @@
 
 #include "../memory/pageset.h"
 
-#define FERRY_COMPACT_CHUNK_PAGES UINT32_C(65536)
-#define FERRY_COMPACT_CHUNK_BYTES (FERRY_COMPACT_CHUNK_PAGES / 8)
+#define FERRY_COMPACT_TILE_PAGES UINT32_C(65536)
+#define FERRY_COMPACT_TILE_BYTES (FERRY_COMPACT_TILE_PAGES / 8)
 
 #define FERRY_COMPACT_SEGMENT_BYTES 4 /* of a segment, before its first item */
 #define FERRY_COMPACT_ITEM_BYTES    9 /* of an item, before its payload */
 
-/* The smallest buffer that ferry_compact_write() takes: there is always room for one more chunk. */
-#define FERRY_COMPACT_BUFFER_MIN (2 * FERRY_COMPACT_CHUNK_BYTES)
+/* The smallest buffer that ferry_compact_write() takes: there is always room for one more tile. */
+#define FERRY_COMPACT_BUFFER_MIN (2 * FERRY_COMPACT_TILE_BYTES)
 
 typedef enum {
     FERRY_COMPACT_INVALID = 0,
@@ -56,23 +56,23 @@ typedef enum {
     FERRY_COMPACT_ZSTD = 5,
 } FerryCompactKind;
 
-/* How many chunks a region of @nr_pages has. */
-static inline uint64_t ferry_compact_nr_chunks(uint64_t nr_pages)
+/* How many tiles a region of @nr_pages has. */
+static inline uint64_t ferry_compact_nr_tiles(uint64_t nr_pages)
 {
-    return nr_pages / FERRY_COMPACT_CHUNK_PAGES + (nr_pages % FERRY_COMPACT_CHUNK_PAGES != 0);
+    return nr_pages / FERRY_COMPACT_TILE_PAGES + (nr_pages % FERRY_COMPACT_TILE_PAGES != 0);
 }
 
-/* How many pages @chunk has: all but the region's last one are whole. */
-static inline uint32_t ferry_compact_chunk_pages(uint64_t nr_pages, uint64_t chunk)
+/* How many pages @tile has: all but the region's last one are whole. */
+static inline uint32_t ferry_compact_tile_pages(uint64_t nr_pages, uint64_t tile)
 {
-    return (uint32_t)MIN(nr_pages - chunk * FERRY_COMPACT_CHUNK_PAGES, FERRY_COMPACT_CHUNK_PAGES);
+    return (uint32_t)MIN(nr_pages - tile * FERRY_COMPACT_TILE_PAGES, FERRY_COMPACT_TILE_PAGES);
 }
 
-/* The checksum of the item at @item with @payload_bytes, when it stands for @chunk and on. */
-uint32_t ferry_compact_item_crc(uint32_t chunk, const uint8_t *item, size_t payload_bytes);
+/* The checksum of the item at @item with @payload_bytes, when it stands for @tile and on. */
+uint32_t ferry_compact_item_crc(uint32_t tile, const uint8_t *item, size_t payload_bytes);
 
 /*
- * The writing side keeps each chunk as it was last coded, so that chunks are coded ahead while the
+ * The writing side keeps each tile as it was last coded, so that tiles are coded ahead while the
  * guest runs and the stop codes only those that changed since.
  *
  * Threads: ferry_compact_mark() from any thread at any time.  Everything else belongs to one owner,
@@ -89,7 +89,7 @@ uint32_t ferry_compact_item_crc(uint32_t chunk, const uint8_t *item, size_t payl
  *
  * All of these are sequentially consistent.  If the mark goes up, or is found up, before the owner
  * takes it down, the owner reads the new bits.  Otherwise the mark is up after the owner took it
- * down, and the chunk is coded once more.  What the owner read in between may be a mixture of old
+ * down, and the tile is coded once more.  What the owner read in between may be a mixture of old
  * and new; it is never used, because the mark is up.
  *
  * ferry_compact_write() is exact when nobody changes the set any more: all changes and their
@@ -98,8 +98,8 @@ uint32_t ferry_compact_item_crc(uint32_t chunk, const uint8_t *item, size_t payl
 typedef struct FerryCompactWriter FerryCompactWriter;
 
 /*
- * Over all @nr_pages of @set, which outlives the writer.  Every chunk counts as changed.  A region
- * has at most INT32_MAX chunks (512 PiB).
+ * Over all @nr_pages of @set, which outlives the writer.  Every tile counts as changed.  A region
+ * has at most INT32_MAX tiles (512 PiB).
  */
 FerryCompactWriter *ferry_compact_writer_new(const FerryPageset *set, uint64_t nr_pages);
 void ferry_compact_writer_free(FerryCompactWriter *writer);
@@ -108,19 +108,19 @@ void ferry_compact_writer_free(FerryCompactWriter *writer);
 void ferry_compact_mark(FerryCompactWriter *writer, uint64_t first, uint64_t nr_pages);
 
 /*
- * Code up to @max_chunks chunks that changed, going round the region from call to call.  Returns
- * how many; fewer than @max_chunks when no more had changed.
+ * Code up to @max_tiles tiles that changed, going round the region from call to call.  Returns
+ * how many; fewer than @max_tiles when no more had changed.
  */
-size_t ferry_compact_ahead(FerryCompactWriter *writer, size_t max_chunks);
+size_t ferry_compact_ahead(FerryCompactWriter *writer, size_t max_tiles);
 
 /*
- * Write the next segment into @out, of at least FERRY_COMPACT_BUFFER_MIN bytes.  *@next_chunk is
+ * Write the next segment into @out, of at least FERRY_COMPACT_BUFFER_MIN bytes.  *@next_tile is
  * where to go on, 0 to begin with.  Returns its length, 0 when all is written.
  *
- * Chunks that have not been coded ahead are coded here, but not with zstd: in the blackout, the
- * 50 us that a chunk takes are more than the 4 KiB saved, which are 32 us at 1 Gbit/s.
+ * Tiles that have not been coded ahead are coded here, but not with zstd: in the blackout, the
+ * 50 us that a tile takes are more than the 4 KiB saved, which are 32 us at 1 Gbit/s.
  */
-size_t ferry_compact_write(FerryCompactWriter *writer, uint32_t *next_chunk, uint8_t *out,
+size_t ferry_compact_write(FerryCompactWriter *writer, uint32_t *next_tile, uint8_t *out,
                            size_t out_bytes);
 
 /*
@@ -138,9 +138,9 @@ void ferry_compact_reader_free(FerryCompactReader *reader);
 
 /*
  * Read one segment and add the pages it names to @set, which has as many pages as the region;
- * other threads may use the set meanwhile.  Fails, with FERRY_ERROR_PROTOCOL and the chunk, on
+ * other threads may use the set meanwhile.  Fails, with FERRY_ERROR_PROTOCOL and the tile, on
  * damage and on whatever is not a bitmap of this region from where the last segment ended.  Each
- * chunk is checked completely before it is added, but those before the bad one may be in the set.
+ * tile is checked completely before it is added, but those before the bad one may be in the set.
  * After an error the reader can only be freed.
  */
 bool ferry_compact_read(FerryCompactReader *reader, const uint8_t *in, size_t nr_bytes,

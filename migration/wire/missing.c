@@ -8,23 +8,23 @@
 #include "control.h"
 #include "../error.h"
 
-/* One frame's body: many chunks, yet soon on its way. */
+/* One frame's body: many tiles, yet soon on its way. */
 #define SEGMENT_BYTES (UINT32_C(256) * 1024)
 
 static bool send_region(FerryChannel *control, uint32_t region, FerryPageset *set,
                         uint64_t nr_pages, bool ahead, GByteArray *body, GError **errp)
 {
     g_autoptr(FerryCompactWriter) writer = ferry_compact_writer_new(set, nr_pages);
-    uint32_t next_chunk = 0;
+    uint32_t next_tile = 0;
 
     if (ahead) {
-        ferry_compact_ahead(writer, ferry_compact_nr_chunks(nr_pages));
+        ferry_compact_ahead(writer, ferry_compact_nr_tiles(nr_pages));
     }
     for (;;) {
         size_t nr_bytes;
 
         g_byte_array_set_size(body, SEGMENT_BYTES);
-        nr_bytes = ferry_compact_write(writer, &next_chunk, body->data, SEGMENT_BYTES);
+        nr_bytes = ferry_compact_write(writer, &next_tile, body->data, SEGMENT_BYTES);
         if (nr_bytes == 0) {
             return true;
         }

@@ -254,7 +254,7 @@ static size_t write_bitmap(const FerryPageset *set, uint64_t nr_pages, uint8_t *
     uint32_t next = 0;
     size_t nr_bytes = ferry_compact_write(writer, &next, frame, FRAME_BYTES);
 
-    if (next != ferry_compact_nr_chunks(nr_pages)) {
+    if (next != ferry_compact_nr_tiles(nr_pages)) {
         g_error("the bitmap needs more than one frame");
     }
     return nr_bytes;

@@ -8,7 +8,7 @@
 
 #include "seal.h"
 
-#define CHUNKS_MAX 9
+#define TILES_MAX 9
 
 struct Head {
     uint32_t nr_pages;
@@ -50,7 +50,7 @@ static void check_write(FerryCompactWriter *writer, const FerryPageset *set, uin
     }
     fuzz_check(ferry_compact_reader_finish(reader, NULL));
     fuzz_check(total_bytes <= (nr_pages + 7) / 8 +
-                                  ferry_compact_nr_chunks(nr_pages) * FERRY_COMPACT_ITEM_BYTES +
+                                  ferry_compact_nr_tiles(nr_pages) * FERRY_COMPACT_ITEM_BYTES +
                                   nr_segments * FERRY_COMPACT_SEGMENT_BYTES);
     for (uint64_t word = 0; word * 64 < nr_pages; word++) {
         fuzz_check(ferry_pageset_get(again, word) == ferry_pageset_get(set, word));
@@ -72,7 +72,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nr_bytes)
     memcpy(&head, data, sizeof(head));
     data += sizeof(head);
     nr_bytes -= sizeof(head);
-    nr_pages = GUINT32_FROM_LE(head.nr_pages) % (CHUNKS_MAX * FERRY_COMPACT_CHUNK_PAGES + 1);
+    nr_pages = GUINT32_FROM_LE(head.nr_pages) % (TILES_MAX * FERRY_COMPACT_TILE_PAGES + 1);
     split_bytes = MIN(GUINT32_FROM_LE(head.split_bytes), nr_bytes);
 
     reader = ferry_compact_reader_new(nr_pages);

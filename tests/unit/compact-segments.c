@@ -43,16 +43,16 @@ FerryPageset *kinds_new(void)
 {
     FerryPageset *set = ferry_pageset_new(KINDS_PAGES);
 
-    ferry_pageset_add(set, 2 * CHUNK, CHUNK);
-    for (uint64_t page = 3 * CHUNK; page < 4 * CHUNK; page += 700) {
+    ferry_pageset_add(set, 2 * TILE, TILE);
+    for (uint64_t page = 3 * TILE; page < 4 * TILE; page += 700) {
         ferry_pageset_add(set, page, 64);
     }
-    for (uint64_t page = 4 * CHUNK; page < 6 * CHUNK; page++) {
-        if (random_below(10) < (page < 5 * CHUNK ? 1 : 5)) {
+    for (uint64_t page = 4 * TILE; page < 6 * TILE; page++) {
+        if (random_below(10) < (page < 5 * TILE ? 1 : 5)) {
             ferry_pageset_add(set, page, 1);
         }
     }
-    ferry_pageset_add(set, 6 * CHUNK + 7, 300);
+    ferry_pageset_add(set, 6 * TILE + 7, 300);
     return set;
 }
 

@@ -8,11 +8,11 @@
 
 #include "migration/wire/compact.h"
 
-#define CHUNK ((uint64_t)FERRY_COMPACT_CHUNK_PAGES)
-#define ITEM  FERRY_COMPACT_ITEM_BYTES
+#define TILE ((uint64_t)FERRY_COMPACT_TILE_PAGES)
+#define ITEM FERRY_COMPACT_ITEM_BYTES
 
-/* A region with a chunk of every kind, the last one in part; see kinds_new(). */
-#define KINDS_PAGES (6 * CHUNK + 1000)
+/* A region with a tile of every kind, the last one in part; see kinds_new(). */
+#define KINDS_PAGES (6 * TILE + 1000)
 
 /* From 0 to before @end. */
 uint64_t random_below(uint64_t end);
@@ -26,7 +26,7 @@ size_t payload_bytes(const uint8_t *item);
 
 void assert_same(const FerryPageset *a, const FerryPageset *b, uint64_t nr_pages);
 
-/* Empty, empty, full, runs, 10 % at random, 50 % at random, runs in a part of a chunk. */
+/* Empty, empty, full, runs, 10 % at random, 50 % at random, runs in a part of a tile. */
 FerryPageset *kinds_new(void);
 
 /*

@@ -24,8 +24,8 @@ static void assert_bound(const GPtrArray *segments, uint64_t nr_pages)
         total += ((GByteArray *)segments->pdata[i])->len;
     }
     g_assert_cmpuint(total, <=,
-                     raw_bytes + ferry_compact_nr_chunks(nr_pages) * ITEM + 4 * segments->len);
-    if (nr_pages >= CHUNK) {
+                     raw_bytes + ferry_compact_nr_tiles(nr_pages) * ITEM + 4 * segments->len);
+    if (nr_pages >= TILE) {
         g_assert_cmpuint(total * 100, <=, raw_bytes * 101);
     }
 }
@@ -50,13 +50,13 @@ static void check_round_trip(const FerryPageset *set, uint64_t nr_pages)
     static const size_t sizes[] = {FERRY_COMPACT_BUFFER_MIN, FERRY_COMPACT_BUFFER_MIN + 77,
                                    1 << 20};
     g_autoptr(FerryCompactWriter) writer = ferry_compact_writer_new(set, nr_pages);
-    uint64_t nr_chunks = ferry_compact_nr_chunks(nr_pages);
-    size_t half = nr_chunks / 2;
+    uint64_t nr_tiles = ferry_compact_nr_tiles(nr_pages);
+    size_t half = nr_tiles / 2;
 
     check_write(writer, set, nr_pages, sizes[random_below(G_N_ELEMENTS(sizes))]);
     g_assert_cmpuint(ferry_compact_ahead(writer, half), ==, half);
     check_write(writer, set, nr_pages, sizes[random_below(G_N_ELEMENTS(sizes))]);
-    g_assert_cmpuint(ferry_compact_ahead(writer, SIZE_MAX), ==, nr_chunks - half);
+    g_assert_cmpuint(ferry_compact_ahead(writer, SIZE_MAX), ==, nr_tiles - half);
     g_assert_cmpuint(ferry_compact_ahead(writer, SIZE_MAX), ==, 0);
     check_write(writer, set, nr_pages, sizes[random_below(G_N_ELEMENTS(sizes))]);
 }
@@ -90,12 +90,12 @@ static void fill_every_other(FerryPageset *set, uint64_t nr_pages)
     }
 }
 
-/* Chunks that are empty and full in turn, and a run that reaches into the next one. */
-static void fill_chunks(FerryPageset *set, uint64_t nr_pages)
+/* Tiles that are empty and full in turn, and a run that reaches into the next one. */
+static void fill_tiles(FerryPageset *set, uint64_t nr_pages)
 {
-    for (uint64_t first = CHUNK; first < nr_pages; first += 4 * CHUNK) {
-        ferry_pageset_add(set, first, CHUNK);
-        ferry_pageset_add(set, first + 2 * CHUNK - 3, 5);
+    for (uint64_t first = TILE; first < nr_pages; first += 4 * TILE) {
+        ferry_pageset_add(set, first, TILE);
+        ferry_pageset_add(set, first + 2 * TILE - 3, 5);
     }
 }
 
@@ -126,34 +126,16 @@ static void fill_random(FerryPageset *set, uint64_t nr_pages, unsigned permille)
 }
 
 static const uint64_t region_sizes[] = {
-    1,
-    2,
-    5,
-    8,
-    9,
-    63,
-    64,
-    65,
-    511,
-    512,
-    513,
-    32768,
-    CHUNK - 1,
-    CHUNK,
-    65537,
-    65600,
-    CHUNK + 7,
-    2 * CHUNK,
-    200000,
-    5 * CHUNK - 1,
-    5 * CHUNK + 513,
+    1,     2,     5,        8,        9,      63,           64,
+    65,    511,   512,      513,      32768,  TILE - 1,     TILE,
+    65537, 65600, TILE + 7, 2 * TILE, 200000, 5 * TILE - 1, 5 * TILE + 513,
 };
 
 static void test_patterns(void)
 {
     void (*const fills[])(FerryPageset *, uint64_t) = {
-        fill_empty,       fill_all,    fill_ends,  fill_all_but_ends,
-        fill_every_other, fill_chunks, fill_edges,
+        fill_empty,       fill_all,   fill_ends,  fill_all_but_ends,
+        fill_every_other, fill_tiles, fill_edges,
     };
 
     for (size_t size = 0; size < G_N_ELEMENTS(region_sizes); size++) {
@@ -171,7 +153,7 @@ static void test_densities(void)
     static const unsigned densities[] = {1, 10, 20, 50, 100, 200, 300, 500, 700, 900, 980, 999};
 
     for (size_t i = 0; i < G_N_ELEMENTS(densities); i++) {
-        uint64_t nr_pages = 2 * CHUNK + random_below(2 * CHUNK);
+        uint64_t nr_pages = 2 * TILE + random_below(2 * TILE);
         g_autoptr(FerryPageset) set = ferry_pageset_new(nr_pages);
 
         fill_random(set, nr_pages, densities[i]);
@@ -179,19 +161,19 @@ static void test_densities(void)
     }
 }
 
-/* Runs and gaps of any length, differently in each chunk. */
+/* Runs and gaps of any length, differently in each tile. */
 static void test_mixed(void)
 {
     for (int i = 0; i < 30; i++) {
-        uint64_t nr_pages = 1 + random_below(12 * CHUNK);
+        uint64_t nr_pages = 1 + random_below(12 * TILE);
         g_autoptr(FerryPageset) set = ferry_pageset_new(nr_pages);
 
-        for (uint64_t first = 0; first < nr_pages; first += CHUNK) {
+        for (uint64_t first = 0; first < nr_pages; first += TILE) {
             uint64_t longest = 1 + random_below(1 << random_below(17));
             uint64_t widest = 1 + random_below(1 << random_below(17));
             uint64_t page = first + random_below(widest);
 
-            while (random_below(8) > 0 && page < first + CHUNK) {
+            while (random_below(8) > 0 && page < first + TILE) {
                 uint64_t length = 1 + random_below(longest);
 
                 ferry_pageset_add(set, page, length);
@@ -247,7 +229,7 @@ static void test_huge(void)
     g_assert_true(read_all(empty, nr_pages, read, &error));
     g_assert_cmpuint(ferry_pageset_count(read), ==, 0);
 
-    g_assert_cmpuint(ferry_compact_ahead(writer, SIZE_MAX), ==, ferry_compact_nr_chunks(nr_pages));
+    g_assert_cmpuint(ferry_compact_ahead(writer, SIZE_MAX), ==, ferry_compact_nr_tiles(nr_pages));
     fill_ends(set, nr_pages);
     ferry_compact_mark(writer, 0, 1);
     ferry_compact_mark(writer, nr_pages - 1, 1);
@@ -266,7 +248,7 @@ static void test_huge(void)
 static void test_layout(void)
 {
     static const uint8_t expected[] = {
-        0,    0,    0,    0,                                  /* begins with chunk 0 */
+        0,    0,    0,    0,                                  /* begins with tile 0 */
         1,    2,    0,    0,    0,    0xcc, 0xcc, 0xcc, 0xcc, /* 2 are empty */
         3,    7,    0,    0,    0,    0xcc, 0xcc, 0xcc, 0xcc, /* 1 in 7 bytes: */
         5,    1,    0x80, 0x01, 0xfa, 0xfe, 0x03, /* 5 not, 1 missing, 128 not, 65,402 missing */
@@ -276,17 +258,17 @@ static void test_layout(void)
     };
     static const uint8_t summed[] = {2, 0, 0, 0, 3, 7, 0, 0, 0, 5, 1, 0x80, 0x01, 0xfa, 0xfe, 0x03};
     static const size_t items[] = {4, 13, 29, 38};
-    static const uint32_t chunks[] = {0, 2, 3, 6};
-    const uint64_t nr_pages = 6 * CHUNK + 9;
+    static const uint32_t tiles[] = {0, 2, 3, 6};
+    const uint64_t nr_pages = 6 * TILE + 9;
     g_autoptr(FerryPageset) set = ferry_pageset_new(nr_pages);
     g_autoptr(FerryCompactWriter) writer = ferry_compact_writer_new(set, nr_pages);
     g_autoptr(GPtrArray) segments = NULL;
     GByteArray *segment;
 
-    ferry_pageset_add(set, 2 * CHUNK + 5, 1);
-    ferry_pageset_add(set, 2 * CHUNK + 134, CHUNK - 134);
-    ferry_pageset_add(set, 3 * CHUNK, 3 * CHUNK);
-    ferry_pageset_add_mask(set, 6 * CHUNK / 64, 0x181);
+    ferry_pageset_add(set, 2 * TILE + 5, 1);
+    ferry_pageset_add(set, 2 * TILE + 134, TILE - 134);
+    ferry_pageset_add(set, 3 * TILE, 3 * TILE);
+    ferry_pageset_add_mask(set, 6 * TILE / 64, 0x181);
     segments = write_all(writer, 1 << 16);
     g_assert_cmpuint(segments->len, ==, 1);
     segment = segments->pdata[0];
@@ -296,7 +278,7 @@ static void test_layout(void)
         uint8_t *item = segment->data + items[i];
 
         g_assert_cmphex(get32(item + 5), ==,
-                        ferry_compact_item_crc(chunks[i], item, payload_bytes(item)));
+                        ferry_compact_item_crc(tiles[i], item, payload_bytes(item)));
         memset(item + 5, 0xcc, 4);
     }
     g_assert_cmpmem(segment->data, segment->len, expected, sizeof(expected));
@@ -339,10 +321,10 @@ static void test_kinds(void)
     g_assert_cmpuint(counts[FERRY_COMPACT_ZSTD], ==, 1);
 }
 
-/* What was coded ahead is used, and only as long as nobody marks its chunk. */
+/* What was coded ahead is used, and only as long as nobody marks its tile. */
 static void test_mark(void)
 {
-    const uint64_t nr_pages = 4 * CHUNK;
+    const uint64_t nr_pages = 4 * TILE;
     g_autoptr(FerryPageset) set = ferry_pageset_new(nr_pages);
     g_autoptr(FerryPageset) before = ferry_pageset_new(nr_pages);
     g_autoptr(FerryCompactWriter) writer = ferry_compact_writer_new(set, nr_pages);
@@ -351,18 +333,18 @@ static void test_mark(void)
     fill_ends(before, nr_pages);
     ferry_compact_ahead(writer, SIZE_MAX);
     /* The positive control: who forgets to mark gets the old bits. */
-    ferry_pageset_add(set, 2 * CHUNK - 1, 2);
+    ferry_pageset_add(set, 2 * TILE - 1, 2);
     check_write(writer, before, nr_pages, 1 << 16);
-    /* Both chunks that the range lies in. */
-    ferry_compact_mark(writer, 2 * CHUNK - 1, 2);
+    /* Both tiles that the range lies in. */
+    ferry_compact_mark(writer, 2 * TILE - 1, 2);
     check_write(writer, set, nr_pages, 1 << 16);
     check_write(writer, set, nr_pages, 1 << 16);
     g_assert_cmpuint(ferry_compact_ahead(writer, SIZE_MAX), ==, 2);
     check_write(writer, set, nr_pages, 1 << 16);
     /* Pages that have gone, with none left and with one. */
-    ferry_pageset_remove(set, 2 * CHUNK - 1, 1);
+    ferry_pageset_remove(set, 2 * TILE - 1, 1);
     ferry_pageset_remove(set, nr_pages - 1, 1);
-    ferry_compact_mark(writer, 2 * CHUNK - 1, 1);
+    ferry_compact_mark(writer, 2 * TILE - 1, 1);
     ferry_compact_mark(writer, nr_pages - 1, 1);
     check_write(writer, set, nr_pages, 1 << 16);
     g_assert_cmpuint(ferry_compact_ahead(writer, SIZE_MAX), ==, 2);
@@ -371,26 +353,26 @@ static void test_mark(void)
     ferry_compact_mark(writer, 0, 0);
     ferry_compact_mark(writer, nr_pages, 1);
     g_assert_cmpuint(ferry_compact_ahead(writer, SIZE_MAX), ==, 0);
-    ferry_compact_mark(writer, nr_pages - 1, UINT32_MAX * CHUNK);
+    ferry_compact_mark(writer, nr_pages - 1, UINT32_MAX * TILE);
     g_assert_cmpuint(ferry_compact_ahead(writer, SIZE_MAX), ==, 1);
 }
 
 /* Coding ahead a few at a time gets round to all of them. */
 static void test_round(void)
 {
-    const uint64_t nr_pages = 150 * CHUNK - 5;
+    const uint64_t nr_pages = 150 * TILE - 5;
     g_autoptr(FerryPageset) set = ferry_pageset_new(nr_pages);
     g_autoptr(FerryCompactWriter) writer = ferry_compact_writer_new(set, nr_pages);
 
     for (int i = 0; i < 21; i++) {
         g_assert_cmpuint(ferry_compact_ahead(writer, 7), ==, 7);
         ferry_compact_mark(writer, 0,
-                           CHUNK); /* changes all the time, and keeps none from its turn */
+                           TILE); /* changes all the time, and keeps none from its turn */
     }
-    ferry_pageset_add(set, 140 * CHUNK, 1);
-    ferry_pageset_add(set, 3 * CHUNK, 1);
-    ferry_compact_mark(writer, 140 * CHUNK, 1);
-    ferry_compact_mark(writer, 3 * CHUNK, 1);
+    ferry_pageset_add(set, 140 * TILE, 1);
+    ferry_pageset_add(set, 3 * TILE, 1);
+    ferry_compact_mark(writer, 140 * TILE, 1);
+    ferry_compact_mark(writer, 3 * TILE, 1);
     check_write(writer, set, nr_pages, 1 << 16);
     /* Three were never coded so far, three are marked again; it takes going round to find five. */
     g_assert_cmpuint(ferry_compact_ahead(writer, 5), ==, 5);
@@ -402,7 +384,7 @@ static void test_round(void)
 /* Change, mark, code ahead and write in any order. */
 static void test_steps(void)
 {
-    const uint64_t nr_pages = 20 * CHUNK + 77;
+    const uint64_t nr_pages = 20 * TILE + 77;
     g_autoptr(FerryPageset) set = ferry_pageset_new(nr_pages);
     g_autoptr(FerryCompactWriter) writer = ferry_compact_writer_new(set, nr_pages);
 
@@ -433,18 +415,18 @@ static void test_steps(void)
 
 /*
  * Writers and a sender change the set while the owner codes ahead without a pause. Once they have
- * been joined, what is written must be what is in the set: no chunk may rest on older bits.
+ * been joined, what is written must be what is in the set: no tile may rest on older bits.
  */
 
 #define NR_CHANGERS   3
 #define NR_CHANGES    20000
-#define NR_AWAITED    300 /* changers go on until as many chunks have been coded */
-#define THREADS_PAGES (40 * CHUNK - 9)
+#define NR_AWAITED    300 /* changers go on until as many tiles have been coded */
+#define THREADS_PAGES (40 * TILE - 9)
 
 typedef struct {
     FerryPageset *set;
     FerryCompactWriter *writer;
-    uint64_t nr_hot; /* the fewer pages, the more often changer and owner meet in a chunk */
+    uint64_t nr_hot; /* the fewer pages, the more often changer and owner meet in a tile */
     _Atomic unsigned nr_running;
     _Atomic uint64_t nr_coded;
 } Shared;
@@ -505,7 +487,7 @@ static void test_threads(gconstpointer data)
     for (unsigned i = 0; i < NR_CHANGERS; i++) {
         g_thread_join(handles[i]);
     }
-    g_test_message("%" G_GUINT64_FORMAT " chunks coded meanwhile", (uint64_t)shared.nr_coded);
+    g_test_message("%" G_GUINT64_FORMAT " tiles coded meanwhile", (uint64_t)shared.nr_coded);
     check_write(writer, set, THREADS_PAGES, 1 << 20);
     ferry_compact_ahead(writer, SIZE_MAX);
     check_write(writer, set, THREADS_PAGES, 1 << 20);
