@@ -6,7 +6,7 @@
  *   present or swapped, and WRITTEN       written
  *   present or swapped, and not WRITTEN   not written since it was protected
  *   neither: there is no entry            private memory: nothing was ever written there, or it was
- *                                         dropped since.  Elsewhere the entry may have gone while
+ *                                         discarded since.  Elsewhere the entry may have gone while
  *                                         the page stayed in the file (memory was short, say), and
  *                                         with it the knowledge: written, unless the file has a
  *                                         hole there.

@@ -157,7 +157,7 @@ static bool check_missing(FerryDestination *destination, uint64_t nr_pages, GErr
     return true;
 }
 
-/* No pages are on their way: what the source has announced can be dropped. */
+/* No pages are on their way: what the source has announced can be discarded. */
 static bool take_draft(ChannelReader *reader, const FerryFrame *frame, GError **errp)
 {
     FerryDestination *destination = reader->destination;
@@ -194,7 +194,8 @@ static void silent(void *opaque, GError *error)
 /* From here on, silence on any channel is a failure. */
 static void start_heartbeat(FerryDestination *destination)
 {
-    FerryHeartbeat *heartbeat = ferry_heartbeat_new(destination->config.timeout_ms, silent, destination);
+    FerryHeartbeat *heartbeat =
+        ferry_heartbeat_new(destination->config.timeout_ms, silent, destination);
 
     g_mutex_lock(&destination->lock);
     if (destination->broken) {
@@ -212,8 +213,8 @@ static void start_heartbeat(FerryDestination *destination)
     }
     g_mutex_unlock(&destination->lock);
     if (destination->ops.stream_idle_ms) {
-        ferry_heartbeat_set_probe(heartbeat, "the migration stream", destination->ops.stream_idle_ms,
-                              destination->opaque);
+        ferry_heartbeat_set_probe(heartbeat, "the migration stream",
+                                  destination->ops.stream_idle_ms, destination->opaque);
     }
     destination->heartbeat = heartbeat;
     ferry_heartbeat_start(heartbeat);
@@ -244,10 +245,10 @@ static bool take_over(FerryDestination *destination, uint64_t nr_missing, GError
         return false;
     }
     set_vcpus(destination);
-    if (!ferry_fetch_arm(receiver->fetch, errp)) {
+    if (!ferry_fetch_go_live(receiver->fetch, errp)) {
         return false;
     }
-    atomic_store(&receiver->armed, true);
+    atomic_store(&receiver->live, true);
     start_heartbeat(destination);
     return true;
 }

@@ -62,12 +62,12 @@ static bool take_frame(ChannelReader *reader, bool is_fetch, const FerryFrame *f
 
     switch (frame->type) {
     case FERRY_FRAME_PAGES:
-        if (is_fetch && !atomic_load(&receiver->armed)) {
+        if (is_fetch && !atomic_load(&receiver->live)) {
             break;
         }
         return ferry_receive_pages(receiver, reader->channel, frame, reader->unpacker, errp);
     case FERRY_FRAME_FENCE:
-        if (is_fetch || atomic_load(&receiver->armed)) {
+        if (is_fetch || atomic_load(&receiver->live)) {
             break;
         }
         return take_fence(reader, frame->first_page, errp);

@@ -41,13 +41,14 @@ struct FerryFetch {
     void *opaque;
     FerryUserfault *uffd;
     FerryPageset **missing; /* of each region; so are the next two */
-    FerryPageset **dropped; /* pages that are not there, for they were dropped while registered */
+    FerryPageset *
+        *discarded; /* pages that are not there, for they were discarded while registered */
     bool *registered;
     FaultThread *threads;
     unsigned nr_threads;
     int quit_fd;
     bool drafted;
-    _Atomic bool armed;
+    _Atomic bool live;
 
     GMutex locks[NR_LOCKS]; /* of granules: see fetch.h */
     GMutex gather_lock;     /* of all pages longer than those, and of: */
@@ -103,10 +104,10 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_threads,
     fetch->nr_threads = nr_threads;
     fetch->threads = g_new0(FaultThread, nr_threads);
     fetch->missing = g_new0(FerryPageset *, regions->nr);
-    fetch->dropped = g_new0(FerryPageset *, regions->nr);
+    fetch->discarded = g_new0(FerryPageset *, regions->nr);
     fetch->registered = g_new0(bool, regions->nr);
     for (size_t i = 0; i < regions->nr; i++) {
-        fetch->dropped[i] = ferry_pageset_new(ferry_region_nr_pages(&regions->list[i]));
+        fetch->discarded[i] = ferry_pageset_new(ferry_region_nr_pages(&regions->list[i]));
         fetch->missing[i] = ferry_pageset_new(ferry_region_nr_pages(&regions->list[i]));
     }
     for (size_t i = 0; i < NR_LOCKS; i++) {
@@ -141,7 +142,7 @@ void ferry_fetch_free(FerryFetch *fetch)
     close(fetch->quit_fd);
     for (size_t i = 0; i < fetch->regions->nr; i++) {
         ferry_pageset_free(fetch->missing[i]);
-        ferry_pageset_free(fetch->dropped[i]);
+        ferry_pageset_free(fetch->discarded[i]);
     }
     for (size_t i = 0; i < NR_LOCKS; i++) {
         g_mutex_clear(&fetch->locks[i]);
@@ -150,7 +151,7 @@ void ferry_fetch_free(FerryFetch *fetch)
     ferry_gather_free(fetch->gather);
     ferry_waiters_free(fetch->waiters);
     g_free(fetch->missing);
-    g_free(fetch->dropped);
+    g_free(fetch->discarded);
     g_free(fetch->registered);
     g_free(fetch->threads);
     g_free(fetch);
@@ -424,7 +425,7 @@ static void take_fault(FaultThread *thread, const FerryUserfaultEvent *event)
         if (!is_missing(fetch, i, page)) {
             fill_zero(fetch, i, page);
         } else if (ferry_waiters_add(fetch->waiters, i, page, event->thread) &&
-                   atomic_load(&fetch->armed)) {
+                   atomic_load(&fetch->live)) {
             fetch->ops.want(fetch->opaque, thread->index, i, page);
         }
         return;
@@ -455,7 +456,7 @@ static gpointer fault_run(gpointer opaque)
     return NULL;
 }
 
-/* --- Arming ----------------------------------------------------------------------------------- */
+/* --- Going live ----------------------------------------------------------------------------------- */
 
 static void start_threads(FerryFetch *fetch)
 {
@@ -480,12 +481,12 @@ bool ferry_fetch_draft(FerryFetch *fetch, GError **errp)
         if (!ferry_pageset_count(fetch->missing[i])) {
             continue;
         }
-        /* First, so that nobody can fill a page again that has been dropped. */
+        /* First, so that nobody can fill a page again that has been discarded. */
         if (!fetch->registered[i] && !ferry_userfault_register(fetch->uffd, region, errp)) {
             return false;
         }
         fetch->registered[i] = true;
-        if (!ferry_drop_missing(region, fetch->missing[i], fetch->dropped[i], errp)) {
+        if (!ferry_discard_missing(region, fetch->missing[i], fetch->discarded[i], errp)) {
             return false;
         }
     }
@@ -496,7 +497,7 @@ void ferry_fetch_forget(FerryFetch *fetch)
 {
     for (uint32_t i = 0; i < fetch->regions->nr; i++) {
         ferry_pageset_clear(fetch->missing[i]);
-        ferry_pageset_clear(fetch->dropped[i]);
+        ferry_pageset_clear(fetch->discarded[i]);
     }
     /* Who waits goes on, and finds zero, as before the draft. */
     unregister_all(fetch);
@@ -513,14 +514,14 @@ void ferry_fetch_release(FerryFetch *fetch)
     unregister_all(fetch);
 }
 
-bool ferry_fetch_arm(FerryFetch *fetch, GError **errp)
+bool ferry_fetch_go_live(FerryFetch *fetch, GError **errp)
 {
     if (!ferry_fetch_draft(fetch, errp)) {
         return false;
     }
     fetch->nr_handed = ferry_missing_count(fetch->regions, fetch->missing);
     atomic_store(&fetch->nr_missing, fetch->nr_handed);
-    atomic_store(&fetch->armed, true);
+    atomic_store(&fetch->live, true);
     ferry_fetch_ask_again(fetch);
     return true;
 }

@@ -56,12 +56,12 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_threads,
 /* Ends the threads.  Pages that are still missing read as zero from here on. */
 void ferry_fetch_free(FerryFetch *fetch);
 
-/* The missing pages of each region.  Before it is armed, the caller adds to them. */
+/* The missing pages of each region.  Before it is live, the caller adds to them. */
 FerryPageset *const *ferry_fetch_missing(FerryFetch *fetch);
 
 /*
- * While the guest still runs at the source: drop the pages that are missing so far.  From here on,
- * whoever touches one of them waits, until it is armed and the page has come; and the kernel provides
+ * While the guest still runs at the source: discard the pages that are missing so far.  From here on,
+ * whoever touches one of them waits, until it is live and the page has come; and the kernel provides
  * no huge pages, in which there would be no missing ones.
  */
 bool ferry_fetch_draft(FerryFetch *fetch, GError **errp);
@@ -73,7 +73,7 @@ void ferry_fetch_forget(FerryFetch *fetch);
 void ferry_fetch_release(FerryFetch *fetch);
 
 /* All missing pages are known, and can be asked for. */
-bool ferry_fetch_arm(FerryFetch *fetch, GError **errp);
+bool ferry_fetch_go_live(FerryFetch *fetch, GError **errp);
 
 /* The threads of which it is told how long they had to wait: vCPUs. */
 void ferry_fetch_set_vcpus(FerryFetch *fetch, const uint32_t *threads, unsigned nr_threads);

@@ -35,7 +35,7 @@ struct FerryDestination {
     void *opaque;
     FerryReceiver receiver;            /* its regions do not change once ready */
     FerryMissingReader missing_reader; /* the control thread's */
-    FerryHeartbeat *heartbeat;                 /* the same */
+    FerryHeartbeat *heartbeat;         /* the same */
     uint64_t start_ns;
 
     GMutex lock; /* for all that follows */

@@ -22,7 +22,7 @@ typedef struct FerryReceiver {
     FerryRegions regions;
     FerryScanner *scanner;
     FerryFetch *fetch;             /* NULL if no pages can be left missing */
-    _Atomic bool armed;            /* pages are missing: they are placed, not written */
+    _Atomic bool live;             /* pages are missing: they are placed, not written */
     _Atomic uint64_t normal_pages; /* that came with their content */
     _Atomic uint64_t zero_pages;
 } FerryReceiver;
@@ -32,11 +32,11 @@ void ferry_receiver_clear(FerryReceiver *receiver);
 
 /*
  * Receive what follows the header @frame.  Contents go straight into guest memory, and zero extents
- * drop, or clear, what is there; once armed, pages are placed if they are missing, by way of
+ * discard, or clear, what is there; once live, pages are placed if they are missing, by way of
  * @unpacker; so is what comes compressed.  Nothing outside the region that the frame names is
  * touched, whatever it says.  With a damaged payload the pages are left with what came: the session
- * is over; or, once armed, are left alone.
- * Any thread; until armed, two must not receive for the same granule at once.
+ * is over; or, once live, are left alone.
+ * Any thread; until live, two must not receive for the same granule at once.
  */
 bool ferry_receive_pages(FerryReceiver *receiver, FerryChannel *channel, const FerryFrame *frame,
                          FerryUnpacker *unpacker, GError **errp);

@@ -1,5 +1,5 @@
 /*
- * Dropping pages: taking them out of memory, so that who touches them next finds them missing.
+ * Discarding pages: taking them out of memory, so that who touches them next finds them missing.
  *
  * Threads: none of its own.
  *
@@ -7,8 +7,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#ifndef FERRY_DROP_H
-#define FERRY_DROP_H
+#ifndef FERRY_DISCARD_H
+#define FERRY_DISCARD_H
 
 #include <glib.h>
 #include <stdbool.h>
@@ -18,11 +18,11 @@
 #include "region.h"
 
 /*
- * Drop the pages of @region that are in @missing and not in @dropped, whatever backs them and whether
- * they are there or not, and add them to @dropped.  Where the region's pages are larger than those of
- * the sets, one of which a part is to be dropped is dropped as a whole.
+ * Discard the pages of @region that are in @missing and not in @discarded, whatever backs them and whether
+ * they are there or not, and add them to @discarded.  Where the region's pages are larger than those of
+ * the sets, one of which a part is to be discarded is discarded as a whole.
  */
-bool ferry_drop_missing(const FerryRegion *region, FerryPageset *missing, FerryPageset *dropped,
-                        GError **errp);
+bool ferry_discard_missing(const FerryRegion *region, FerryPageset *missing,
+                           FerryPageset *discarded, GError **errp);
 
 #endif

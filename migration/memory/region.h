@@ -32,7 +32,7 @@
 typedef enum {
     FERRY_REGION_SHARED = 1 << 0,     /* mapped shared: other processes may see it */
     FERRY_REGION_HUGETLB = 1 << 1,    /* backed by huge pages of page_size_bytes */
-    FERRY_REGION_KEEP_PAGES = 1 << 2, /* pinned, or allocated in advance: clear, do not drop */
+    FERRY_REGION_KEEP_PAGES = 1 << 2, /* pinned, or allocated in advance: clear, do not discard */
 } FerryRegionFlags;
 
 /*

@@ -332,7 +332,7 @@ static void clear_in_place(const Discard *discard, uint64_t start, uint64_t end)
     }
 }
 
-static int drop_pages(const FerryScanTarget *target, uint64_t start, uint64_t end)
+static int discard_pages(const FerryScanTarget *target, uint64_t start, uint64_t end)
 {
     if (target->method == FERRY_SCAN_PRIVATE) {
         return madvise((char *)target->host + start, end - start, MADV_DONTNEED);
@@ -364,7 +364,7 @@ static void discard_range(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes
         return;
     }
     clear_in_place(discard, offset_bytes, whole_start);
-    if (drop_pages(target, whole_start, whole_end) != 0) {
+    if (discard_pages(target, whole_start, whole_end) != 0) {
         if (means_cannot_drop(errno)) {
             clear_in_place(discard, whole_start, whole_end);
         } else {

@@ -126,7 +126,7 @@ bool ferry_scan(const FerryScanner *scanner, const FerryScanTarget *target, uint
  * ferry_scan_discard_populated: make @nr_bytes of @target from @offset_bytes on read as zero
  *
  * Costs in proportion to what is populated, and gives the memory back to the system where the
- * method can: private pages are dropped, a shared file gets a hole, and where neither is
+ * method can: private pages are discarded, a shared file gets a hole, and where neither is
  * possible (FERRY_SCAN_ALL, locked memory, parts of a page) bytes that are not zero are
  * cleared in place. Nobody else may write the range meanwhile. Errors as ferry_scan().
  * Thread-safe.

@@ -58,7 +58,7 @@ struct FerrySource {
     GMutex lock; /* for what follows */
     GCond changed;
     bool ready;    /* the destination accepted the regions */
-    bool drafted;  /* it has dropped what was announced last */
+    bool drafted;  /* it has discarded what was announced last */
     bool loaded;   /* it has loaded the device state */
     bool gone;     /* it was told to run the guest: this side never will again */
     bool resuming; /* it is about to say what is missing, into `resume_missing` ... */

@@ -15,7 +15,7 @@
  *
  * or, to hand over with pages missing, after which the source must not run the guest any more:
  *
- *     ferry_source_announce      the destination drops what it holds out of date
+ *     ferry_source_announce      the destination discards what it holds out of date
  *     (the caller stops the vCPUs)
  *     ferry_source_leave         last harvest, bitmap
  *     (the caller sends the device state)
@@ -132,7 +132,7 @@ bool ferry_source_hand_over(FerrySource *source, GError **errp);
 
 /*
  * While the vCPUs run: stop sending, and tell the destination which pages will be missing as far as
- * known, so that it drops them.  The next step takes it back.  Needs fetch channels, like all below.
+ * known, so that it discards them.  The next step takes it back.  Needs fetch channels, like all below.
  */
 bool ferry_source_announce(FerrySource *source, GError **errp);
 

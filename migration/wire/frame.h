@@ -19,7 +19,7 @@
  * Before a hand-over with pages missing, while the guest still runs; no pages are on their way:
  *
  *     | -- MISSING region, segment -------------->  |  control: pages that will be missing, as far
- *     | -- DRAFT number of pages ---------------->  |  as known: the destination drops its copies
+ *     | -- DRAFT number of pages ---------------->  |  as known: the destination discards its copies
  *     | <-- DRAFTED ----------------------------- |
  *
  * It may be taken back, as long as no hand-over has followed; more pages come only after that:

@@ -510,7 +510,7 @@ static const FerryFrame four_pages = {
 };
 static const FerryExtent four_extent = {.first = 0, .nr_pages = 4};
 
-/* A page that somebody touched at the destination, by a monitor for example, is dropped all the same. */
+/* A page that somebody touched at the destination, by a monitor for example, is discarded all the same. */
 static void test_touched(void)
 {
     FakeMachine *machine = fake_machine_new(small, false);
@@ -525,7 +525,7 @@ static void test_touched(void)
     g_assert_true(ferry_fetch_draft(fetch, &error));
     *host_of(machine, 0, 3) = 1;
     ferry_pageset_add(ferry_fetch_missing(fetch)[0], 3, 1);
-    g_assert_true(ferry_fetch_arm(fetch, &error));
+    g_assert_true(ferry_fetch_go_live(fetch, &error));
     g_assert_true(ferry_fetch_place(fetch, &four_pages, &four_extent, payload, &error));
     for (uint64_t page = 0; page < 4; page++) {
         g_assert_cmpuint(*host_of(machine, 0, page), ==, UINT64_C(0x0707070707070707));
@@ -545,7 +545,7 @@ static void test_damaged(void)
     FerryFetch *fetch = part_new(machine, &calls);
 
     ferry_pageset_add(ferry_fetch_missing(fetch)[0], 0, 2);
-    g_assert_true(ferry_fetch_arm(fetch, &error));
+    g_assert_true(ferry_fetch_go_live(fetch, &error));
     /* Not missing: it is filled at once. Then it is said to be, which is too late. */
     g_assert_cmpuint(*host_of(machine, 0, 2), ==, 0);
     ferry_pageset_add(ferry_fetch_missing(fetch)[0], 2, 2);
@@ -584,7 +584,7 @@ static void test_early_fault(gconstpointer data)
         g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(toucher)), ==, 0);
         g_assert_cmpuint(ferry_pageset_count(ferry_fetch_missing(fetch)[0]), ==, 0);
     } else {
-        g_assert_true(ferry_fetch_arm(fetch, &error));
+        g_assert_true(ferry_fetch_go_live(fetch, &error));
         g_assert_true(ferry_fetch_place(fetch, &four_pages, &four_extent, payload, &error));
         g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(toucher)), ==,
                          UINT64_C(0x0707070707070707));
@@ -647,7 +647,7 @@ int main(int argc, char **argv)
     g_test_add_func("/fetch/load-fails", test_load_fails);
     g_test_add_func("/fetch/touched", test_touched);
     g_test_add_func("/fetch/damaged", test_damaged);
-    g_test_add_data_func("/fetch/early/armed", GINT_TO_POINTER(FALSE), test_early_fault);
+    g_test_add_data_func("/fetch/early/live", GINT_TO_POINTER(FALSE), test_early_fault);
     g_test_add_data_func("/fetch/early/forgotten", GINT_TO_POINTER(TRUE), test_early_fault);
     g_test_add_func("/fetch/latency", test_latency);
     return g_test_run();

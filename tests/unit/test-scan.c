@@ -317,7 +317,7 @@ static void test_private_hugetlb(gconstpointer data)
     assert_picture(scanner, &area.target, per_huge + 3, expected + per_huge + 3);
     assert_picture(scanner, &area.target, per_huge - 3, "...DD");
 
-    /* Part of a huge page is cleared in place, a whole one dropped. */
+    /* Part of a huge page is cleared in place, a whole one discarded. */
     g_assert_true(
         ferry_scan_discard_populated(scanner, &area.target, HUGE + 5 * PAGE, PAGE, &error));
     g_assert_true(ferry_is_zero(area_at(&area, per_huge + 5), PAGE));
@@ -396,8 +396,8 @@ typedef struct {
     uint64_t nr_seen;
 } Part;
 
-static void drop_and_count(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes,
-                           FerryScanKind kind)
+static void discard_and_count(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes,
+                              FerryScanKind kind)
 {
     Part *part = opaque;
 
@@ -412,7 +412,7 @@ static gpointer part_thread(gpointer opaque)
     g_autoptr(GError) error = NULL;
 
     g_assert_true(ferry_scan(part->scanner, &part->area->target, part->first_page * PAGE,
-                             part->nr_pages * PAGE, drop_and_count, part, &error));
+                             part->nr_pages * PAGE, discard_and_count, part, &error));
     return NULL;
 }
 
@@ -672,7 +672,7 @@ static void test_shared_error(void)
     g_autoptr(GError) error = NULL;
 
     *area_at(&area, 3) = 1;
-    /* Sealed against change: neither dropped nor silently left alone. */
+    /* Sealed against change: neither discarded nor silently left alone. */
     g_assert_cmpint(munmap(area.target.host, area.mapped_bytes), ==, 0);
     g_assert_cmpint(fcntl(target.fd, F_ADD_SEALS, F_SEAL_WRITE), ==, 0);
     target.host = mmap(NULL, target.length_bytes, PROT_READ, MAP_SHARED, target.fd, 0);

@@ -65,7 +65,7 @@ void ferry_postcopy_consider(bool round_ended, uint64_t pending)
     if (is_time(round_ended, pending)) {
         qatomic_set(&s->start_postcopy, true);
     }
-    /* Whatever is dropped there now is no part of the blackout. */
+    /* Whatever is discarded there now is no part of the blackout. */
     if (qatomic_read(&s->start_postcopy) && pending > 0 &&
         !ferry_source_announce(ferry_outgoing_source(), &error)) {
         ferry_session_error(s->to_dst_file, error);
