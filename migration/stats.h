@@ -67,7 +67,7 @@ typedef struct FerryFetchStats {
     uint64_t placed_pages; /* that were missing */
     uint64_t duplicates;   /* that came twice, the second time for nothing */
     uint64_t missing_pages; /* now */
-    uint64_t handed_pages;  /* missing at the hand-over */
+    uint64_t handed_pages;  /* missing at the hand-off */
     uint64_t nr_recoveries;
     uint64_t all_blocked_ms; /* how long all vCPUs at once waited */
     FerryLatency latency;    /* of faults, from their being seen to their being answered */

@@ -110,7 +110,7 @@ static bool may_draft(FerryDestination *destination)
     bool may;
 
     g_mutex_lock(&destination->lock);
-    may = destination->ready && destination->receiver.fetch && !destination->handed_over;
+    may = destination->ready && destination->receiver.fetch && !destination->handed_off;
     g_mutex_unlock(&destination->lock);
     return may;
 }
@@ -264,7 +264,7 @@ static bool take_handoff(FerryDestination *destination, const FerryFrame *frame,
     }
     g_mutex_lock(&destination->lock);
     /* What is missing is exact once nothing is on its way. */
-    fine = destination->ready && frame->first_page != 0 && !destination->handed_over &&
+    fine = destination->ready && frame->first_page != 0 && !destination->handed_off &&
            (nr_missing == 0 || destination->reached >= frame->first_page);
     g_mutex_unlock(&destination->lock);
     if (!fine) {
@@ -274,7 +274,7 @@ static bool take_handoff(FerryDestination *destination, const FerryFrame *frame,
         return false;
     }
     g_mutex_lock(&destination->lock);
-    destination->handed_over = frame->first_page;
+    destination->handed_off = frame->first_page;
     destination->left = nr_missing > 0;
     ferry_destination_check_complete(destination);
     g_cond_broadcast(&destination->changed);

@@ -134,8 +134,8 @@ void ferry_destination_fail(FerryDestination *destination, GError *error)
 
 void ferry_destination_check_complete(FerryDestination *destination)
 {
-    if (destination->handed_over && !destination->left &&
-        destination->reached >= destination->handed_over && !destination->complete &&
+    if (destination->handed_off && !destination->left &&
+        destination->reached >= destination->handed_off && !destination->complete &&
         !destination->error) {
         destination->complete = true;
         destination->complete_ns = ferry_now_ns();
@@ -471,7 +471,7 @@ bool ferry_destination_wait_left(FerryDestination *destination, GError **errp)
     bool left;
 
     g_mutex_lock(&destination->lock);
-    while (!destination->handed_over && !destination->error && !destination->closing) {
+    while (!destination->handed_off && !destination->error && !destination->closing) {
         g_cond_wait(&destination->changed, &destination->lock);
     }
     left = destination->left;

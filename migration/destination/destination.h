@@ -3,7 +3,7 @@
  *
  *     ferry_destination_new             when a source with Ferry has shown itself
  *     ferry_destination_add_channel     for every further connection
- *     ferry_destination_wait_complete   (or the complete callback) when the source hands over
+ *     ferry_destination_wait_complete   (or the complete callback) when the source hands off
  *       or ferry_destination_wait_left    when pages are missing
  *     ferry_destination_loaded, _running  what the report of the blackout needs
  *     ferry_destination_free
@@ -92,13 +92,13 @@ bool ferry_destination_is_complete(FerryDestination *destination, GError **errp)
 /* Block until that is decided. */
 bool ferry_destination_wait_complete(FerryDestination *destination, GError **errp);
 
-/* Block until the source has handed over with pages missing, and they can be fetched. */
+/* Block until the source has handed off with pages missing, and they can be fetched. */
 bool ferry_destination_wait_left(FerryDestination *destination, GError **errp);
 
 /* Whether that has happened. */
 bool ferry_destination_is_left(FerryDestination *destination);
 
-/* Something else that belongs to the session broke: as if a channel had, after the hand-over. */
+/* Something else that belongs to the session broke: as if a channel had, after the hand-off. */
 void ferry_destination_break(FerryDestination *destination);
 
 /*
@@ -107,7 +107,7 @@ void ferry_destination_break(FerryDestination *destination);
  */
 bool ferry_destination_abandon(FerryDestination *destination, GError **errp);
 
-/* Which pages are missing, in words; the caller's to free.  After the hand-over. */
+/* Which pages are missing, in words; the caller's to free.  After the hand-off. */
 char *ferry_destination_describe_missing(FerryDestination *destination);
 
 /*

@@ -49,9 +49,9 @@ struct FerryDestination {
     bool ready;                 /* regions fit and memory is empty: pages may be written */
     bool closing;
 
-    uint64_t reached;     /* the newest fence that has come on all data channels */
-    uint64_t handed_over; /* number of the fence that ends it, or 0 */
-    bool left;            /* pages are missing, or were, and are fetched */
+    uint64_t reached;    /* the newest fence that has come on all data channels */
+    uint64_t handed_off; /* number of the fence that ends it, or 0 */
+    bool left;           /* pages are missing, or were, and are fetched */
     bool committed;   /* the source was told that the guest can run here: it may have taken note */
     bool may_run;     /* it has */
     bool broken;      /* a channel failed after that; others are waited for */

@@ -1,5 +1,5 @@
 /*
- * The source's side of a session: handing over, and serving what was left missing.  See source.h
+ * The source's side of a session: handing off, and serving what was left missing.  See source.h
  * and source-internal.h.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -135,7 +135,7 @@ bool ferry_source_retract(FerrySource *source, GError **errp)
     return true;
 }
 
-/* --- Handing over ------------------------------------------------------------------------------- */
+/* --- Handing off ------------------------------------------------------------------------------- */
 
 static bool send_handoff(FerrySource *source, uint64_t nr_missing)
 {
@@ -145,14 +145,14 @@ static bool send_handoff(FerrySource *source, uint64_t nr_missing)
                               body, NULL);
 }
 
-static void note_handed_over(FerrySource *source)
+static void note_handed_off(FerrySource *source)
 {
     g_mutex_lock(&source->stats_lock);
     source->end_ns = ferry_now_ns();
     g_mutex_unlock(&source->stats_lock);
 }
 
-bool ferry_source_hand_over(FerrySource *source, GError **errp)
+bool ferry_source_hand_off(FerrySource *source, GError **errp)
 {
     FerryCopy *copy = source->copy;
 
@@ -181,7 +181,7 @@ bool ferry_source_hand_over(FerrySource *source, GError **errp)
     if (!send_fence(source) || !send_handoff(source, 0)) {
         return ferry_source_fail(source, errp);
     }
-    note_handed_over(source);
+    note_handed_off(source);
     return true;
 }
 
@@ -245,7 +245,7 @@ bool ferry_source_leave(FerrySource *source, GError **errp)
         !send_handoff(source, source->handed_pages)) {
         return ferry_source_fail(source, errp);
     }
-    note_handed_over(source);
+    note_handed_off(source);
     return true;
 }
 

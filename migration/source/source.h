@@ -9,11 +9,11 @@
  *     ferry_source_step ...      copies for a while; harvest when little is left
  *     ferry_source_harvest ...   a new round
  *     (the caller stops the vCPUs)
- *     ferry_source_hand_over     last harvest, last pages, fence: nothing is left missing
+ *     ferry_source_hand_off     last harvest, last pages, fence: nothing is left missing
  *     ferry_source_finish        waits for the destination's report
  *     ferry_source_free
  *
- * or, to hand over with pages missing, after which the source must not run the guest any more:
+ * or, to hand off with pages missing, after which the source must not run the guest any more:
  *
  *     ferry_source_announce      the destination discards what it holds out of date
  *     (the caller stops the vCPUs)
@@ -128,7 +128,7 @@ bool ferry_source_wants_round(FerrySource *source, uint64_t limit_bytes);
 bool ferry_source_stopped(FerrySource *source, GError **errp);
 
 /* Last harvest, all that is left, fences and the hand-off; the tracker is not used afterwards. */
-bool ferry_source_hand_over(FerrySource *source, GError **errp);
+bool ferry_source_hand_off(FerrySource *source, GError **errp);
 
 /*
  * While the vCPUs run: stop sending, and tell the destination which pages will be missing as far as

@@ -16,18 +16,18 @@
  *     | -- FENCE number -------------------------> |  each data channel, when it has run dry
  *     | <-- REACHED number ---------------------- |  control: all before it is in place
  *
- * Before a hand-over with pages missing, while the guest still runs; no pages are on their way:
+ * Before a hand-off with pages missing, while the guest still runs; no pages are on their way:
  *
  *     | -- MISSING region, segment -------------->  |  control: pages that will be missing, as far
  *     | -- DRAFT number of pages ---------------->  |  as known: the destination discards its copies
  *     | <-- DRAFTED ----------------------------- |
  *
- * It may be taken back, as long as no hand-over has followed; more pages come only after that:
+ * It may be taken back, as long as no hand-off has followed; more pages come only after that:
  *
  *     | -- FORGET ------------------------------->  |  control
  *     | <-- DRAFTED ----------------------------- |
  *
- * Handing over, after the vCPUs have stopped:
+ * Handing off, after the vCPUs have stopped:
  *
  *     | -- STOPPED -------------------------------> |  control: the blackout begins
  *     | -- PAGES, then FENCE number --------------> |  each data channel, if there are any left
@@ -58,7 +58,7 @@
  *
  * Either side may send ERROR on the control channel at any time before it closes it.
  *
- * A receiver's states: HELLO expected -> (control) REGIONS expected -> copying -> handed over; and if
+ * A receiver's states: HELLO expected -> (control) REGIONS expected -> copying -> handed off; and if
  * pages are missing then -> fetching -> complete, or broken -> RESUME expected -> fetching.  A frame
  * that does not belong to the state, an unknown type, a wrong magic, version, session, checksum,
  * or a number outside its limit is a protocol error; it ends the session, or only the channel while

@@ -271,7 +271,7 @@ void hmp_info_ferry(Monitor *mon, const QDict *qdict)
         const FerryFetchInfo *fetch = info->fetch;
 
         monitor_printf(mon,
-                       "fetch: %" PRIu64 " pages handed over missing, %" PRIu64
+                       "fetch: %" PRIu64 " pages handed off missing, %" PRIu64
                        " missing now, %" PRIu64 " faults, %" PRIu64 " recoveries\n",
                        fetch->handed_pages, fetch->missing_pages, fetch->faults, fetch->recoveries);
         monitor_printf(mon,

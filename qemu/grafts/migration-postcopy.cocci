@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // file: migration/migration.c
 // hooks: postcopy_start, fill_destination_migration_info
-// why: where QEMU tells the destination which pages to discard, Ferry hands over its bitmap; after the
+// why: where QEMU tells the destination which pages to discard, Ferry hands off its bitmap; after the
 //      device state it waits until that is loaded, until when the guest can be taken back; and the
 //      times that vCPUs wait for pages are Ferry's.
 // places: 3

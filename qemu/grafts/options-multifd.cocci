@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // file: migration/options.c
 // hooks: migrate_caps_check
-// why: Ferry carries memory over many channels before and after the hand-over: for it the two
+// why: Ferry carries memory over many channels before and after the hand-off: for it the two
 //      capabilities do not exclude each other.
 // adds: 1
 // removes: 1

@@ -563,7 +563,7 @@ static gpointer touch_page(gpointer opaque)
     return GSIZE_TO_POINTER(*host_of(opaque, 0, 1));
 }
 
-/* Who touches a page between the draft and the hand-over waits for it; or finds it as it was. */
+/* Who touches a page between the draft and the hand-off waits for it; or finds it as it was. */
 static void test_early_fault(gconstpointer data)
 {
     bool forget = GPOINTER_TO_INT(data);

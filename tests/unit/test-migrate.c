@@ -24,7 +24,7 @@ static const FakeRegion wide[] = {
     {0},
 };
 
-/* Rounds while the guest runs, then stop and hand over. */
+/* Rounds while the guest runs, then stop and hand off. */
 static void migrate(FakePair *pair, unsigned nr_rounds)
 {
     g_autoptr(GError) error = NULL;
@@ -44,7 +44,7 @@ static void migrate(FakePair *pair, unsigned nr_rounds)
         fake_machine_stop(pair->from);
     }
     g_assert_true(ferry_source_stopped(pair->source, &error));
-    g_assert_true(ferry_source_hand_over(pair->source, &error));
+    g_assert_true(ferry_source_hand_off(pair->source, &error));
     g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
     g_assert_true(ferry_destination_loaded(pair->destination, NULL));
     ferry_destination_running(pair->destination);
@@ -126,7 +126,7 @@ static void test_lossy(void)
         }
         g_assert_true(ferry_source_harvest(pair->source, NULL, &error));
         g_assert_true(ferry_source_stopped(pair->source, &error));
-        g_assert_true(ferry_source_hand_over(pair->source, &error));
+        g_assert_true(ferry_source_hand_off(pair->source, &error));
         g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
         g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 25);
         fake_pair_free(pair);
@@ -157,7 +157,7 @@ static void test_tracker_fails_last(void)
     pair->from->fails_at = 1;
     g_assert_true(ferry_source_connect(pair->source, &error));
     g_assert_true(ferry_source_stopped(pair->source, &error));
-    g_assert_false(ferry_source_hand_over(pair->source, &error));
+    g_assert_false(ferry_source_hand_off(pair->source, &error));
     g_assert_error(error, FERRY_ERROR, FERRY_ERROR_TRACKER);
     fake_pair_free(pair);
 }
@@ -217,7 +217,7 @@ static void test_hot_pages(void)
     g_assert_cmpuint(stats.remaining_bytes, ==, 50 * FERRY_PAGE_BYTES);
     ferry_stats_clear(&stats);
     g_assert_true(ferry_source_stopped(pair->source, &error));
-    g_assert_true(ferry_source_hand_over(pair->source, &error));
+    g_assert_true(ferry_source_hand_off(pair->source, &error));
     g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
     g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 0);
     fake_pair_free(pair);
@@ -313,7 +313,7 @@ static void test_idle_chunks(void)
         fake_machine_write(pair->from, 0, 40 * FERRY_CHUNK_PAGES, 4);
         fake_machine_write(pair->from, 1, 15 * FERRY_CHUNK_PAGES, 4);
         g_assert_true(ferry_source_stopped(pair->source, &error));
-        g_assert_true(ferry_source_hand_over(pair->source, &error));
+        g_assert_true(ferry_source_hand_off(pair->source, &error));
         g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
         g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 0);
         fake_pair_free(pair);

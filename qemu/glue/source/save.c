@@ -738,7 +738,7 @@ int ferry_save_complete(QEMUFile *f)
         }
     }
     precopy_notify(PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC, NULL);
-    if (!ferry_source_hand_over(outgoing.source, &error)) {
+    if (!ferry_source_hand_off(outgoing.source, &error)) {
         return ferry_session_error(f, error);
     }
     stat64_add(&mig_stats.dirty_sync_count, 1);
