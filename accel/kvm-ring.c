@@ -543,7 +543,7 @@ static bool report_last(FerryKvmRing *ring, GError **errp)
 
 bool ferry_kvm_ring_harvest(FerryKvmRing *ring, bool last, GError **errp)
 {
-    bool fine;
+    bool ok;
 
     g_mutex_lock(&ring->lock);
     look_all(ring);
@@ -555,25 +555,25 @@ bool ferry_kvm_ring_harvest(FerryKvmRing *ring, bool last, GError **errp)
             sort_oldest(ring, vcpu, nr_held(vcpu));
         }
     }
-    fine = last ? report_last(ring, errp) : check(ring, errp);
+    ok = last ? report_last(ring, errp) : check(ring, errp);
     g_mutex_unlock(&ring->lock);
-    return fine;
+    return ok;
 }
 
 bool ferry_kvm_ring_check(FerryKvmRing *ring, GError **errp)
 {
-    bool fine;
+    bool ok;
 
     g_mutex_lock(&ring->lock);
-    fine = check(ring, errp);
+    ok = check(ring, errp);
     g_mutex_unlock(&ring->lock);
-    return fine;
+    return ok;
 }
 
 bool ferry_kvm_ring_feed(FerryKvmRing *ring, uint64_t max_pages, uint64_t *left_pages,
                          GError **errp)
 {
-    bool fine;
+    bool ok;
 
     *left_pages = 0;
     g_mutex_lock(&ring->lock);
@@ -588,9 +588,9 @@ bool ferry_kvm_ring_feed(FerryKvmRing *ring, uint64_t max_pages, uint64_t *left_
         }
     }
     reset_and_report(ring, ring->client.report);
-    fine = check(ring, errp);
+    ok = check(ring, errp);
     g_mutex_unlock(&ring->lock);
-    return fine;
+    return ok;
 }
 
 /* --- vCPUs ----------------------------------------------------------------------------------- */

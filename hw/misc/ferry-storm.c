@@ -336,14 +336,14 @@ static int storm_post_load(void *opaque, int version_id)
     StormDevice *s = opaque;
     g_autoptr(GError) error = NULL;
     const FerryStormSettings *settings;
-    bool fine;
+    bool ok;
 
     qemu_mutex_lock(&s->lock);
     g_assert(!s->writing && !s->verifying);
     s->due = MIN(s->due, MOST_RATE);
     s->rate = MIN(s->rate, MOST_RATE);
-    fine = ferry_storm_load(s->storm, s->saved, s->saved_bytes, &error);
-    if (fine) {
+    ok = ferry_storm_load(s->storm, s->saved, s->saved_bytes, &error);
+    if (ok) {
         settings = ferry_storm_settings(s->storm);
         s->settings = *settings;
         s->working_bytes = settings->working_pages * FERRY_STORM_PAGE_BYTES;
@@ -358,7 +358,7 @@ static int storm_post_load(void *opaque, int version_id)
     }
     qemu_mutex_unlock(&s->lock);
     g_clear_pointer(&s->saved, g_free);
-    return fine ? 0 : -EINVAL;
+    return ok ? 0 : -EINVAL;
 }
 
 static bool saved_size_is_sane(void *opaque, int version_id)

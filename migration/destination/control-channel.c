@@ -69,7 +69,7 @@ static bool take_regions(ChannelReader *reader, const GByteArray *body, GError *
     FerryDestination *destination = reader->destination;
     FerryRegions remote = {0}, local = {0};
     FerryLayout layout;
-    bool fine;
+    bool ok;
 
     if (destination->layout.nr_data) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "a second list of RAM blocks");
@@ -79,10 +79,10 @@ static bool take_regions(ChannelReader *reader, const GByteArray *body, GError *
                               errp)) {
         return false;
     }
-    fine = destination->ops.list_regions(destination->opaque, &remote, &local, errp) &&
-           ferry_regions_match(&local, &remote, errp) && empty_memory(destination, &local, errp);
+    ok = destination->ops.list_regions(destination->opaque, &remote, &local, errp) &&
+         ferry_regions_match(&local, &remote, errp) && empty_memory(destination, &local, errp);
     ferry_regions_clear(&remote);
-    if (!fine) {
+    if (!ok) {
         ferry_regions_clear(&local);
         return false;
     }
@@ -257,17 +257,17 @@ static bool take_handoff(FerryDestination *destination, const FerryFrame *frame,
                          const GByteArray *body, GError **errp)
 {
     uint64_t nr_missing;
-    bool fine;
+    bool ok;
 
     if (!ferry_count_decode(body ? body->data : NULL, body ? body->len : 0, &nr_missing, errp)) {
         return false;
     }
     g_mutex_lock(&destination->lock);
     /* What is missing is exact once nothing is on its way. */
-    fine = destination->ready && frame->first_page != 0 && !destination->handed_off &&
-           (nr_missing == 0 || destination->reached >= frame->first_page);
+    ok = destination->ready && frame->first_page != 0 && !destination->handed_off &&
+         (nr_missing == 0 || destination->reached >= frame->first_page);
     g_mutex_unlock(&destination->lock);
-    if (!fine) {
+    if (!ok) {
         return out_of_turn(frame, errp);
     }
     if (nr_missing && !take_over(destination, nr_missing, errp)) {
@@ -284,14 +284,14 @@ static bool take_handoff(FerryDestination *destination, const FerryFrame *frame,
 
 static bool take_go(FerryDestination *destination, const FerryFrame *frame, GError **errp)
 {
-    bool fine, first;
+    bool ok, first;
 
     g_mutex_lock(&destination->lock);
-    fine = destination->committed;
-    first = fine && !destination->may_run;
+    ok = destination->committed;
+    first = ok && !destination->may_run;
     destination->may_run |= first;
     g_mutex_unlock(&destination->lock);
-    if (!fine) {
+    if (!ok) {
         return out_of_turn(frame, errp);
     }
     if (first) {
@@ -309,20 +309,20 @@ static bool take_resume(ChannelReader *reader, const FerryFrame *frame, const GB
     FerryReceiver *receiver = &destination->receiver;
     FerryPageset *const *missing = ferry_fetch_missing(receiver->fetch);
     FerryLayout layout;
-    bool fine, complete;
+    bool ok, complete;
 
     if (!ferry_layout_decode(body ? body->data : NULL, body ? body->len : 0, &layout, errp)) {
         return false;
     }
     g_mutex_lock(&destination->lock);
-    fine = destination->broken && destination->control == reader && layout.nr_fetch > 0;
-    if (fine) {
+    ok = destination->broken && destination->control == reader && layout.nr_fetch > 0;
+    if (ok) {
         destination->layout = layout;
-        fine = wait_for_channels(reader, &layout);
+        ok = wait_for_channels(reader, &layout);
     }
     complete = destination->complete;
     g_mutex_unlock(&destination->lock);
-    if (!fine) {
+    if (!ok) {
         return out_of_turn(frame, errp);
     }
     g_clear_pointer(&destination->heartbeat, ferry_heartbeat_free);

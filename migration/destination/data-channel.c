@@ -32,11 +32,11 @@ static bool take_fence(ChannelReader *reader, uint64_t number, GError **errp)
     FerryDestination *destination = reader->destination;
     FerryChannel *control = NULL;
     uint64_t reached = number;
-    bool fine;
+    bool ok;
 
     g_mutex_lock(&destination->lock);
-    fine = number > reader->fenced;
-    if (fine) {
+    ok = number > reader->fenced;
+    if (ok) {
         reader->fenced = number;
         for (unsigned i = 0; i < destination->layout.nr_data; i++) {
             reached = MIN(reached, destination->data[i]->fenced);
@@ -48,7 +48,7 @@ static bool take_fence(ChannelReader *reader, uint64_t number, GError **errp)
         }
     }
     g_mutex_unlock(&destination->lock);
-    if (!fine) {
+    if (!ok) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL, "channel '%s': fence out of turn",
                     reader->channel->name);
         return false;

@@ -258,7 +258,7 @@ static bool admit(ChannelReader *reader, FerryRole *role, GError **errp)
     g_autoptr(GByteArray) body = NULL;
     FerryFrame frame;
     FerryHello hello = {0};
-    bool fine;
+    bool ok;
 
     if (!ferry_control_receive(reader->channel, &frame, &body, errp)) {
         return false;
@@ -281,18 +281,18 @@ static bool admit(ChannelReader *reader, FerryRole *role, GError **errp)
     if (destination->broken) {
         make_way(destination, &hello);
     }
-    fine = *place_of(destination, &hello) == NULL && !destination->closing && !destination->error &&
-           !reader->dropped && has_room(destination, &hello);
-    if (fine) {
+    ok = *place_of(destination, &hello) == NULL && !destination->closing && !destination->error &&
+         !reader->dropped && has_room(destination, &hello);
+    if (ok) {
         settle(reader, &hello);
     }
     g_mutex_unlock(&destination->lock);
-    if (!fine) {
+    if (!ok) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
                     "the session has no room for a channel with role %u, index %u", hello.role,
                     hello.index);
     }
-    return fine;
+    return ok;
 }
 
 /* A channel of the session's, to its end. */
@@ -300,11 +300,11 @@ static void run(ChannelReader *reader, FerryRole role)
 {
     FerryDestination *destination = reader->destination;
     GError *error = NULL;
-    bool stale, fine = role == FERRY_ROLE_CONTROL
-                           ? ferry_destination_run_control(reader, &error)
-                           : ferry_destination_run_data(reader, role == FERRY_ROLE_FETCH, &error);
+    bool stale, ok = role == FERRY_ROLE_CONTROL
+                         ? ferry_destination_run_control(reader, &error)
+                         : ferry_destination_run_data(reader, role == FERRY_ROLE_FETCH, &error);
 
-    if (fine) {
+    if (ok) {
         return;
     }
     g_mutex_lock(&destination->lock);
@@ -490,7 +490,7 @@ bool ferry_destination_wait_left(FerryDestination *destination, GError **errp)
 bool ferry_destination_loaded(FerryDestination *destination, GError **errp)
 {
     FerryChannel *control = NULL;
-    bool fine;
+    bool ok;
 
     g_mutex_lock(&destination->lock);
     destination->loaded_ns = ferry_now_ns();
@@ -498,15 +498,15 @@ bool ferry_destination_loaded(FerryDestination *destination, GError **errp)
         destination->committed = true;
         control = destination->control->channel;
     }
-    fine = !destination->error;
-    if (!fine) {
+    ok = !destination->error;
+    if (!ok) {
         g_propagate_error(errp, g_error_copy(destination->error));
     }
     g_mutex_unlock(&destination->lock);
     if (control) {
         ferry_control_send(control, FERRY_FRAME_LOADED, 0, NULL, NULL);
     }
-    return fine;
+    return ok;
 }
 
 bool ferry_destination_is_left(FerryDestination *destination)

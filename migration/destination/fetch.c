@@ -362,15 +362,15 @@ bool ferry_fetch_place(FerryFetch *fetch, const FerryFrame *frame, const FerryEx
     const uint64_t nr_unit_pages = unit_pages(fetch, frame->region);
     const uint64_t first_page = frame->first_page - frame->first_page % nr_unit_pages;
     uint64_t nr_placed = 0, nr_pages = 0;
-    bool fine;
+    bool ok;
 
     for (uint32_t i = 0; i < frame->nr_extents; i++) {
         nr_pages += extents[i].nr_pages;
     }
     g_mutex_lock(lock);
-    fine = region->page_size_bytes > FERRY_PAGE_BYTES
-               ? place_huge(fetch, frame, extents, payload, &nr_placed, errp)
-               : place_extents(fetch, frame, extents, payload, &nr_placed, errp);
+    ok = region->page_size_bytes > FERRY_PAGE_BYTES
+             ? place_huge(fetch, frame, extents, payload, &nr_placed, errp)
+             : place_extents(fetch, frame, extents, payload, &nr_placed, errp);
     g_mutex_unlock(lock);
     ferry_waiters_resolve(fetch->waiters, frame->region, first_page,
                           first_page + MAX(FERRY_GRANULE_PAGES, nr_unit_pages));
@@ -378,7 +378,7 @@ bool ferry_fetch_place(FerryFetch *fetch, const FerryFrame *frame, const FerryEx
         atomic_fetch_add_explicit(&fetch->duplicates, nr_pages - nr_placed, memory_order_relaxed);
     }
     note_placed(fetch, nr_placed);
-    return fine;
+    return ok;
 }
 
 /* --- Faults ----------------------------------------------------------------------------------- */

@@ -147,13 +147,13 @@ bool ferry_discard_missing(const FerryRegion *region, FerryPageset *missing,
                            FerryPageset *discarded, GError **errp)
 {
     g_autofree FerryDiscarder *discarder = g_new0(FerryDiscarder, 1);
-    bool fine;
+    bool ok;
 
     discarder->region = region;
     discarder->pidfd = is_anonymous(region) ? (int)syscall(SYS_pidfd_open, (long)getpid(), 0L) : -1;
-    fine = discard_all(discarder, missing, discarded, errp);
+    ok = discard_all(discarder, missing, discarded, errp);
     if (discarder->pidfd >= 0) {
         close(discarder->pidfd);
     }
-    return fine;
+    return ok;
 }

@@ -368,15 +368,15 @@ void ferry_copy_fail(FerryCopy *copy, GError *error)
 
 bool ferry_copy_check(FerryCopy *copy, GError **errp)
 {
-    bool fine;
+    bool ok;
 
     g_mutex_lock(&copy->lock);
-    fine = !copy->error;
-    if (!fine && errp) {
+    ok = !copy->error;
+    if (!ok && errp) {
         *errp = g_error_copy(copy->error);
     }
     g_mutex_unlock(&copy->lock);
-    return fine;
+    return ok;
 }
 
 void ferry_copy_count_sent(FerryCopy *copy, const FerryPagesFrame *frame)

@@ -215,10 +215,10 @@ static bool look_ahead(FerryFirstPass *pass, GError **errp)
 
 bool ferry_first_pass_prepare(FerryFirstPass *pass, GError **errp)
 {
-    bool fine = look_ahead(pass, errp);
+    bool ok = look_ahead(pass, errp);
 
     pass->looked_us = g_get_monotonic_time();
-    return fine;
+    return ok;
 }
 
 static gint64 looked_ago_us(const FerryFirstPass *pass)
@@ -330,8 +330,8 @@ static bool take_chunk(FerryFirstPass *pass, size_t region, uint64_t number, GEr
 {
     FerryCopy *copy = pass->copy;
     Queueing queueing = {.pass = pass, .state = &copy->state[region]};
-    bool fine = (atomic_load(&copy->stopped) || arm_chunk(pass, region, number, errp)) &&
-                scan_chunks(pass, region, number, 1, queue_touched, &queueing, errp);
+    bool ok = (atomic_load(&copy->stopped) || arm_chunk(pass, region, number, errp)) &&
+              scan_chunks(pass, region, number, 1, queue_touched, &queueing, errp);
 
     apply_skips(queueing.state, number);
     atomic_store(&queueing.state->chunks[number].queued, true);
@@ -339,7 +339,7 @@ static bool take_chunk(FerryFirstPass *pass, size_t region, uint64_t number, GEr
     if (queueing.touched_pages) {
         ferry_copy_kick(copy);
     }
-    return fine;
+    return ok;
 }
 
 /* --- What nobody has touched ------------------------------------------------------------------ */
@@ -407,7 +407,7 @@ bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp)
 {
     g_autoptr(GArray) touched = g_array_new(FALSE, FALSE, sizeof(uint64_t));
     g_autoptr(GArray) runs = NULL;
-    bool fine = true;
+    bool ok = true;
 
     g_mutex_lock(&pass->lock);
     runs = pass->idle;
@@ -416,15 +416,14 @@ bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp)
         const IdleRun *run = &g_array_index(runs, IdleRun, i);
 
         g_array_set_size(touched, 0);
-        fine = fine &&
-               scan_chunks(pass, run->region, run->first, run->nr, note_touched, touched, errp);
-        for (guint j = 0; fine && j < touched->len; j++) {
-            fine = take_chunk(pass, run->region, g_array_index(touched, uint64_t, j), errp);
+        ok = ok && scan_chunks(pass, run->region, run->first, run->nr, note_touched, touched, errp);
+        for (guint j = 0; ok && j < touched->len; j++) {
+            ok = take_chunk(pass, run->region, g_array_index(touched, uint64_t, j), errp);
         }
         split_run(pass, run, touched);
     }
     g_mutex_unlock(&pass->lock);
-    return fine;
+    return ok;
 }
 
 /* --- The pass --------------------------------------------------------------------------------- */
@@ -433,7 +432,7 @@ bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp)
 {
     uint64_t nr_pages;
     ChunkRef chunk;
-    bool fine = true;
+    bool ok = true;
 
     if (!choose(pass, &chunk, errp)) {
         return false;
@@ -444,11 +443,11 @@ bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp)
     if (is_idle(pass, &chunk)) {
         add_idle(pass, &chunk);
     } else {
-        fine = take_chunk(pass, chunk.region, chunk.number, errp);
+        ok = take_chunk(pass, chunk.region, chunk.number, errp);
     }
     g_mutex_unlock(&pass->lock);
     atomic_fetch_sub(&pass->unseen_bytes, nr_pages * FERRY_PAGE_BYTES);
-    return fine;
+    return ok;
 }
 
 void ferry_first_pass_restart(FerryFirstPass *pass)

@@ -114,8 +114,8 @@ bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, unsigned 
         .stretch_pages = stretch_pages,
         .samples = g_array_new(FALSE, FALSE, sizeof(Sample)),
     };
-    bool fine = ferry_scan(heat->scanner, &target, first << FERRY_PAGE_SHIFT,
-                           nr_pages << FERRY_PAGE_SHIFT, choose_in_range, &look, errp);
+    bool ok = ferry_scan(heat->scanner, &target, first << FERRY_PAGE_SHIFT,
+                         nr_pages << FERRY_PAGE_SHIFT, choose_in_range, &look, errp);
 
     heat->data_bytes += look.data_bytes;
     for (guint i = 0; i < look.samples->len; i++) {
@@ -127,7 +127,7 @@ bool ferry_heat_look(FerryHeat *heat, uint32_t region, uint64_t chunk, unsigned 
         g_hash_table_remove(heat->chunks, host);
         g_array_unref(look.samples);
     }
-    return fine;
+    return ok;
 }
 
 bool ferry_heat_knows(const FerryHeat *heat, uint32_t region, uint64_t chunk)

@@ -84,16 +84,16 @@ static bool serve_huge_page(FerryServer *server, uint32_t region, uint64_t page,
 {
     const uint64_t first = page / FERRY_GRANULE_PAGES, nr = nr_pages / FERRY_GRANULE_PAGES;
     uint64_t pages[FERRY_GRANULE_WORDS];
-    bool fine = true;
+    bool ok = true;
 
     memset(pages, 0xff, sizeof(pages));
-    for (uint64_t granule = first; fine && granule < first + nr; granule++) {
+    for (uint64_t granule = first; ok && granule < first + nr; granule++) {
         /* Of several, those that are on their way already will come. */
         if (take_granule(server->copy, region, granule) || nr == 1) {
-            fine = send_pages(server, region, granule, pages, errp);
+            ok = send_pages(server, region, granule, pages, errp);
         }
     }
-    return fine;
+    return ok;
 }
 
 static bool serve(FerryServer *server, const FerryFrame *frame, GError **errp)

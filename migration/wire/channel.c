@@ -77,7 +77,7 @@ bool ferry_channel_readv_all(FerryChannel *channel, struct iovec *iov, int nr_io
 /* With the write lock held. */
 static bool writev_locked(FerryChannel *channel, struct iovec *iov, int nr_iov, GError **errp)
 {
-    bool fine = true;
+    bool ok = true;
 
     nr_iov = advance(&iov, nr_iov, 0);
     while (nr_iov > 0) {
@@ -89,38 +89,38 @@ static bool writev_locked(FerryChannel *channel, struct iovec *iov, int nr_iov, 
             channel->ops->writev(channel->opaque, iov, nr_iov > IOV_MAX ? IOV_MAX : nr_iov, errp);
         if (done < 0) {
             g_prefix_error(errp, "channel '%s': ", channel->name);
-            fine = false;
+            ok = false;
             break;
         }
         atomic_fetch_add_explicit(&channel->sent_bytes, (uint64_t)done, memory_order_relaxed);
         nr_iov = advance(&iov, nr_iov, (size_t)done);
     }
     atomic_store_explicit(&channel->write_began_us, 0, memory_order_relaxed);
-    return fine;
+    return ok;
 }
 
 bool ferry_channel_writev_all(FerryChannel *channel, struct iovec *iov, int nr_iov, GError **errp)
 {
-    bool fine;
+    bool ok;
 
     g_mutex_lock(&channel->write_lock);
-    fine = writev_locked(channel, iov, nr_iov, errp);
+    ok = writev_locked(channel, iov, nr_iov, errp);
     g_mutex_unlock(&channel->write_lock);
-    return fine;
+    return ok;
 }
 
 bool ferry_channel_try_write_all(FerryChannel *channel, const void *data, size_t nr_bytes,
                                  bool *written, GError **errp)
 {
     struct iovec iov = {.iov_base = (void *)data, .iov_len = nr_bytes};
-    bool fine = true;
+    bool ok = true;
 
     *written = g_mutex_trylock(&channel->write_lock);
     if (*written) {
-        fine = writev_locked(channel, &iov, 1, errp);
+        ok = writev_locked(channel, &iov, 1, errp);
         g_mutex_unlock(&channel->write_lock);
     }
-    return fine;
+    return ok;
 }
 
 bool ferry_channel_read_all(FerryChannel *channel, void *data, size_t nr_bytes, GError **errp)

@@ -76,10 +76,10 @@ bool ferry_missing_take(FerryMissingReader *reader, const FerryFrame *frame, con
 
 bool ferry_missing_finish(FerryMissingReader *reader, GError **errp)
 {
-    bool fine = !reader->reader || ferry_compact_reader_finish(reader->reader, errp);
+    bool ok = !reader->reader || ferry_compact_reader_finish(reader->reader, errp);
 
     ferry_missing_clear(reader);
-    return fine;
+    return ok;
 }
 
 void ferry_missing_clear(FerryMissingReader *reader)

@@ -100,7 +100,7 @@ void ferry_bitmap_mark_vga(RAMBlock *block, uint64_t first_page, uint64_t nr_pag
  * blocks.  begin, end: around the time when QEMU's dirty log for migration is on.
  */
 bool ferry_tracker_open(FerryTrackerMode mode, const FerryRegions *regions, FerryTracker *tracker,
-                      GError **errp);
+                        GError **errp);
 void ferry_tracker_close(void);
 void ferry_tracker_begin(void);
 void ferry_tracker_end(void);

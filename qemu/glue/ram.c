@@ -90,20 +90,20 @@ void ferry_list_ram(FerryRegions *regions)
 
 bool ferry_resize_ram(const FerryRegions *remote, Error **errp)
 {
-    bool fine = true;
+    bool ok = true;
 
     bql_lock();
     WITH_RCU_READ_LOCK_GUARD()
     {
-        for (size_t i = 0; i < remote->nr && fine; i++) {
+        for (size_t i = 0; i < remote->nr && ok; i++) {
             RAMBlock *block = qemu_ram_block_by_name(remote->list[i].id);
 
             if (block && (block->flags & RAM_RESIZEABLE) &&
                 block->used_length != remote->list[i].length_bytes) {
-                fine = qemu_ram_resize(block, remote->list[i].length_bytes, errp) == 0;
+                ok = qemu_ram_resize(block, remote->list[i].length_bytes, errp) == 0;
             }
         }
     }
     bql_unlock();
-    return fine;
+    return ok;
 }

@@ -164,9 +164,9 @@ static FerryCopy *make_copy(uint8_t *host, uint64_t size_bytes, Told *told)
     return copy;
 }
 
-static void must(bool fine, GError *error)
+static void must(bool ok, GError *error)
 {
-    if (!fine) {
+    if (!ok) {
         g_error("%s", error ? error->message : "failed");
     }
 }

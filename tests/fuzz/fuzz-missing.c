@@ -22,13 +22,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nr_bytes)
     FerryPageset *sets[NR_REGIONS];
     FerryMissingReader reader = {0};
     uint64_t nr_pages = 0;
-    bool fine = true;
+    bool ok = true;
 
     for (uint32_t i = 0; i < NR_REGIONS; i++) {
         sets[i] = ferry_pageset_new(ferry_region_nr_pages(&list[i]));
         nr_pages += ferry_region_nr_pages(&list[i]);
     }
-    while (fine && nr_bytes >= 3) {
+    while (ok && nr_bytes >= 3) {
         FerryFrame frame = {.type = FERRY_FRAME_MISSING, .region = data[0]};
         size_t body_bytes = MIN((size_t)data[1] | (size_t)data[2] << 8, nr_bytes - 3);
         g_autoptr(GByteArray) body = g_byte_array_new();
@@ -40,9 +40,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nr_bytes)
         if (body->len > 0) {
             fuzz_seal_items(body->data, body->len);
         }
-        fine = ferry_missing_take(&reader, &frame, body->len ? body : NULL, &regions, sets, &error);
-        fuzz_check(fine == (error == NULL));
-        fuzz_check(!fine || frame.region < NR_REGIONS);
+        ok = ferry_missing_take(&reader, &frame, body->len ? body : NULL, &regions, sets, &error);
+        fuzz_check(ok == (error == NULL));
+        fuzz_check(!ok || frame.region < NR_REGIONS);
     }
     fuzz_check(ferry_missing_count(&regions, sets) <= nr_pages);
     ferry_missing_finish(&reader, NULL);

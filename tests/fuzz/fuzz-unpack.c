@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nr_bytes)
     static FerryUnpacker *unpacker;
     g_autoptr(GError) error = NULL;
     uint32_t content_bytes;
-    bool fine;
+    bool ok;
 
     if (!unpacker) {
         unpacker = ferry_unpacker_new();
@@ -27,8 +27,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nr_bytes)
     content_bytes = GUINT32_FROM_LE(content_bytes) % (GRANULE_BYTES + 1);
     memcpy(ferry_unpacker_packed(unpacker), data + sizeof(content_bytes),
            nr_bytes - sizeof(content_bytes));
-    fine = ferry_unpacker_unpack(unpacker, (uint32_t)(nr_bytes - sizeof(content_bytes)),
-                                 content_bytes, &error);
-    fuzz_check(fine == (error == NULL));
+    ok = ferry_unpacker_unpack(unpacker, (uint32_t)(nr_bytes - sizeof(content_bytes)),
+                               content_bytes, &error);
+    fuzz_check(ok == (error == NULL));
     return 0;
 }

@@ -195,14 +195,14 @@ void proxy_limit(Proxy *proxy, unsigned nr)
 void proxy_wait_connections(Proxy *proxy, unsigned nr)
 {
     gint64 deadline = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
-    bool fine = true;
+    bool ok = true;
 
     g_mutex_lock(&proxy->lock);
-    while (proxy->nr_connections < nr && fine) {
-        fine = g_cond_wait_until(&proxy->changed, &proxy->lock, deadline);
+    while (proxy->nr_connections < nr && ok) {
+        ok = g_cond_wait_until(&proxy->changed, &proxy->lock, deadline);
     }
     g_mutex_unlock(&proxy->lock);
-    g_assert_true(fine);
+    g_assert_true(ok);
 }
 
 static void cut(Connection *connection)

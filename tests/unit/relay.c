@@ -45,9 +45,9 @@ static bool forward(Relay *relay, int from, int to)
 static gpointer relay_run(gpointer opaque)
 {
     Relay *relay = opaque;
-    bool fine = true;
+    bool ok = true;
 
-    while (fine && !atomic_load(&relay->quit)) {
+    while (ok && !atomic_load(&relay->quit)) {
         struct pollfd fds[2] = {
             {.fd = relay->ends[0], .events = POLLIN},
             {.fd = relay->ends[1], .events = POLLIN},
@@ -58,9 +58,9 @@ static gpointer relay_run(gpointer opaque)
             continue;
         }
         poll(fds, 2, STALLED_MS);
-        for (int i = 0; i < 2 && fine; i++) {
+        for (int i = 0; i < 2 && ok; i++) {
             if (fds[i].revents && !atomic_load(&relay->stall)) {
-                fine = forward(relay, relay->ends[i], relay->ends[!i]);
+                ok = forward(relay, relay->ends[i], relay->ends[!i]);
             }
         }
     }

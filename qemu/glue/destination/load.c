@@ -48,18 +48,18 @@ static bool list_regions(void *opaque, const FerryRegions *remote, FerryRegions 
                          GError **errp)
 {
     Error *err = NULL;
-    bool fine;
+    bool ok;
 
     rcu_register_thread();
-    fine = ferry_resize_ram(remote, &err);
-    if (fine) {
+    ok = ferry_resize_ram(remote, &err);
+    if (ok) {
         ferry_list_ram(local);
     } else {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED, error_get_pretty(err));
         error_free(err);
     }
     rcu_unregister_thread();
-    return fine;
+    return ok;
 }
 
 static void wake(void *opaque)

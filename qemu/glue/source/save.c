@@ -613,12 +613,12 @@ static uint64_t pending_bytes(bool exact, bool *round_ended)
     }
     if (ferry_source_may_harvest(outgoing.source)) {
         Error *err = NULL;
-        bool fine;
+        bool ok;
 
         bql_lock();
-        fine = harvest(&err);
+        ok = harvest(&err);
         bql_unlock();
-        if (!fine) {
+        if (!ok) {
             qemu_file_set_error_obj(s->to_dst_file, -EIO, err);
             return pending;
         }
