@@ -6,6 +6,7 @@
 #include "first-pass.h"
 
 #include <stdatomic.h>
+#include <string.h>
 
 #include "heat.h"
 
@@ -52,7 +53,9 @@ typedef struct IdleRun {
 } IdleRun;
 
 struct FerryFirstPass {
-    FerryCopy *copy;
+    FerryBacklog *backlog;
+    const FerryRegions *regions; /* the backlog's */
+    FerrySenders *senders;
     FerryHeat *heat;
     ChunkRef look;    /* the next chunk to look at */
     ChunkRef next;    /* the next chunk to judge */
@@ -68,23 +71,33 @@ struct FerryFirstPass {
     _Atomic uint64_t unseen_bytes;
     _Atomic uint64_t skipped_pages;
 
-    GMutex lock; /* for what follows, and for arming */
+    GMutex lock;         /* for what follows, and for arming */
+    FerryPageset **skip; /* of each region: not to queue when its chunk is */
+    bool **queued;       /* of each region and chunk: its first copy is in the backlog, or was */
     bool restarted;
     FerryHistogram arm;
 };
 
-FerryFirstPass *ferry_first_pass_new(FerryCopy *copy)
+FerryFirstPass *ferry_first_pass_new(FerryBacklog *backlog, FerrySenders *senders)
 {
     FerryFirstPass *pass = g_new0(FerryFirstPass, 1);
 
-    pass->copy = copy;
+    pass->backlog = backlog;
+    pass->regions = ferry_backlog_regions(backlog);
+    pass->senders = senders;
     pass->scanner = ferry_scanner_new();
-    pass->heat = ferry_heat_new(&copy->regions, pass->scanner);
+    pass->heat = ferry_heat_new(pass->regions, pass->scanner);
     pass->cold = g_array_new(FALSE, FALSE, sizeof(ChunkRef));
     pass->hot = g_array_new(FALSE, FALSE, sizeof(ChunkRef));
     pass->idle = g_array_new(FALSE, FALSE, sizeof(IdleRun));
-    pass->total_bytes = ferry_regions_total_bytes(&copy->regions);
+    pass->total_bytes = ferry_regions_total_bytes(pass->regions);
     pass->unseen_bytes = pass->total_bytes;
+    pass->skip = g_new(FerryPageset *, pass->regions->nr);
+    pass->queued = g_new(bool *, pass->regions->nr);
+    for (size_t i = 0; i < pass->regions->nr; i++) {
+        pass->skip[i] = ferry_pageset_new(ferry_region_nr_pages(&pass->regions->list[i]));
+        pass->queued[i] = g_new0(bool, ferry_backlog_nr_chunks(backlog, i));
+    }
     g_mutex_init(&pass->lock);
     return pass;
 }
@@ -96,6 +109,12 @@ void ferry_first_pass_free(FerryFirstPass *pass)
     g_array_unref(pass->cold);
     g_array_unref(pass->hot);
     g_array_unref(pass->idle);
+    for (size_t i = 0; i < pass->regions->nr; i++) {
+        ferry_pageset_free(pass->skip[i]);
+        g_free(pass->queued[i]);
+    }
+    g_free(pass->skip);
+    g_free(pass->queued);
     g_mutex_clear(&pass->lock);
     g_free(pass);
 }
@@ -121,25 +140,26 @@ void ferry_first_pass_query(FerryFirstPass *pass, uint64_t *skipped_pages, Ferry
 /* With the lock held. */
 static bool arm_chunk(FerryFirstPass *pass, size_t region, uint64_t number, GError **errp)
 {
-    FerryCopy *copy = pass->copy;
-    FerryCopyChunk *chunk = &copy->state[region].chunks[number];
     uint64_t start_ns = ferry_now_ns();
 
-    if (atomic_load(&chunk->armed)) {
+    if (ferry_backlog_is_armed(pass->backlog, region, number)) {
         return true;
     }
-    if (!copy->tracker.ops->arm(copy->tracker.opaque, (uint32_t)region, number * FERRY_CHUNK_PAGES,
-                                ferry_chunk_nr_pages(&copy->regions.list[region], number), errp)) {
+    if (!ferry_backlog_arm(pass->backlog, region, number, errp)) {
         return false;
     }
-    atomic_store(&chunk->armed, true);
     ferry_histogram_add(&pass->arm, ferry_now_ns() - start_ns);
     return true;
 }
 
+static bool is_stopped(const FerryFirstPass *pass)
+{
+    return ferry_backlog_guest(pass->backlog) != FERRY_GUEST_RUNS;
+}
+
 typedef struct Queueing {
     FerryFirstPass *pass;
-    FerryCopyRegion *state;
+    size_t region;
     uint64_t touched_pages;
 } Queueing;
 
@@ -147,35 +167,36 @@ static void queue_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes
                           FerryScanKind kind)
 {
     Queueing *queueing = opaque;
-    uint64_t nr_pages = nr_bytes >> FERRY_PAGE_SHIFT;
+    FerryBacklog *backlog = queueing->pass->backlog;
+    uint64_t first_page = offset_bytes >> FERRY_PAGE_SHIFT, nr_pages = nr_bytes >> FERRY_PAGE_SHIFT;
 
     queueing->touched_pages += nr_pages;
     if (kind == FERRY_SCAN_ZERO && !queueing->pass->restarted) {
         /* The destination's memory starts out empty: nothing to send. */
-        atomic_fetch_add(&queueing->pass->copy->zero_pages, nr_pages);
-    } else if (kind == FERRY_SCAN_SWAPPED && !atomic_load(&queueing->pass->copy->stopped)) {
-        ferry_pageset_add(queueing->state->swapped, offset_bytes >> FERRY_PAGE_SHIFT, nr_pages);
+        ferry_backlog_count_sent(backlog, 0, nr_pages);
+    } else if (kind == FERRY_SCAN_SWAPPED && !is_stopped(queueing->pass)) {
+        ferry_backlog_queue_swapped(backlog, queueing->region, first_page, nr_pages);
     } else {
-        ferry_pageset_add(queueing->state->pages, offset_bytes >> FERRY_PAGE_SHIFT, nr_pages);
+        ferry_backlog_queue(backlog, queueing->region, first_page, nr_pages);
     }
 }
 
 /* Take out of the page set what is not to be sent in the first pass. */
-static void apply_skips(FerryCopyRegion *state, uint64_t number)
+static void apply_skips(FerryFirstPass *pass, size_t region, uint64_t number)
 {
     uint64_t first_granule = number * (FERRY_CHUNK_PAGES / FERRY_GRANULE_PAGES);
     uint64_t end_granule = first_granule + FERRY_CHUNK_PAGES / FERRY_GRANULE_PAGES;
     uint64_t pages[FERRY_GRANULE_WORDS];
+    FerryPageset *skip = pass->skip[region];
 
-    for (int64_t granule = ferry_pageset_next(state->skip, first_granule, 0, 1);
+    for (int64_t granule = ferry_pageset_next(skip, first_granule, 0, 1);
          granule >= 0 && (uint64_t)granule < end_granule;
-         granule = ferry_pageset_next(state->skip, (uint64_t)granule + 1, 0, 1)) {
-        ferry_pageset_take(state->skip, (uint64_t)granule, pages);
+         granule = ferry_pageset_next(skip, (uint64_t)granule + 1, 0, 1)) {
+        ferry_pageset_take(skip, (uint64_t)granule, pages);
         for (uint64_t i = 0; i < FERRY_GRANULE_WORDS; i++) {
             uint64_t word = (uint64_t)granule * FERRY_GRANULE_WORDS + i;
 
-            ferry_pageset_remove_mask(state->pages, word, pages[i]);
-            ferry_pageset_remove_mask(state->swapped, word, pages[i]);
+            ferry_backlog_skip_mask(pass->backlog, region, word, pages[i]);
         }
     }
 }
@@ -184,12 +205,12 @@ static void apply_skips(FerryCopyRegion *state, uint64_t number)
 
 static bool is_end(const FerryFirstPass *pass, const ChunkRef *ref)
 {
-    return ref->region == pass->copy->regions.nr;
+    return ref->region == pass->regions->nr;
 }
 
 static void step(const FerryFirstPass *pass, ChunkRef *ref)
 {
-    if (++ref->number == pass->copy->state[ref->region].nr_chunks) {
+    if (++ref->number == ferry_backlog_nr_chunks(pass->backlog, ref->region)) {
         ref->number = 0;
         ref->region++;
     }
@@ -312,7 +333,7 @@ static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
 static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uint64_t nr,
                         FerryScanFn fn, void *opaque, GError **errp)
 {
-    const FerryRegion *memory = &pass->copy->regions.list[region];
+    const FerryRegion *memory = &pass->regions->list[region];
     const FerryScanTarget target = ferry_region_scan_target(memory);
     const uint64_t first_page = first * FERRY_CHUNK_PAGES;
     const uint64_t nr_pages =
@@ -328,16 +349,15 @@ static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uin
  */
 static bool take_chunk(FerryFirstPass *pass, size_t region, uint64_t number, GError **errp)
 {
-    FerryCopy *copy = pass->copy;
-    Queueing queueing = {.pass = pass, .state = &copy->state[region]};
-    bool ok = (atomic_load(&copy->stopped) || arm_chunk(pass, region, number, errp)) &&
+    Queueing queueing = {.pass = pass, .region = region};
+    bool ok = (is_stopped(pass) || arm_chunk(pass, region, number, errp)) &&
               scan_chunks(pass, region, number, 1, queue_touched, &queueing, errp);
 
-    apply_skips(queueing.state, number);
-    atomic_store(&queueing.state->chunks[number].queued, true);
+    apply_skips(pass, region, number);
+    pass->queued[region][number] = true;
     atomic_fetch_sub(&pass->skipped_pages, queueing.touched_pages);
     if (queueing.touched_pages) {
-        ferry_copy_kick(copy);
+        ferry_senders_kick(pass->senders);
     }
     return ok;
 }
@@ -437,7 +457,7 @@ bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp)
     if (!choose(pass, &chunk, errp)) {
         return false;
     }
-    nr_pages = ferry_chunk_nr_pages(&pass->copy->regions.list[chunk.region], chunk.number);
+    nr_pages = ferry_chunk_nr_pages(&pass->regions->list[chunk.region], chunk.number);
     g_mutex_lock(&pass->lock);
     atomic_fetch_add(&pass->skipped_pages, nr_pages);
     if (is_idle(pass, &chunk)) {
@@ -452,14 +472,10 @@ bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp)
 
 void ferry_first_pass_restart(FerryFirstPass *pass)
 {
-    FerryCopy *copy = pass->copy;
-
     g_mutex_lock(&pass->lock);
-    for (size_t region = 0; region < copy->regions.nr; region++) {
-        for (uint64_t i = 0; i < copy->state[region].nr_chunks; i++) {
-            atomic_store(&copy->state[region].chunks[i].armed, false);
-            atomic_store(&copy->state[region].chunks[i].queued, false);
-        }
+    ferry_backlog_disarm_all(pass->backlog);
+    for (size_t i = 0; i < pass->regions->nr; i++) {
+        memset(pass->queued[i], 0, ferry_backlog_nr_chunks(pass->backlog, i) * sizeof(bool));
     }
     /* What has become zero since its first copy must be sent now. */
     pass->restarted = true;
@@ -476,9 +492,7 @@ void ferry_first_pass_restart(FerryFirstPass *pass)
 void ferry_first_pass_skip(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
                            uint64_t nr_pages)
 {
-    FerryCopy *copy = pass->copy;
-    FerryCopyRegion *state = &copy->state[region];
-    uint64_t end = MIN(first_page + nr_pages, ferry_region_nr_pages(&copy->regions.list[region]));
+    uint64_t end = MIN(first_page + nr_pages, ferry_region_nr_pages(&pass->regions->list[region]));
 
     g_mutex_lock(&pass->lock);
     for (uint64_t page = first_page, next; page < end; page = next) {
@@ -492,10 +506,9 @@ void ferry_first_pass_skip(FerryFirstPass *pass, uint32_t region, uint64_t first
             g_error_free(error);
             continue;
         }
-        ferry_pageset_remove(state->pages, page, next - page);
-        ferry_pageset_remove(state->swapped, page, next - page);
-        if (!atomic_load(&state->chunks[number].queued)) {
-            ferry_pageset_add(state->skip, page, next - page);
+        ferry_backlog_skip(pass->backlog, region, page, next - page);
+        if (!pass->queued[region][number]) {
+            ferry_pageset_add(pass->skip[region], page, next - page);
         }
     }
     g_mutex_unlock(&pass->lock);

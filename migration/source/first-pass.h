@@ -15,13 +15,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "backlog.h"
 #include "../stats.h"
+#include "backlog.h"
+#include "senders.h"
 
 typedef struct FerryFirstPass FerryFirstPass;
 
-/* Over all regions of @copy, which must outlive it. */
-FerryFirstPass *ferry_first_pass_new(FerryCopy *copy);
+/* Over all regions of @backlog, which must outlive it, as must @senders, who are told of it. */
+FerryFirstPass *ferry_first_pass_new(FerryBacklog *backlog, FerrySenders *senders);
 void ferry_first_pass_free(FerryFirstPass *pass);
 
 /* Look at the memory that comes first: the earlier, the better is known what the guest writes. */

@@ -1,11 +1,12 @@
 /*
  * The source's side of a session: handing off, and serving what was left missing.  See source.h
- * and source-internal.h.
+ * and internal.h.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "../wire/control.h"
 #include "../error.h"
+#include "../events.h"
+#include "../wire/control.h"
 #include "internal.h"
 
 /* How often a wait for the destination looks whether a sender has failed. */
@@ -16,122 +17,10 @@
 
 bool ferry_source_stopped(FerrySource *source, GError **errp)
 {
-    atomic_store(&source->copy->stopped, true);
-    ferry_pace_set_rate(source->copy->pace, 0);
-    if (!ferry_control_send(source->channels.control, FERRY_FRAME_STOPPED, 0, NULL, NULL)) {
+    if (!ferry_source_enter(source, FERRY_SOURCE_STOPPED) ||
+        !ferry_control_send(source->channels.control, FERRY_FRAME_STOPPED, 0, NULL, NULL)) {
         return ferry_source_fail(source, errp);
     }
-    return true;
-}
-
-/* All of the first pass is known of, if not sent. */
-static bool finish_first_pass(FerrySource *source, GError **errp)
-{
-    while (!ferry_first_pass_done(source->first_pass)) {
-        if (!ferry_first_pass_feed(source->first_pass, errp)) {
-            return ferry_source_fail_here(source);
-        }
-    }
-    return true;
-}
-
-static bool send_fence(FerrySource *source)
-{
-    ferry_copy_fence(source->copy, ++source->last_fence);
-    return ferry_copy_wait_fenced(source->copy);
-}
-
-/* --- Announcing what will be missing ----------------------------------------------------------- */
-
-/* Nothing is on its way any more: wait until the destination has all that was sent. */
-static bool drain(FerrySource *source)
-{
-    bool reached;
-
-    /* What a sender has taken it sends now, however slow it was to be; but no more than that. */
-    atomic_store(&source->copy->frozen, true);
-    ferry_pace_set_rate(source->copy->pace, 0);
-    if (!ferry_copy_freeze(source->copy) || !send_fence(source)) {
-        return false;
-    }
-    g_mutex_lock(&source->lock);
-    while (source->reached < source->last_fence && !source->control_over) {
-        g_cond_wait(&source->changed, &source->lock);
-    }
-    reached = source->reached >= source->last_fence;
-    g_mutex_unlock(&source->lock);
-    return reached;
-}
-
-/* The sets of one kind, of all regions; the array is the caller's to free. */
-static FerryPageset **list_sets(FerrySource *source, bool base)
-{
-    FerryCopy *copy = source->copy;
-    FerryPageset **sets = g_new(FerryPageset *, copy->regions.nr);
-
-    for (size_t i = 0; i < copy->regions.nr; i++) {
-        sets[i] = base ? copy->state[i].base : copy->state[i].pages;
-    }
-    return sets;
-}
-
-static bool send_draft(FerrySource *source)
-{
-    g_autofree FerryPageset **base = list_sets(source, true);
-    const FerryRegions *regions = &source->copy->regions;
-
-    g_mutex_lock(&source->lock);
-    source->drafted = false;
-    g_mutex_unlock(&source->lock);
-    return ferry_missing_send(source->channels.control, regions, base, true, NULL) &&
-           ferry_control_send(source->channels.control, FERRY_FRAME_DRAFT,
-                              ferry_missing_count(regions, base), NULL, NULL) &&
-           ferry_source_wait(source, &source->drafted, 0);
-}
-
-bool ferry_source_announce(FerrySource *source, GError **errp)
-{
-    FerryCopy *copy = source->copy;
-    const FerryTracker *tracker = &copy->tracker;
-    GError *error = NULL;
-
-    if (source->announced) {
-        return true;
-    }
-    if (!finish_first_pass(source, errp)) {
-        return false;
-    }
-    if (!drain(source)) {
-        return ferry_source_fail(source, errp);
-    }
-    /* What the tracker keeps need not be reset for that. */
-    ferry_copy_begin_round(copy);
-    if (!tracker->ops->harvest(tracker->opaque, false, &error) ||
-        !ferry_first_pass_look_again(source->first_pass, &error)) {
-        ferry_copy_unfreeze(copy);
-        return ferry_source_replace_tracker(source, error, errp);
-    }
-    atomic_store(&source->left_pages, tracker->ops->feed ? 1 : 0);
-    ferry_copy_set_apart(copy);
-    source->announced = true;
-    return send_draft(source) || ferry_source_fail(source, errp);
-}
-
-bool ferry_source_retract(FerrySource *source, GError **errp)
-{
-    if (!source->announced) {
-        return true;
-    }
-    g_mutex_lock(&source->lock);
-    source->drafted = false;
-    g_mutex_unlock(&source->lock);
-    if (!ferry_control_send(source->channels.control, FERRY_FRAME_FORGET, 0, NULL, NULL) ||
-        !ferry_source_wait(source, &source->drafted, 0)) {
-        return ferry_source_fail(source, errp);
-    }
-    source->announced = false;
-    ferry_copy_rejoin(source->copy);
-    ferry_copy_unfreeze(source->copy);
     return true;
 }
 
@@ -154,11 +43,10 @@ static void note_handed_off(FerrySource *source)
 
 bool ferry_source_hand_off(FerrySource *source, GError **errp)
 {
-    FerryCopy *copy = source->copy;
-
-    atomic_store(&copy->stopped, true);
-    ferry_pace_set_rate(copy->pace, 0);
-    if (!ferry_source_retract(source, errp)) {
+    if (!ferry_source_enter(source, FERRY_SOURCE_STOPPED)) {
+        return ferry_source_fail(source, errp);
+    }
+    if (!ferry_source_undraft(source, errp)) {
         return false;
     }
     /* A guest that was paused all along may get here before the first pass is over. */
@@ -170,19 +58,15 @@ bool ferry_source_hand_off(FerrySource *source, GError **errp)
     if (!ferry_source_look(source, true, NULL, errp)) {
         return false;
     }
-    if (ferry_copy_release_swapped(copy)) {
-        ferry_copy_kick(copy);
+    if (ferry_backlog_release_swapped(source->backlog)) {
+        ferry_senders_kick(source->senders);
     }
-    while (!ferry_copy_wait_dry(copy, 1000)) {
-        if (!ferry_copy_check(copy, NULL)) {
-            return ferry_source_fail(source, errp);
-        }
-    }
-    if (!send_fence(source) || !send_handoff(source, 0)) {
+    if (!ferry_senders_drain(source->senders) || !ferry_source_send_fence(source) ||
+        !send_handoff(source, 0)) {
         return ferry_source_fail(source, errp);
     }
     note_handed_off(source);
-    return true;
+    return ferry_source_enter(source, FERRY_SOURCE_HANDED_OFF) || ferry_source_fail(source, errp);
 }
 
 /* A channel went silent. */
@@ -190,7 +74,7 @@ static void silent(void *opaque, GError *error)
 {
     FerrySource *source = opaque;
 
-    ferry_copy_fail(source->copy, error);
+    ferry_source_note_failure(source, error);
     ferry_source_shutdown(source);
 }
 
@@ -202,47 +86,65 @@ static void add_to_heartbeat(void *opaque, FerryChannel *channel)
     ferry_heartbeat_add(source->heartbeat, channel, true, !is_data);
 }
 
+static void serving_failed(void *opaque, GError *error)
+{
+    ferry_source_note_failure(opaque, error);
+}
+
 /* From here on, the destination may ask for pages, and silence is a failure. */
 static void start_serving(FerrySource *source)
 {
+    FerryPageServerConfig config = {
+        .backlog = source->backlog,
+        .senders = source->senders,
+        .failed = serving_failed,
+        .opaque = source,
+        .nr_requests = &source->nr_requests,
+    };
+
     for (unsigned i = 0; i < source->channels.layout.nr_fetch; i++) {
-        source->servers[i] =
-            ferry_server_start(source->copy, source->channels.fetch[i], i, &source->nr_requests);
+        config.channel = source->channels.fetch[i];
+        source->servers[i] = ferry_page_server_start(&config, i);
     }
     source->heartbeat = ferry_heartbeat_new(source->config.timeout_ms, silent, source);
     ferry_channels_foreach(&source->channels, add_to_heartbeat, source);
     ferry_heartbeat_start(source->heartbeat);
 }
 
+/* How many pages are missing; the destination waits for some to be, so there is one at least. */
+static uint64_t count_missing(FerrySource *source, FerryPageset **late)
+{
+    g_autofree FerryPageset **draft = ferry_backlog_list(source->backlog, FERRY_BACKLOG_DRAFT);
+    const FerryRegions *regions = source->regions;
+    uint64_t nr_pages = ferry_missing_count(regions, late) + ferry_missing_count(regions, draft);
+
+    if (nr_pages == 0) {
+        nr_pages = regions->list[0].page_size_bytes / FERRY_PAGE_BYTES;
+        ferry_pageset_add(late[0], 0, nr_pages);
+    }
+    return nr_pages;
+}
+
 bool ferry_source_leave(FerrySource *source, GError **errp)
 {
-    FerryCopy *copy = source->copy;
-    const FerryRegions *regions = &copy->regions;
-    g_autofree FerryPageset **late = NULL, **base = NULL;
+    g_autofree FerryPageset **late = NULL;
 
     g_assert(source->config.nr_fetch > 0);
-    atomic_store(&copy->stopped, true);
-    ferry_pace_set_rate(copy->pace, 0);
-    if (!ferry_source_announce(source, errp)) {
+    if (!ferry_source_enter(source, FERRY_SOURCE_STOPPED)) {
+        return ferry_source_fail(source, errp);
+    }
+    if (!ferry_source_draft(source, errp) || !ferry_source_look(source, true, NULL, errp)) {
         return false;
     }
-    atomic_store(&copy->leaving, true);
-    if (!ferry_source_look(source, true, NULL, errp)) {
-        return false;
+    ferry_backlog_subtract_draft(source->backlog);
+    late = ferry_backlog_list(source->backlog, FERRY_BACKLOG_QUEUED);
+    atomic_store(&source->handed_off_pages, count_missing(source, late));
+    if (!ferry_source_enter(source, FERRY_SOURCE_HANDED_OFF)) {
+        return ferry_source_fail(source, errp);
     }
-    ferry_copy_reduce_late(copy);
-    late = list_sets(source, false);
-    base = list_sets(source, true);
-    if (ferry_missing_count(regions, late) + ferry_missing_count(regions, base) == 0) {
-        /* The destination waits for pages to be missing: let it be this one. */
-        ferry_pageset_add(late[0], 0, regions->list[0].page_size_bytes / FERRY_PAGE_BYTES);
-    }
-    source->handed_pages = ferry_missing_count(regions, late) + ferry_missing_count(regions, base);
-    source->left = true;
-    atomic_store(&copy->fetching, true);
     start_serving(source);
-    if (!ferry_missing_send(source->channels.control, regions, late, false, NULL) ||
-        !send_handoff(source, source->handed_pages)) {
+    if (!ferry_missing_send(source->channels.control, source->regions, late, false, NULL) ||
+        !send_handoff(source, source->handed_off_pages)) {
         return ferry_source_fail(source, errp);
     }
     note_handed_off(source);
@@ -251,18 +153,15 @@ bool ferry_source_leave(FerrySource *source, GError **errp)
 
 bool ferry_source_go(FerrySource *source, GError **errp)
 {
-    if (!ferry_source_wait(source, &source->loaded, 0)) {
+    /* Before it is said: from here on nobody can know whether the destination has heard it. */
+    if (!ferry_source_wait(source, &source->loaded, 0) ||
+        !ferry_source_enter(source, FERRY_SOURCE_FETCHING)) {
         return ferry_source_fail(source, errp);
     }
-    /* Before it is said: from here on nobody can know whether the destination has heard it. */
-    g_mutex_lock(&source->lock);
-    source->gone = true;
-    g_mutex_unlock(&source->lock);
+    ferry_event(go, "source");
     ferry_control_send(source->channels.control, FERRY_FRAME_GO, 0, NULL, NULL);
-    ferry_source_set_phase(source, FERRY_SESSION_FETCH);
-    source->announced = false;
-    ferry_copy_rejoin(source->copy);
-    ferry_copy_unfreeze(source->copy);
+    ferry_backlog_undraft(source->backlog);
+    ferry_senders_unfreeze(source->senders);
     return true;
 }
 
@@ -286,33 +185,32 @@ bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp)
     while (!ferry_source_is_complete(source)) {
         gint64 look = MIN(deadline, g_get_monotonic_time() + LOOK_MS * 1000);
 
-        if (over || !ferry_copy_check(source->copy, NULL)) {
+        if (over || ferry_cause_is_known(&source->cause)) {
             return ferry_source_fail(source, errp);
         }
         if (g_get_monotonic_time() >= deadline) {
             return true;
         }
-        if (ferry_copy_queued(source->copy) == 0 && ferry_copy_release_swapped(source->copy)) {
-            ferry_copy_kick(source->copy);
+        if (ferry_backlog_queued(source->backlog) == 0 &&
+            ferry_backlog_release_swapped(source->backlog)) {
+            ferry_senders_kick(source->senders);
         }
         g_mutex_lock(&source->lock);
-        while (!source->complete && !source->control_over) {
+        while (!source->complete && !ferry_cause_is_closed(&source->cause)) {
             if (!g_cond_wait_until(&source->changed, &source->lock, look)) {
                 break;
             }
         }
-        over = source->control_over && !source->complete;
+        over = ferry_cause_is_closed(&source->cause) && !source->complete;
         g_mutex_unlock(&source->lock);
     }
     return true;
 }
 
-static void forget_session(FerrySource *source)
+static void forget_connection(FerrySource *source)
 {
+    ferry_cause_reset(&source->cause);
     g_mutex_lock(&source->lock);
-    source->control_over = false;
-    g_clear_error(&source->last_words);
-    source->resuming = true;
     source->resumed = false;
     g_mutex_unlock(&source->lock);
     ferry_missing_clear(&source->resume_reader);
@@ -322,7 +220,7 @@ static void forget_session(FerrySource *source)
 static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
 {
     g_autoptr(GByteArray) body = ferry_layout_encode(layout);
-    const FerryRegions *regions = &source->copy->regions;
+    const FerryRegions *regions = source->regions;
 
     if (!source->resume_missing) {
         source->resume_missing = g_new0(FerryPageset *, regions->nr);
@@ -337,7 +235,8 @@ static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
         !ferry_source_wait(source, &source->resumed, RESUME_MS)) {
         return false;
     }
-    ferry_copy_replace_pages(source->copy, source->resume_missing);
+    ferry_event(resumed, "source", ferry_missing_count(regions, source->resume_missing));
+    ferry_backlog_replace(source->backlog, source->resume_missing);
     return true;
 }
 
@@ -348,7 +247,8 @@ bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t sess
         .nr_fetch = source->config.nr_fetch,
     };
 
-    g_assert(source->gone);
+    g_assert(ferry_source_phase_is_gone(ferry_source_phase(source)));
+    ferry_source_enter(source, FERRY_SOURCE_PAUSED);
     ferry_source_hang_up(source);
     if (session != source->config.session || version != source->config.version) {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
@@ -358,8 +258,10 @@ bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t sess
     if (ferry_source_is_complete(source)) {
         return true;
     }
-    forget_session(source);
+    forget_connection(source);
+    ferry_source_enter(source, FERRY_SOURCE_RESUMING);
     if (!ferry_source_open(source, &layout, errp)) {
+        ferry_source_enter(source, FERRY_SOURCE_PAUSED);
         ferry_source_shutdown(source);
         return false;
     }
@@ -368,11 +270,11 @@ bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t sess
         return ferry_source_fail(source, errp);
     }
     ferry_control_send(source->channels.control, FERRY_FRAME_GO, 0, NULL, NULL);
-    ferry_copy_start(source->copy, source->channels.data, layout.nr_data);
+    ferry_senders_start(source->senders, source->channels.data, layout.nr_data);
     start_serving(source);
     source->nr_recoveries++;
-    ferry_source_set_phase(source, FERRY_SESSION_FETCH);
-    ferry_copy_unfreeze(source->copy);
+    ferry_source_enter(source, FERRY_SOURCE_FETCHING);
+    ferry_senders_unfreeze(source->senders);
     return true;
 }
 
@@ -382,13 +284,13 @@ bool ferry_source_finish(FerrySource *source, unsigned timeout_ms)
     bool has_report;
 
     g_mutex_lock(&source->lock);
-    while (!source->has_report && !source->control_over) {
+    while (!source->has_report && !ferry_cause_is_closed(&source->cause)) {
         if (!g_cond_wait_until(&source->changed, &source->lock, deadline)) {
             break;
         }
     }
     has_report = source->has_report;
     g_mutex_unlock(&source->lock);
-    ferry_source_set_phase(source, FERRY_SESSION_DONE);
+    ferry_source_enter(source, FERRY_SOURCE_DONE);
     return has_report;
 }

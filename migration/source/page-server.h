@@ -1,5 +1,5 @@
 /*
- * Serving: answers the destination's requests for pages, on the channel they came on.
+ * Page servers: each answers the destination's requests for pages, on the channel they came on.
  *
  * An answer is the page that was asked for, at once and alone; then those next to it that are still
  * to be sent.  The sender that has the page's granule goes on from there.  A page that has been sent
@@ -10,8 +10,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#ifndef FERRY_SERVE_H
-#define FERRY_SERVE_H
+#ifndef FERRY_PAGE_SERVER_H
+#define FERRY_PAGE_SERVER_H
 
 #include <glib.h>
 #include <stdatomic.h>
@@ -19,14 +19,24 @@
 
 #include "../wire/channel.h"
 #include "backlog.h"
+#include "senders.h"
 
-typedef struct FerryServer FerryServer;
+typedef struct FerryPageServer FerryPageServer;
 
-/* Starts the thread; @copy and @channel outlive it.  It counts what it is asked for. */
-FerryServer *ferry_server_start(FerryCopy *copy, FerryChannel *channel, unsigned index,
-                                _Atomic uint64_t *nr_requests);
+typedef struct FerryPageServerConfig {
+    FerryBacklog *backlog; /* it and the next two outlive the server */
+    FerrySenders *senders;
+    FerryChannel *channel;
+    /* The channel failed, as it does when it is shut down; takes over @error.  From its thread. */
+    void (*failed)(void *opaque, GError *error);
+    void *opaque;
+    _Atomic uint64_t *nr_requests; /* counts what is asked for */
+} FerryPageServerConfig;
+
+/* Starts the thread of server @index. */
+FerryPageServer *ferry_page_server_start(const FerryPageServerConfig *config, unsigned index);
 
 /* Waits for the thread, which ends when its channel is shut down. */
-void ferry_server_join(FerryServer *server);
+void ferry_page_server_join(FerryPageServer *server);
 
 #endif

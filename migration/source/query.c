@@ -1,5 +1,5 @@
 /*
- * The source's side of a session: parameters and reports.  See source.h and source-internal.h.
+ * The source's side of a session: parameters and reports.  See source.h and internal.h.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -9,17 +9,20 @@ void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second)
 {
     atomic_store(&source->bandwidth, bytes_per_second);
     /* In the blackout there is none. */
-    if (!atomic_load(&source->copy->stopped) || atomic_load(&source->copy->fetching)) {
-        ferry_pace_set_rate(source->copy->pace, bytes_per_second);
+    if (ferry_backlog_guest(source->backlog) != FERRY_GUEST_STOPPED) {
+        ferry_senders_set_rate(source->senders, bytes_per_second);
     }
 }
 
 void ferry_source_count(FerrySource *source, FerryCounters *counters)
 {
+    FerryBacklogCounts counts;
+
+    ferry_backlog_query(source->backlog, &counts);
     *counters = (FerryCounters){
         .sent_bytes = ferry_channels_sent_bytes(&source->channels),
-        .normal_pages = atomic_load(&source->copy->normal_pages),
-        .zero_pages = atomic_load(&source->copy->zero_pages),
+        .normal_pages = counts.normal_pages,
+        .zero_pages = counts.zero_pages,
     };
 }
 
@@ -41,16 +44,18 @@ static void add_channel_stats(void *opaque, FerryChannel *channel)
 
 void ferry_source_query(FerrySource *source, FerryStats *stats)
 {
-    FerryCopy *copy = source->copy;
+    bool left = ferry_source_is_left(source);
     uint64_t now_ns = ferry_now_ns();
+    FerryBacklogCounts counts;
     ChannelList list;
 
+    ferry_backlog_query(source->backlog, &counts);
     *stats = (FerryStats){
         .total_bytes = source->total_bytes,
         .remaining_bytes = ferry_source_remaining_bytes(source),
-        .normal_pages = atomic_load(&copy->normal_pages),
-        .zero_pages = atomic_load(&copy->zero_pages),
-        .deferred_pages = atomic_load(&copy->deferred_pages),
+        .normal_pages = counts.normal_pages,
+        .zero_pages = counts.zero_pages,
+        .deferred_pages = counts.deferred_pages,
         .channels = g_array_new(FALSE, FALSE, sizeof(FerryChannelStats)),
         .rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats)),
     };
@@ -60,7 +65,7 @@ void ferry_source_query(FerrySource *source, FerryStats *stats)
     stats->report = source->report;
     stats->sent_bytes = ferry_channels_sent_bytes(&source->channels);
     g_mutex_lock(&source->stats_lock);
-    stats->phase = source->phase;
+    stats->phase = ferry_source_phase_report(ferry_source_phase(source));
     if (source->start_ns) {
         FerryRoundStats current = ferry_source_round_so_far(source);
 
@@ -69,11 +74,11 @@ void ferry_source_query(FerrySource *source, FerryStats *stats)
         g_array_append_val(stats->rounds, current);
     }
     g_mutex_unlock(&source->stats_lock);
-    stats->has_fetch = source->left;
+    stats->has_fetch = left;
     stats->fetch = (FerryFetchStats){
         .faults = atomic_load(&source->nr_requests),
-        .missing_pages = source->left ? ferry_copy_unsent(copy) : 0,
-        .handed_pages = source->handed_pages,
+        .missing_pages = left ? ferry_backlog_unsent(source->backlog) : 0,
+        .handed_pages = atomic_load(&source->handed_off_pages),
         .nr_recoveries = source->nr_recoveries,
     };
     g_mutex_unlock(&source->lock);

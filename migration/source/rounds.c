@@ -1,10 +1,10 @@
 /*
- * The source's side of a session: the first pass and the rounds.  See source.h and
- * source-internal.h.
+ * The source's side of a session: the first pass and the rounds.  See source.h and internal.h.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "../error.h"
+#include "../events.h"
 #include "internal.h"
 
 /* Finished rounds that are remembered: the first ones and the last ones tell the story. */
@@ -42,29 +42,6 @@ void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page
     ferry_first_pass_skip(source->first_pass, region, first_page, nr_pages);
 }
 
-bool ferry_source_replace_tracker(FerrySource *source, GError *error, GError **errp)
-{
-    FerryTracker next;
-
-    if (!g_error_matches(error, FERRY_ERROR, FERRY_ERROR_TRACKER) ||
-        atomic_load(&source->copy->stopped) || !source->config.next_tracker ||
-        !source->config.next_tracker(source->config.opaque, error, &next)) {
-        g_propagate_error(errp, error);
-        return ferry_source_fail_here(source);
-    }
-    g_error_free(error);
-    if (!ferry_copy_replace_tracker(source->copy, &next, errp)) {
-        return ferry_source_fail_here(source);
-    }
-    ferry_first_pass_restart(source->first_pass);
-    atomic_store(&source->left_pages, 0);
-    g_mutex_lock(&source->lock);
-    source->round_fence = 0;
-    g_mutex_unlock(&source->lock);
-    ferry_source_set_phase(source, FERRY_SESSION_COPY);
-    return true;
-}
-
 /* What takes FEED_MS to send, or @max_pages if that is less or bandwidth is not limited. */
 static uint64_t pages_to_feed(const FerrySource *source, uint64_t max_pages)
 {
@@ -77,50 +54,50 @@ static uint64_t pages_to_feed(const FerrySource *source, uint64_t max_pages)
 /* Have the tracker report some pages of the round. */
 static bool feed(FerrySource *source, GError **errp)
 {
-    FerryCopy *copy = source->copy;
+    const FerryTracker *tracker = ferry_backlog_tracker(source->backlog);
     uint64_t left_pages;
 
-    if (!copy->tracker.ops->feed(copy->tracker.opaque, pages_to_feed(source, FEED_PAGES),
-                                 &left_pages, errp)) {
+    if (!tracker->ops->feed(tracker->opaque, pages_to_feed(source, FEED_PAGES), &left_pages,
+                            errp)) {
         return false;
     }
     atomic_store(&source->left_pages, left_pages);
     if (left_pages == 0) {
-        ferry_copy_release_cooled(copy);
+        ferry_backlog_release_cooled(source->backlog);
     }
-    ferry_copy_kick(copy);
+    ferry_senders_kick(source->senders);
     return true;
 }
 
 /* Whether all that is known of is in the page sets. */
 static bool is_all_fed(const FerrySource *source)
 {
-    return ferry_source_first_pass_done(source) && !ferry_copy_has_swapped(source->copy) &&
+    return ferry_source_first_pass_done(source) && !ferry_backlog_has_swapped(source->backlog) &&
            atomic_load(&source->left_pages) == 0;
 }
 
 /* Put in what the senders are about to run out of. */
 static bool feed_senders(FerrySource *source, GError **errp)
 {
-    FerryCopy *copy = source->copy;
-    const FerryTracker *tracker = &copy->tracker;
+    FerryBacklog *backlog = source->backlog;
+    const FerryTracker *tracker = ferry_backlog_tracker(backlog);
     GError *error = NULL;
 
     if (tracker->ops->check) {
         tracker->ops->check(tracker->opaque, &error);
     }
     while (!error && !ferry_source_first_pass_done(source) &&
-           ferry_copy_queued(copy) < pages_to_feed(source, QUEUE_PAGES)) {
+           ferry_backlog_queued(backlog) < pages_to_feed(source, QUEUE_PAGES)) {
         ferry_first_pass_settle(source->first_pass, atomic_load(&source->bandwidth));
         ferry_first_pass_feed(source->first_pass, &error);
     }
-    ferry_copy_forget_some(copy);
-    if (!error && ferry_source_first_pass_done(source) && ferry_copy_queued(copy) == 0 &&
-        ferry_copy_release_swapped(copy)) {
-        ferry_copy_kick(copy);
+    ferry_backlog_forget_some(backlog);
+    if (!error && ferry_source_first_pass_done(source) && ferry_backlog_queued(backlog) == 0 &&
+        ferry_backlog_release_swapped(backlog)) {
+        ferry_senders_kick(source->senders);
     }
     while (!error && atomic_load(&source->left_pages) > 0 &&
-           ferry_copy_queued(copy) < pages_to_feed(source, FEED_PAGES) / 2) {
+           ferry_backlog_queued(backlog) < pages_to_feed(source, FEED_PAGES) / 2) {
         feed(source, &error);
     }
     return !error || ferry_source_replace_tracker(source, error, errp);
@@ -146,10 +123,10 @@ static void end_round(FerrySource *source, gint64 deadline)
         g_mutex_lock(&source->lock);
         source->round_fence = ++source->last_fence;
         g_mutex_unlock(&source->lock);
-        ferry_copy_fence(source->copy, source->last_fence);
+        ferry_senders_fence(source->senders, source->last_fence);
     }
     g_mutex_lock(&source->lock);
-    while (source->reached < source->round_fence && !source->control_over) {
+    while (source->reached < source->round_fence && !ferry_cause_is_closed(&source->cause)) {
         if (!g_cond_wait_until(&source->changed, &source->lock, deadline)) {
             break;
         }
@@ -159,21 +136,21 @@ static void end_round(FerrySource *source, gint64 deadline)
 
 bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
 {
-    FerryCopy *copy = source->copy;
     gint64 deadline = g_get_monotonic_time() + (gint64)timeout_ms * 1000;
 
-    if (!ferry_source_retract(source, errp)) {
+    if (!ferry_source_undraft(source, errp)) {
         return false;
     }
     do {
         if (!feed_senders(source, errp)) {
             return false;
         }
-        if (ferry_copy_wait_dry(copy, is_all_fed(source) ? timeout_ms : FEED_POLL_MS) &&
+        if (ferry_senders_wait_dry(source->senders,
+                                   is_all_fed(source) ? timeout_ms : FEED_POLL_MS) &&
             is_all_fed(source)) {
             end_round(source, deadline);
         }
-        if (!ferry_copy_check(copy, NULL)) {
+        if (ferry_cause_is_known(&source->cause)) {
             return ferry_source_fail(source, errp);
         }
         if (is_round_over(source)) {
@@ -185,7 +162,7 @@ bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
 
 uint64_t ferry_source_remaining_bytes(const FerrySource *source)
 {
-    uint64_t nr_pages = ferry_copy_unsent(source->copy) + atomic_load(&source->left_pages);
+    uint64_t nr_pages = ferry_backlog_unsent(source->backlog) + atomic_load(&source->left_pages);
 
     return ferry_first_pass_unseen_bytes(source->first_pass) + nr_pages * FERRY_PAGE_BYTES;
 }
@@ -195,9 +172,11 @@ uint64_t ferry_source_remaining_bytes(const FerrySource *source)
 FerryRoundStats ferry_source_round_so_far(FerrySource *source)
 {
     FerryRoundStats round = source->round;
+    FerryBacklogCounts counts;
 
-    round.pages = atomic_load(&source->copy->normal_pages) - source->round_start_pages;
-    round.zero_pages = atomic_load(&source->copy->zero_pages) - source->round_start_zero;
+    ferry_backlog_query(source->backlog, &counts);
+    round.pages = counts.normal_pages - source->round_start_pages;
+    round.zero_pages = counts.zero_pages - source->round_start_zero;
     round.bytes = ferry_channels_sent_bytes(&source->channels) - source->round_start_bytes;
     round.elapsed_ns = (source->end_ns ? source->end_ns : ferry_now_ns()) - source->round_start_ns;
     return round;
@@ -206,43 +185,46 @@ FerryRoundStats ferry_source_round_so_far(FerrySource *source)
 /* Ask the tracker what was written; the first of it can be sent at once. */
 static bool ask_tracker(FerrySource *source, bool last, GError **errp)
 {
-    FerryCopy *copy = source->copy;
-    const FerryTracker *tracker = &copy->tracker;
+    const FerryTracker *tracker = ferry_backlog_tracker(source->backlog);
 
-    ferry_copy_begin_round(copy);
+    ferry_backlog_begin_round(source->backlog);
     if (!tracker->ops->harvest(tracker->opaque, last, errp) ||
         !ferry_first_pass_look_again(source->first_pass, errp)) {
         return false;
     }
     if (last) {
         atomic_store(&source->left_pages, 0);
-        ferry_copy_release_all(copy);
+        ferry_backlog_release_all(source->backlog);
     } else if (tracker->ops->feed) {
         return feed(source, errp);
     } else {
-        ferry_copy_release_cooled(copy);
+        ferry_backlog_release_cooled(source->backlog);
     }
-    ferry_copy_kick(copy);
+    ferry_senders_kick(source->senders);
     return true;
 }
 
-void ferry_source_turn_round(FerrySource *source, uint64_t dirty_pages, uint64_t harvest_ns,
-                             bool last)
+/* A round ends, and another one begins with what was found. */
+static void turn_round(FerrySource *source, uint64_t dirty_pages, uint64_t harvest_ns)
 {
+    FerryBacklogCounts counts;
     FerryRoundStats finished;
 
+    ferry_backlog_query(source->backlog, &counts);
     g_mutex_lock(&source->stats_lock);
     finished = ferry_source_round_so_far(source);
+    ferry_event(round_ended, source->nr_rounds, finished.pages, finished.zero_pages, finished.bytes,
+                finished.elapsed_ns);
     if (source->rounds->len == ROUNDS_KEPT) {
         g_array_remove_index(source->rounds, ROUNDS_KEPT / 2);
     }
     g_array_append_val(source->rounds, finished);
     source->round_start_ns = ferry_now_ns();
-    source->round_start_pages = atomic_load(&source->copy->normal_pages);
-    source->round_start_zero = atomic_load(&source->copy->zero_pages);
+    source->round_start_pages = counts.normal_pages;
+    source->round_start_zero = counts.zero_pages;
     source->round_start_bytes = ferry_channels_sent_bytes(&source->channels);
     source->round = (FerryRoundStats){.dirty_pages = dirty_pages, .harvest_ns = harvest_ns};
-    source->phase = last ? FERRY_SESSION_HAND_OFF : FERRY_SESSION_ROUNDS;
+    ferry_event(round_begun, ++source->nr_rounds, dirty_pages, harvest_ns);
     g_mutex_unlock(&source->stats_lock);
     g_mutex_lock(&source->lock);
     source->round_fence = 0;
@@ -252,7 +234,10 @@ void ferry_source_turn_round(FerrySource *source, uint64_t dirty_pages, uint64_t
 /* Pages known to have been written since the session began. */
 static uint64_t nr_written(const FerrySource *source)
 {
-    return atomic_load(&source->copy->written_pages) + atomic_load(&source->left_pages);
+    FerryBacklogCounts counts;
+
+    ferry_backlog_query(source->backlog, &counts);
+    return counts.written_pages + atomic_load(&source->left_pages);
 }
 
 bool ferry_source_look(FerrySource *source, bool last, uint64_t *dirty_pages, GError **errp)
@@ -271,8 +256,9 @@ bool ferry_source_look(FerrySource *source, bool last, uint64_t *dirty_pages, GE
     if (dirty_pages) {
         *dirty_pages = nr_dirty;
     }
-    ferry_source_turn_round(source, nr_dirty, ferry_now_ns() - start_ns, last);
-    return true;
+    turn_round(source, nr_dirty, ferry_now_ns() - start_ns);
+    return ferry_source_is_stopped(source) || ferry_source_enter(source, FERRY_SOURCE_ROUNDS) ||
+           ferry_source_fail(source, errp);
 }
 
 bool ferry_source_may_harvest(FerrySource *source)
@@ -282,7 +268,7 @@ bool ferry_source_may_harvest(FerrySource *source)
 
 bool ferry_source_harvest(FerrySource *source, uint64_t *dirty_pages, GError **errp)
 {
-    if (!ferry_copy_check(source->copy, NULL)) {
+    if (ferry_cause_is_known(&source->cause)) {
         return ferry_source_fail(source, errp);
     }
     return ferry_source_look(source, false, dirty_pages, errp);

@@ -1,18 +1,83 @@
 /*
- * A sender: the thread that drains its share of the page sets into one data channel.
+ * The senders: one thread for each data channel, which drains its share of the backlog into it.
+ *
+ * A granule (2 MiB) belongs to one sender for good (granule % senders), so copies of a page arrive
+ * in the order they were read, with no barrier between rounds.
+ *
+ * Threads: the driver starts, ends and steers them; hints, interrupts and the rate come from any.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#ifndef FERRY_SENDER_H
-#define FERRY_SENDER_H
+#ifndef FERRY_SENDERS_H
+#define FERRY_SENDERS_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
 
 #include "../wire/channel.h"
+#include "../wire/pages-frame.h"
 #include "backlog.h"
 
-/* Starts the thread.  @index is its share: granules whose number leaves this rest. */
-FerrySender *ferry_sender_start(FerryCopy *copy, FerryChannel *channel, unsigned index);
+typedef struct FerrySenders FerrySenders;
 
-/* Waits for the thread, which ends when copy->quit is set or something failed. */
-void ferry_sender_join(FerrySender *sender);
+typedef struct FerrySendersConfig {
+    bool checksum; /* of each payload */
+    bool compress; /* payloads, where that helps */
+    /* A sender's channel, or the tracker, failed with @error (taken over).  From its thread. */
+    void (*failed)(void *opaque, GError *error);
+    void *opaque;
+} FerrySendersConfig;
+
+/* @backlog must outlive them. */
+FerrySenders *ferry_senders_new(FerryBacklog *backlog, const FerrySendersConfig *config);
+
+/* Ends them, too. */
+void ferry_senders_free(FerrySenders *senders);
+
+/* Start a sender for each of the channels, which stay the caller's. */
+void ferry_senders_start(FerrySenders *senders, FerryChannel **channels, unsigned nr_channels);
+
+/*
+ * End them: their channels must be shut down; what they had taken and not sent is nowhere.  They can
+ * be started again, with other channels.
+ */
+void ferry_senders_end(FerrySenders *senders);
+
+/* Something has failed: they take nothing more, and whoever waits for them goes on.  Any thread. */
+void ferry_senders_interrupt(FerrySenders *senders);
+
+/* Pages were added to the backlog. */
+void ferry_senders_kick(FerrySenders *senders);
+
+/* Wait until all are dry, or @timeout_ms; true if they are.  Returns early when interrupted. */
+bool ferry_senders_wait_dry(FerrySenders *senders, unsigned timeout_ms);
+
+/* The same without a limit; false when interrupted. */
+bool ferry_senders_drain(FerrySenders *senders);
+
+/* Have each send fence @number, larger than any before it, when it has run dry. */
+void ferry_senders_fence(FerrySenders *senders, uint64_t number);
+
+/* Wait until they all have sent it; false when interrupted. */
+bool ferry_senders_wait_fenced(FerrySenders *senders);
+
+/*
+ * Have them stop taking pages, and wait until none of them sends; what one has taken it sends at
+ * once, whatever the rate.  False when interrupted.
+ */
+bool ferry_senders_freeze(FerrySenders *senders);
+void ferry_senders_unfreeze(FerrySenders *senders);
+
+/* Bytes a second of all together; 0: no limit.  Any thread. */
+void ferry_senders_set_rate(FerrySenders *senders, uint64_t bytes_per_second);
+
+/* The sender that has @granule is to go on from there.  Any thread. */
+void ferry_senders_hint(FerrySenders *senders, uint32_t region, uint64_t granule);
+
+/* A frame as the session wants its frames. */
+void ferry_senders_init_frame(const FerrySenders *senders, FerryPagesFrame *frame);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FerrySenders, ferry_senders_free)
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * The source's side of a session: its life, and its control channel.  See source.h and
- * source-internal.h.
+ * The source's side of a session: its life, its phase, and its control channel.  See source.h and
+ * internal.h.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -8,24 +8,38 @@
 
 #include "../wire/control.h"
 #include "../error.h"
+#include "../events.h"
 #include "internal.h"
 
 /* How long an I/O error on one channel waits for the peer's own words on the control channel. */
-#define LAST_WORDS_US (G_USEC_PER_SEC / 2)
+#define LAST_WORDS_MS 500
+
+/* A sender, a page server or the heartbeat failed. */
+static void failed(void *opaque, GError *error)
+{
+    ferry_source_note_failure(opaque, error);
+}
 
 FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *regions,
                               const FerryTracker *tracker)
 {
     FerrySource *source = g_new0(FerrySource, 1);
+    const FerrySendersConfig senders = {
+        .checksum = config->checksum,
+        .compress = config->compress,
+        .failed = failed,
+        .opaque = source,
+    };
 
     source->config = *config;
     source->total_bytes = ferry_regions_total_bytes(regions);
-    source->copy = ferry_copy_new(regions, tracker, config->checksum, config->compress);
-    source->copy->send_hot = config->send_hot;
-    source->copy->may_leave = config->nr_fetch > 0;
-    source->first_pass = ferry_first_pass_new(source->copy);
+    source->backlog = ferry_backlog_new(regions, tracker, config->nr_fetch > 0, config->send_hot);
+    source->regions = ferry_backlog_regions(source->backlog);
+    source->senders = ferry_senders_new(source->backlog, &senders);
+    source->first_pass = ferry_first_pass_new(source->backlog, source->senders);
     source->rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats));
     ferry_channels_init(&source->channels);
+    ferry_cause_init(&source->cause);
     g_mutex_init(&source->stats_lock);
     g_mutex_init(&source->lock);
     g_cond_init(&source->changed);
@@ -39,7 +53,7 @@ void ferry_source_shutdown(FerrySource *source)
 
 static void free_resume_missing(FerrySource *source)
 {
-    for (size_t i = 0; source->resume_missing && i < source->copy->regions.nr; i++) {
+    for (size_t i = 0; source->resume_missing && i < source->regions->nr; i++) {
         ferry_pageset_free(source->resume_missing[i]);
     }
     g_clear_pointer(&source->resume_missing, g_free);
@@ -56,9 +70,9 @@ void ferry_source_hang_up(FerrySource *source)
     }
     g_clear_pointer(&source->heartbeat, ferry_heartbeat_free);
     for (unsigned i = 0; i < FERRY_FETCH_CHANNELS_MAX; i++) {
-        g_clear_pointer(&source->servers[i], ferry_server_join);
+        g_clear_pointer(&source->servers[i], ferry_page_server_join);
     }
-    ferry_copy_end_senders(source->copy);
+    ferry_senders_end(source->senders);
     ferry_channels_clear(&source->channels);
     atomic_store(&source->hanging_up, false);
 }
@@ -71,36 +85,71 @@ void ferry_source_free(FerrySource *source)
     ferry_source_hang_up(source);
     free_resume_missing(source);
     ferry_first_pass_free(source->first_pass);
-    ferry_copy_free(source->copy);
+    ferry_senders_free(source->senders);
+    ferry_backlog_free(source->backlog);
     ferry_channels_destroy(&source->channels);
     g_array_unref(source->rounds);
-    g_clear_error(&source->last_words);
+    ferry_cause_destroy(&source->cause);
     g_mutex_clear(&source->stats_lock);
     g_mutex_clear(&source->lock);
     g_cond_clear(&source->changed);
     g_free(source);
 }
 
-void ferry_source_set_phase(FerrySource *source, FerrySessionPhase phase)
+/* --- Phase ----------------------------------------------------------------------------------- */
+
+bool ferry_source_enter(FerrySource *source, FerrySourcePhase phase)
 {
-    g_mutex_lock(&source->stats_lock);
-    source->phase = phase;
-    if ((phase == FERRY_SESSION_DONE || phase == FERRY_SESSION_FAILED) && !source->end_ns) {
-        source->end_ns = ferry_now_ns();
+    FerrySourcePhase from = atomic_load(&source->phase);
+
+    if (from == phase) {
+        return true;
     }
-    g_mutex_unlock(&source->stats_lock);
+    if (!ferry_source_phase_may_follow(from, phase)) {
+        ferry_event(phase_refused, "source", ferry_source_phase_name(from),
+                    ferry_source_phase_name(phase));
+        return false;
+    }
+    switch (phase) {
+    case FERRY_SOURCE_STOPPED:
+        /* In the blackout there is no limit. */
+        ferry_backlog_set_guest(source->backlog, FERRY_GUEST_STOPPED);
+        ferry_senders_set_rate(source->senders, 0);
+        break;
+    case FERRY_SOURCE_HANDED_OFF:
+        if (ferry_source_is_left(source)) {
+            ferry_backlog_set_guest(source->backlog, FERRY_GUEST_LEFT);
+        }
+        break;
+    default:
+        break;
+    }
+    atomic_store(&source->phase, phase);
+    if (ferry_source_phase_is_over(phase)) {
+        g_mutex_lock(&source->stats_lock);
+        source->end_ns = source->end_ns ?: ferry_now_ns();
+        g_mutex_unlock(&source->stats_lock);
+    }
+    ferry_event(phase, "source", ferry_source_phase_name(from), ferry_source_phase_name(phase));
+    return true;
+}
+
+FerrySourcePhase ferry_source_phase(const FerrySource *source)
+{
+    return atomic_load(&source->phase);
+}
+
+bool ferry_source_is_left(const FerrySource *source)
+{
+    return atomic_load(&source->handed_off_pages) > 0;
+}
+
+bool ferry_source_is_stopped(const FerrySource *source)
+{
+    return ferry_backlog_guest(source->backlog) != FERRY_GUEST_RUNS;
 }
 
 /* --- Control channel ------------------------------------------------------------------------ */
-
-/* A channel that broke means little to a user; say what it means. */
-static void explain(GError **error)
-{
-    if (g_error_matches(*error, FERRY_ERROR, FERRY_ERROR_IO)) {
-        (*error)->code = FERRY_ERROR_LOST;
-        g_prefix_error(error, "lost the connection to the destination: ");
-    }
-}
 
 /* Something that the control thread is told becomes true. */
 static void note(FerrySource *source, bool *what)
@@ -115,11 +164,11 @@ static void note(FerrySource *source, bool *what)
 static bool take_missing(FerrySource *source, const FerryFrame *frame, const GByteArray *body,
                          GError **errp)
 {
-    const FerryRegions *regions = &source->copy->regions;
+    const FerryRegions *regions = source->regions;
     bool expected;
 
     g_mutex_lock(&source->lock);
-    expected = source->resuming && !source->resumed;
+    expected = ferry_source_phase(source) == FERRY_SOURCE_RESUMING && !source->resumed;
     g_mutex_unlock(&source->lock);
     if (!expected) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
@@ -159,21 +208,14 @@ static bool take_report(FerrySource *source, const GByteArray *body, GError **er
 /* Whether @frame may come now. */
 static bool is_due(FerrySource *source, const FerryFrame *frame)
 {
-    bool due;
-
-    g_mutex_lock(&source->lock);
     switch (frame->type) {
     case FERRY_FRAME_LOADED:
-        due = atomic_load(&source->copy->fetching);
-        break;
+        return ferry_backlog_guest(source->backlog) == FERRY_GUEST_LEFT;
     case FERRY_FRAME_COMPLETE:
-        due = source->gone;
-        break;
+        return ferry_source_phase_is_gone(ferry_source_phase(source));
     default:
-        due = true;
+        return true;
     }
-    g_mutex_unlock(&source->lock);
-    return due;
 }
 
 /* One frame from the destination; false when the channel is over. */
@@ -199,9 +241,11 @@ static bool take_control_frame(FerrySource *source, GError **errp)
         note(source, &source->drafted);
         return true;
     case FERRY_FRAME_LOADED:
+        ferry_event(loaded, "source");
         note(source, &source->loaded);
         return true;
     case FERRY_FRAME_COMPLETE:
+        ferry_event(complete, "source");
         note(source, &source->complete);
         return true;
     case FERRY_FRAME_REACHED:
@@ -232,26 +276,55 @@ static gpointer control_run(gpointer opaque)
 {
     FerrySource *source = opaque;
     GError *error = NULL;
+    bool over;
 
     while (take_control_frame(source, &error)) {
     }
-    explain(&error);
     g_mutex_lock(&source->lock);
-    source->last_words = error;
-    source->control_over = true;
-    g_cond_broadcast(&source->changed);
-    bool over = source->has_report;
-    g_mutex_unlock(&source->lock);
     /* After its report the destination has nothing more to say: then this is the end, no error. */
-    if (!over) {
-        if (source->config.failed && !atomic_load(&source->cancelled) &&
-            !atomic_load(&source->hanging_up)) {
-            source->config.failed(source->config.opaque, error);
-        }
-        ferry_copy_fail(source->copy, g_error_copy(error));
-        ferry_source_shutdown(source);
+    over = source->has_report || atomic_load(&source->hanging_up);
+    g_mutex_unlock(&source->lock);
+    if (over) {
+        g_error_free(error);
+    } else {
+        ferry_event(channel_lost, "source", "control", error->message);
+        ferry_source_note_failure(source, error);
     }
+    ferry_cause_close(&source->cause);
+    g_mutex_lock(&source->lock);
+    g_cond_broadcast(&source->changed);
+    g_mutex_unlock(&source->lock);
     return NULL;
+}
+
+/* --- Failures --------------------------------------------------------------------------------- */
+
+void ferry_source_note_failure(FerrySource *source, GError *error)
+{
+    ferry_cause_note(&source->cause, error);
+    ferry_senders_interrupt(source->senders);
+}
+
+GError *ferry_source_cause(FerrySource *source, unsigned timeout_ms)
+{
+    return ferry_cause_wait(&source->cause, timeout_ms);
+}
+
+/* The connection is of no use any more: the session waits for another one, or is over. */
+static void break_off(FerrySource *source, const GError *error)
+{
+    FerrySourcePhase phase = ferry_source_phase(source);
+
+    if (ferry_source_phase_is_gone(phase)) {
+        if (phase == FERRY_SOURCE_FETCHING) {
+            ferry_event(paused, "source", error ? error->message : "");
+        }
+        ferry_source_enter(source, FERRY_SOURCE_PAUSED);
+    } else if (!ferry_source_phase_is_over(phase)) {
+        ferry_source_enter(source, ferry_cause_is_cancelled(&source->cause) ? FERRY_SOURCE_CANCELLED
+                                                                            : FERRY_SOURCE_FAILED);
+    }
+    ferry_source_shutdown(source);
 }
 
 /*
@@ -260,49 +333,54 @@ static gpointer control_run(gpointer opaque)
  */
 bool ferry_source_fail(FerrySource *source, GError **errp)
 {
-    g_autoptr(GError) error = NULL;
-    gint64 deadline = g_get_monotonic_time() + LAST_WORDS_US;
+    GError *error = ferry_source_cause(source, source->control_thread ? LAST_WORDS_MS : 0);
 
-    ferry_copy_check(source->copy, &error);
     if (!error) {
-        error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "it is gone");
+        error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_LOST,
+                                    "lost the connection to the destination: it is gone");
     }
-    explain(&error);
-    g_mutex_lock(&source->lock);
-    while (source->control_thread && !source->control_over) {
-        if (!g_cond_wait_until(&source->changed, &source->lock, deadline)) {
-            break;
-        }
-    }
-    if (source->last_words &&
-        g_error_matches(source->last_words, FERRY_ERROR, FERRY_ERROR_REFUSED)) {
-        g_clear_error(&error);
-        error = g_error_copy(source->last_words);
-    }
-    g_mutex_unlock(&source->lock);
-    if (atomic_load(&source->cancelled)) {
-        g_clear_error(&error);
-        error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED, "cancelled");
-    }
-    ferry_source_set_phase(source, source->gone ? FERRY_SESSION_PAUSED : FERRY_SESSION_FAILED);
-    ferry_source_shutdown(source);
-    g_propagate_error(errp, g_steal_pointer(&error));
+    break_off(source, error);
+    g_propagate_error(errp, error);
     return false;
 }
 
-bool ferry_source_fail_here(FerrySource *source)
+bool ferry_source_fail_here(FerrySource *source, GError **errp)
 {
-    ferry_source_set_phase(source, FERRY_SESSION_FAILED);
-    ferry_source_shutdown(source);
+    if (errp && *errp) {
+        ferry_cause_note(&source->cause, g_error_copy(*errp));
+    }
+    break_off(source, errp ? *errp : NULL);
     return false;
 }
 
 void ferry_source_cancel(FerrySource *source)
 {
-    atomic_store(&source->cancelled, true);
-    ferry_copy_fail(source->copy,
-                    g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED, "cancelled"));
+    ferry_source_note_failure(source,
+                              g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED, "cancelled"));
     ferry_source_shutdown(source);
+}
+
+bool ferry_source_replace_tracker(FerrySource *source, GError *error, GError **errp)
+{
+    FerryTracker next;
+
+    if (!g_error_matches(error, FERRY_ERROR, FERRY_ERROR_TRACKER) ||
+        ferry_source_is_stopped(source) || !source->config.next_tracker ||
+        !source->config.next_tracker(source->config.opaque, error, &next)) {
+        g_propagate_error(errp, error);
+        return ferry_source_fail_here(source, errp);
+    }
+    ferry_event(tracker_replaced, error->message);
+    g_error_free(error);
+    if (!ferry_backlog_replace_tracker(source->backlog, &next, errp)) {
+        return ferry_source_fail_here(source, errp);
+    }
+    ferry_first_pass_restart(source->first_pass);
+    atomic_store(&source->left_pages, 0);
+    g_mutex_lock(&source->lock);
+    source->round_fence = 0;
+    g_mutex_unlock(&source->lock);
+    return ferry_source_enter(source, FERRY_SOURCE_COPYING);
 }
 
 /* --- Connecting ----------------------------------------------------------------------------- */
@@ -330,7 +408,7 @@ bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_m
     bool came;
 
     g_mutex_lock(&source->lock);
-    while (!*what && !source->control_over &&
+    while (!*what && !ferry_cause_is_closed(&source->cause) &&
            g_cond_wait_until(&source->changed, &source->lock, deadline)) {
     }
     came = *what;
@@ -344,19 +422,17 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
         .nr_data = source->config.nr_channels,
         .nr_fetch = source->config.nr_fetch,
     };
-    g_autoptr(GByteArray) body = ferry_regions_encode(&source->copy->regions, &layout);
+    g_autoptr(GByteArray) body = ferry_regions_encode(source->regions, &layout);
 
-    if (!ferry_copy_start_tracker(source->copy, errp)) {
-        ferry_source_set_phase(source, FERRY_SESSION_FAILED);
-        return false;
+    if (!ferry_backlog_start_tracker(source->backlog, errp)) {
+        return ferry_source_fail_here(source, errp);
     }
     if (!ferry_source_open(source, &layout, errp)) {
-        if (atomic_load(&source->cancelled)) {
+        if (ferry_cause_is_cancelled(&source->cause)) {
             g_clear_error(errp);
             return ferry_source_fail(source, errp);
         }
-        ferry_source_set_phase(source, FERRY_SESSION_FAILED);
-        return false;
+        return ferry_source_fail_here(source, errp);
     }
     source->start_ns = ferry_now_ns();
     source->round_start_ns = source->start_ns;
@@ -365,12 +441,11 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
         return ferry_source_fail(source, errp);
     }
     if (!ferry_first_pass_prepare(source->first_pass, errp)) {
-        return ferry_source_fail_here(source);
+        return ferry_source_fail_here(source, errp);
     }
     if (!ferry_source_wait(source, &source->ready, 0)) {
         return ferry_source_fail(source, errp);
     }
-    ferry_copy_start(source->copy, source->channels.data, layout.nr_data);
-    ferry_source_set_phase(source, FERRY_SESSION_COPY);
-    return true;
+    ferry_senders_start(source->senders, source->channels.data, layout.nr_data);
+    return ferry_source_enter(source, FERRY_SOURCE_COPYING) || ferry_source_fail(source, errp);
 }

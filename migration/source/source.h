@@ -15,7 +15,7 @@
  *
  * or, to hand off with pages missing, after which the source must not run the guest any more:
  *
- *     ferry_source_announce      the destination discards what it holds out of date
+ *     ferry_source_draft         the destination discards what it holds out of date
  *     (the caller stops the vCPUs)
  *     ferry_source_leave         last harvest, bitmap
  *     (the caller sends the device state)
@@ -41,6 +41,7 @@
 #include "../memory/region.h"
 #include "../stats.h"
 #include "../wire/frame.h"
+#include "phase.h"
 
 typedef struct FerrySource FerrySource;
 
@@ -60,11 +61,6 @@ typedef struct FerrySourceConfig {
      */
     FerryChannel *(*dial)(void *opaque, const char *name, GError **errp);
     /*
-     * The session broke; optional.  Called once, from the thread that reads the control channel,
-     * as soon as it is known; the driving thread learns it from its next call.
-     */
-    void (*failed)(void *opaque, const GError *error);
-    /*
      * The tracker may have missed writes; optional.  Called from the driving thread.  Give *@next,
      * which begins from scratch, or return false: then the migration fails with @why.  The old one
      * has not been stopped yet.
@@ -83,7 +79,7 @@ typedef struct FerryCounters {
 FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *regions,
                               const FerryTracker *tracker);
 
-/* Ends all threads and channels, whatever the state. */
+/* Ends all threads and channels, whatever the phase. */
 void ferry_source_free(FerrySource *source);
 
 /*
@@ -134,7 +130,7 @@ bool ferry_source_hand_off(FerrySource *source, GError **errp);
  * While the vCPUs run: stop sending, and tell the destination which pages will be missing as far as
  * known, so that it discards them.  The next step takes it back.  Needs fetch channels, like all below.
  */
-bool ferry_source_announce(FerrySource *source, GError **errp);
+bool ferry_source_draft(FerrySource *source, GError **errp);
 
 /*
  * With the vCPUs stopped: the last harvest, and the bitmap of what is missing.  From here on the
@@ -166,6 +162,19 @@ bool ferry_source_finish(FerrySource *source, unsigned timeout_ms);
 
 /* Bytes a second over all channels, 0 for no limit. */
 void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second);
+
+/* What it is doing.  Any thread. */
+FerrySourcePhase ferry_source_phase(const FerrySource *source);
+
+/* Whether the guest was handed off with pages missing.  Any thread. */
+bool ferry_source_is_left(const FerrySource *source);
+
+/*
+ * Why it failed: a copy of the cause, the caller's to free, or NULL.  Waits at most @timeout_ms while
+ * nothing is known, or only that a channel broke, whose reason the destination may still give.  Any
+ * thread.
+ */
+GError *ferry_source_cause(FerrySource *source, unsigned timeout_ms);
 
 /* Break all channels, as a broken network would.  Any thread. */
 void ferry_source_shutdown(FerrySource *source);

@@ -145,11 +145,10 @@ static uint8_t *map_guest(uint64_t size_bytes, uint64_t touched_bytes)
     return host;
 }
 
-static FerryCopy *make_copy(uint8_t *host, uint64_t size_bytes, Told *told)
+static FerryBacklog *make_backlog(uint8_t *host, uint64_t size_bytes, Told *told)
 {
     FerryTracker tracker = {.ops = &told_ops, .opaque = told};
     FerryRegions regions = {.list = g_new0(FerryRegion, 1), .nr = 1};
-    FerryCopy *copy;
 
     regions.list[0] = (FerryRegion){
         .id = "ram",
@@ -159,9 +158,7 @@ static FerryCopy *make_copy(uint8_t *host, uint64_t size_bytes, Told *told)
         .fd = -1,
         .scan = FERRY_SCAN_PRIVATE,
     };
-    copy = ferry_copy_new(&regions, &tracker, false, false);
-    copy->may_leave = true;
-    return copy;
+    return ferry_backlog_new(&regions, &tracker, true, false);
 }
 
 static void must(bool ok, GError *error)
@@ -182,45 +179,55 @@ static void scan_all(FerryFirstPass *pass)
 }
 
 /* Chunks that nobody touched were left alone: from here on, all are as if somebody had. */
-static void arm_all(FerryCopy *copy)
+static void arm_all(FerryBacklog *backlog)
 {
-    for (uint64_t i = 0; i < copy->state[0].nr_chunks; i++) {
-        atomic_store(&copy->state[0].chunks[i].armed, true);
+    for (uint64_t i = 0; i < ferry_backlog_nr_chunks(backlog, 0); i++) {
+        if (!ferry_backlog_is_armed(backlog, 0, i)) {
+            ferry_backlog_arm(backlog, 0, i, NULL);
+        }
     }
 }
 
 /* As after the senders: nothing waits to be sent. */
-static void send_all(FerryCopy *copy)
+static void send_all(FerryBacklog *backlog)
 {
-    ferry_pageset_clear(copy->state[0].pages);
+    uint64_t pages[FERRY_GRANULE_WORDS];
+    int64_t granule = 0;
+
+    while ((granule = ferry_backlog_next(backlog, 0, (uint64_t)granule, 0, 1)) >= 0) {
+        int nr_pages = ferry_backlog_take(backlog, 0, (uint64_t)granule, pages, NULL);
+
+        ferry_backlog_sent(backlog, (unsigned)nr_pages);
+        granule++;
+    }
 }
 
 /* A round in which @percent of all pages, at most 50, are written, in runs; returns its time. */
-static double write_share(FerryCopy *copy, unsigned percent, GRand *rand)
+static double write_share(FerryBacklog *backlog, const Told *told, unsigned percent, GRand *rand)
 {
-    uint64_t nr_runs = ferry_region_nr_pages(&copy->regions.list[0]) / RUN_PAGES;
+    uint64_t nr_runs = ferry_region_nr_pages(&ferry_backlog_regions(backlog)->list[0]) / RUN_PAGES;
     double start_ms = now_ms();
 
-    ferry_copy_begin_round(copy);
+    ferry_backlog_begin_round(backlog);
     if (percent) {
         double mean_runs = 100.0 / percent; /* from one run to the next; never less than 1 */
         double run = 0;
 
         while ((uint64_t)run < nr_runs) {
-            copy->client.report(copy->client.opaque, 0, (uint64_t)run, UINT64_MAX);
+            told->client->report(told->client->opaque, 0, (uint64_t)run, UINT64_MAX);
             run += 1 + g_rand_double(rand) * 2 * (mean_runs - 1);
         }
     }
-    ferry_copy_release_cooled(copy);
+    ferry_backlog_release_cooled(backlog);
     return now_ms() - start_ms;
 }
 
 /* As the driver does while the senders are at work; returns how long it takes. */
-static double forget(FerryCopy *copy)
+static double forget(FerryBacklog *backlog)
 {
     double start_ms = now_ms();
 
-    while (!ferry_copy_forget_some(copy)) {
+    while (!ferry_backlog_forget_some(backlog)) {
     }
     return now_ms() - start_ms;
 }
@@ -235,15 +242,15 @@ static void choose_pages(Told *told, uint64_t *pages, uint64_t nr_pages, GRand *
 }
 
 /* Returns its time without that of releasing what was put off, which is the other one. */
-static double run_round(FerryCopy *copy, double *release_ms)
+static double run_round(FerryBacklog *backlog, Told *told, double *release_ms)
 {
     GError *error = NULL;
     double start_ms = now_ms(), harvested_ms;
 
-    ferry_copy_begin_round(copy);
-    must(copy->tracker.ops->harvest(copy->tracker.opaque, false, &error), error);
+    ferry_backlog_begin_round(backlog);
+    must(told_harvest(told, false, &error), error);
     harvested_ms = now_ms();
-    ferry_copy_release_cooled(copy);
+    ferry_backlog_release_cooled(backlog);
     *release_ms = now_ms() - harvested_ms;
     return harvested_ms - start_ms;
 }
@@ -273,10 +280,11 @@ static double read_bitmap(const uint8_t *frame, size_t nr_bytes, uint64_t nr_pag
 }
 
 /* The end of a migration that leaves pages missing: as ferry_source_leave() does it. */
-static void hand_off(FerryCopy *copy, Told *told, GRand *rand, Figures *figures)
+static void hand_off(FerryBacklog *backlog, Told *told, GRand *rand, Figures *figures)
 {
-    uint64_t nr_pages = ferry_region_nr_pages(&copy->regions.list[0]);
-    FerryCopyRegion *state = &copy->state[0];
+    uint64_t nr_pages = ferry_region_nr_pages(&ferry_backlog_regions(backlog)->list[0]);
+    const FerryPageset *late = ferry_backlog_set(backlog, 0, FERRY_BACKLOG_QUEUED);
+    const FerryPageset *draft = ferry_backlog_set(backlog, 0, FERRY_BACKLOG_DRAFT);
     uint64_t last[ROUND_PAGES];
     g_autofree uint8_t *frame = g_malloc(FRAME_BYTES);
     g_autoptr(FerryPageset) missing = ferry_pageset_new(nr_pages);
@@ -286,13 +294,13 @@ static void hand_off(FerryCopy *copy, Told *told, GRand *rand, Figures *figures)
     size_t nr_bytes;
 
     memset(frame, 0, FRAME_BYTES);
-    run_round(copy, &release_ms);
+    run_round(backlog, told, &release_ms);
     start_ms = now_ms();
-    ferry_copy_set_apart(copy);
+    ferry_backlog_draft(backlog);
     figures->apart_ms = now_ms() - start_ms;
     /* What the destination knows from the draft. */
     for (uint64_t word = 0; word < nr_pages / 64; word++) {
-        uint64_t mask = ferry_pageset_get(state->base, word);
+        uint64_t mask = ferry_pageset_get(draft, word);
 
         if (mask) {
             ferry_pageset_add_mask(missing, word, mask);
@@ -300,26 +308,25 @@ static void hand_off(FerryCopy *copy, Told *told, GRand *rand, Figures *figures)
     }
     choose_pages(told, last, nr_pages, rand);
     for (size_t i = 0; i < ROUND_PAGES; i++) {
-        nr_new += !(ferry_pageset_get(state->base, last[i] / 64) >> (last[i] % 64) & 1);
+        nr_new += !(ferry_pageset_get(draft, last[i] / 64) >> (last[i] % 64) & 1);
     }
 
     start_ms = now_ms();
-    atomic_store(&copy->stopped, true);
-    atomic_store(&copy->leaving, true);
-    ferry_copy_begin_round(copy);
-    must(copy->tracker.ops->harvest(copy->tracker.opaque, true, &error), error);
-    ferry_copy_release_all(copy);
-    ferry_copy_reduce_late(copy);
-    nr_late = ferry_pageset_count(state->pages);
+    ferry_backlog_set_guest(backlog, FERRY_GUEST_STOPPED);
+    ferry_backlog_begin_round(backlog);
+    must(told_harvest(told, true, &error), error);
+    ferry_backlog_release_all(backlog);
+    ferry_backlog_subtract_draft(backlog);
+    nr_late = ferry_pageset_count(late);
     /* But for those that were chosen twice. */
     if (nr_late < nr_new * 99 / 100) {
         g_error("the last pages written were not noted: nothing was measured");
     }
-    nr_bytes = write_bitmap(state->pages, nr_pages, frame);
+    nr_bytes = write_bitmap(late, nr_pages, frame);
     figures->stop_ms = now_ms() - start_ms;
 
     figures->read_ms = read_bitmap(frame, nr_bytes, nr_pages, missing);
-    if (ferry_pageset_count(missing) != ferry_pageset_count(state->base) + nr_late) {
+    if (ferry_pageset_count(missing) != ferry_pageset_count(draft) + nr_late) {
         g_error("pages were lost");
     }
 }
@@ -348,24 +355,25 @@ static Figures measure(uint8_t *host, uint64_t size_bytes, unsigned percent)
     Figures figures = {0};
     Told told = {0};
     double start_ms = now_ms();
-    FerryCopy *copy = make_copy(host, size_bytes, &told);
-    FerryFirstPass *pass = ferry_first_pass_new(copy);
+    FerryBacklog *backlog = make_backlog(host, size_bytes, &told);
+    FerrySenders *senders = ferry_senders_new(backlog, &(FerrySendersConfig){0});
+    FerryFirstPass *pass = ferry_first_pass_new(backlog, senders);
     GError *error = NULL;
 
-    must(ferry_copy_start_tracker(copy, &error), error);
+    must(ferry_backlog_start_tracker(backlog, &error), error);
     figures.set_up_ms = now_ms() - start_ms;
 
     start_ms = now_ms();
     scan_all(pass);
     figures.scan_ms = now_ms() - start_ms;
-    send_all(copy);
-    arm_all(copy);
+    send_all(backlog);
+    arm_all(backlog);
     figures.idle_bytes = resident_bytes() - before_bytes;
 
-    write_share(copy, percent, rand);
-    forget(copy);
-    figures.share_ms = write_share(copy, percent, rand);
-    forget(copy);
+    write_share(backlog, &told, percent, rand);
+    forget(backlog);
+    figures.share_ms = write_share(backlog, &told, percent, rand);
+    forget(backlog);
     figures.working_bytes = resident_bytes() - before_bytes;
 
     warm_up();
@@ -374,11 +382,12 @@ static Figures measure(uint8_t *host, uint64_t size_bytes, unsigned percent)
 
         /* Two lots in turn: a page that is written in two rounds in a row is put off. */
         if (i < 0) {
-            choose_pages(&told, pages[i & 1], ferry_region_nr_pages(&copy->regions.list[0]), rand);
+            choose_pages(&told, pages[i & 1],
+                         ferry_region_nr_pages(&ferry_backlog_regions(backlog)->list[0]), rand);
         }
         told.pages = pages[i & 1];
-        ms = run_round(copy, &release_ms);
-        forget_ms = forget(copy);
+        ms = run_round(backlog, &told, &release_ms);
+        forget_ms = forget(backlog);
         figures.forget_ms = MAX(figures.forget_ms, forget_ms);
         if (i < 0) {
             figures.first_ms = MAX(figures.first_ms, ms);
@@ -390,15 +399,16 @@ static Figures measure(uint8_t *host, uint64_t size_bytes, unsigned percent)
     figures.round_ms = samples_median(rounds_ms, NR_ROUNDS);
 
     /* The worst moment to stop: just after such rounds. */
-    write_share(copy, percent, rand);
-    forget(copy);
-    write_share(copy, percent, rand);
-    forget(copy);
+    write_share(backlog, &told, percent, rand);
+    forget(backlog);
+    write_share(backlog, &told, percent, rand);
+    forget(backlog);
     warm_up();
-    hand_off(copy, &told, rand, &figures);
+    hand_off(backlog, &told, rand, &figures);
 
     ferry_first_pass_free(pass);
-    ferry_copy_free(copy);
+    ferry_senders_free(senders);
+    ferry_backlog_free(backlog);
     return figures;
 }
 

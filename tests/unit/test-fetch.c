@@ -183,11 +183,11 @@ static void copy_for_a_while(FakePair *pair, const Case *c)
         }
     }
     if (c->retracted) {
-        g_assert_true(ferry_source_announce(pair->source, &error));
+        g_assert_true(ferry_source_draft(pair->source, &error));
         g_assert_true(ferry_source_step(pair->source, 5, &error));
     }
     if (c->announced) {
-        ferry_source_announce(pair->source, &error);
+        ferry_source_draft(pair->source, &error);
         g_assert_no_error(error);
     }
 }

@@ -18,7 +18,8 @@ typedef struct {
     uint8_t *memory;
     uint64_t armed[NR_CHUNKS]; /* in this order */
     unsigned nr_armed;
-    FerryCopy *copy;
+    FerryBacklog *backlog;
+    FerrySenders *senders;
     FerryFirstPass *pass;
     gint64 start_us;
 } Bed;
@@ -83,8 +84,9 @@ static Bed *bed_new(void)
         .fd = -1,
         .scan = FERRY_SCAN_PRIVATE,
     };
-    bed->copy = ferry_copy_new(&regions, &tracker, false, false);
-    bed->pass = ferry_first_pass_new(bed->copy);
+    bed->backlog = ferry_backlog_new(&regions, &tracker, false, false);
+    bed->senders = ferry_senders_new(bed->backlog, &(FerrySendersConfig){0});
+    bed->pass = ferry_first_pass_new(bed->backlog, bed->senders);
     bed->start_us = g_get_monotonic_time();
     g_assert_true(ferry_first_pass_prepare(bed->pass, &error));
     g_assert_no_error(error);
@@ -94,7 +96,8 @@ static Bed *bed_new(void)
 static void bed_free(Bed *bed)
 {
     ferry_first_pass_free(bed->pass);
-    ferry_copy_free(bed->copy);
+    ferry_senders_free(bed->senders);
+    ferry_backlog_free(bed->backlog);
     munmap(bed->memory, NR_PAGES * FERRY_PAGE_BYTES);
     g_free(bed);
 }
@@ -129,7 +132,7 @@ static void assert_all_armed(const Bed *bed)
     }
     g_assert_cmphex(seen, ==, (1U << NR_CHUNKS) - 1);
     g_assert_true(ferry_first_pass_done(bed->pass));
-    g_assert_cmpuint(ferry_pageset_count(bed->copy->state[0].pages), ==, NR_PAGES);
+    g_assert_cmpuint(ferry_backlog_queued(bed->backlog), ==, NR_PAGES);
 }
 
 /* A chunk that is written puts its group off. */
