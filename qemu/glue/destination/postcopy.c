@@ -39,11 +39,6 @@ static struct {
     QIOChannel *io;  /* the stream's, to break it; a reference */
 } postcopy;
 
-bool ferry_has_session(void)
-{
-    return ferry_incoming_destination() || ferry_outgoing_active();
-}
-
 /* --- Before the guest runs ---------------------------------------------------------------------- */
 
 static bool has_vhost_user_net(void)
