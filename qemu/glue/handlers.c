@@ -9,6 +9,8 @@
 #include "migration/register.h"
 
 #include "ferry/glue/ferry.h"
+#include "destination/load.h"
+#include "destination/session.h"
 #include "internal.h"
 #include "source/postcopy.h"
 #include "source/save.h"

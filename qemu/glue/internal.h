@@ -13,7 +13,6 @@
 #include "io/channel-socket.h"
 
 #include "ferry/glue/parameters.h"
-#include "ferry/migration/destination/destination.h"
 #include "ferry/migration/memory/region.h"
 #include "ferry/migration/wire/channel.h"
 
@@ -48,43 +47,5 @@ void ferry_list_ram(FerryRegions *regions);
 
 /* Make the RAM blocks that may change their size fit the source's, as QEMU does; any thread. */
 bool ferry_resize_ram(const FerryRegions *remote, Error **errp);
-
-/* Whether the section that comes next is Ferry's; takes it in if so, with *@ret its result. */
-bool ferry_load_state(QEMUFile *f, int *ret);
-void ferry_load_cleanup(void);
-
-/* The same for a session that was abandoned. */
-void ferry_incoming_abandoned(void);
-
-/* The session at the destination, or NULL.  Any thread; it stays until the migration ends. */
-FerryDestination *ferry_incoming_destination(void);
-
-/*
- * The destination's part of post-copy.  stand_down: the source goes on without Ferry.  why_not: why
- * post-copy, which the user has permitted, must be QEMU's own; NULL if it need not.  hold_stream: the
- * stream that is to be broken when Ferry's channels are, or NULL.  note_part: something has come on it.
- * The rest are FerryDestinationOps.
- */
-void ferry_postcopy_hold_stream(MigrationIncomingState *mis);
-void ferry_postcopy_note_part(void);
-uint64_t ferry_postcopy_stream_idle_ms(void *opaque);
-void ferry_postcopy_stand_down(void);
-const char *ferry_postcopy_why_not(void);
-void ferry_postcopy_list_vcpus(void *opaque, GArray *threads);
-void ferry_postcopy_go(void *opaque);
-void ferry_postcopy_broken(void *opaque, const GError *why);
-void ferry_postcopy_damaged(void *opaque, const GError *why);
-
-/*
- * The source is lost (begin), or back (end, a FerryDestinationOps'): see postcopy-lost.c.  Any thread.
- */
-void ferry_lost_begin(void);
-void ferry_lost_end(void *opaque);
-
-/* Stop the guest so that only a reset gets it going again.  Main thread. */
-void ferry_lost_stop_for_ever(void);
-
-/* False when there is nothing to tell; *@reason says why Ferry is not in use, or is NULL. */
-bool ferry_incoming_query(FerryStats *stats, bool *active, uint8_t *version, char **reason);
 
 #endif

@@ -17,6 +17,7 @@
 
 #include "ferry/glue/hmp.h"
 #include "ferry/migration/wire/frame.h"
+#include "destination/session.h"
 #include "internal.h"
 #include "source/session.h"
 #include "tracker/tracker.h"

@@ -27,6 +27,9 @@
 
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
+#include "lost.h"
+#include "postcopy.h"
+#include "session.h"
 
 /* As many network backends are looked at. */
 #define MAX_NETDEVS 256
