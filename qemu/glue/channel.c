@@ -4,7 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
-#include "io/channel.h"
+#include "io/channel-socket.h"
+#include "io/channel-tls.h"
 
 #include "ferry/migration/error.h"
 #include "internal.h"
@@ -66,6 +67,14 @@ FerryChannel *ferry_channel_new_ioc(QIOChannel *ioc, const char *name)
 
     object_ref(OBJECT(ioc));
     return ferry_channel_new(&ops, ioc, name);
+}
+
+QIOChannelSocket *ferry_underlying_socket(QIOChannel *ioc)
+{
+    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
+        ioc = QIO_CHANNEL_TLS(ioc)->master;
+    }
+    return (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
 }
 
 void ferry_propagate_error(Error **errp, GError *error)

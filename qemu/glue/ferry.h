@@ -49,12 +49,16 @@ void ferry_outgoing_cancelling(void);
 /* The migration is being cancelled.  Any thread. */
 void ferry_outgoing_cancel(void);
 
-/* These return false, or leave things alone, when QEMU's own code is to do it. */
+/* Look for written pages, as auto-converge wants it.  False: QEMU is to do it.  With the BQL. */
 bool ferry_bitmap_sync(bool last_stage);
+
+/* The guest does not need these pages: leave them out.  False: QEMU is to do it.  Any thread. */
 bool ferry_free_page_hint(void *addr, size_t len);
+
+/* How much memory is still to be sent.  False: QEMU is to say it.  Any thread. */
 bool ferry_bytes_remaining(uint64_t *bytes);
 
-/* --- Post-copy; with @mis or @s, what QEMU would do stands behind each --- */
+/* --- Post-copy; with @mis or @s, what QEMU would do is done where no session is open --- */
 
 /* Whether a session is open, at either end. */
 bool ferry_has_session(void);
@@ -68,9 +72,13 @@ void ferry_postcopy_leave(MigrationState *s);
  */
 int ferry_send_packaged(MigrationState *s, const uint8_t *data, size_t nr_bytes);
 
-/* At the destination: memory is emptied; is about to lack pages; lacks pages. */
+/* At the destination: QEMU would empty memory now, before anything is received.  Main thread. */
 int ferry_postcopy_init(struct MigrationIncomingState *mis);
+
+/* At the destination: memory is about to lack pages.  Main thread. */
 int ferry_postcopy_prepare(struct MigrationIncomingState *mis);
+
+/* At the destination: memory lacks pages, which are to be fetched from here on.  Main thread. */
 int ferry_postcopy_listen(struct MigrationIncomingState *mis);
 
 /* The device state is loaded: have @run called in the main loop when the guest may run. */

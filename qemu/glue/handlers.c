@@ -9,7 +9,12 @@
 #include "migration/register.h"
 
 #include "ferry/glue/ferry.h"
+#include "destination/load.h"
+#include "destination/session.h"
 #include "internal.h"
+#include "source/postcopy.h"
+#include "source/save.h"
+#include "source/session.h"
 
 static SaveVMHandlers stock;
 
@@ -97,4 +102,9 @@ SaveVMHandlers *ferry_ram_handlers(SaveVMHandlers *handlers)
     wrapped.load_state = load_state;
     wrapped.load_cleanup = load_cleanup;
     return &wrapped;
+}
+
+bool ferry_has_session(void)
+{
+    return ferry_incoming_destination() || ferry_outgoing_active();
 }

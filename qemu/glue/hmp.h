@@ -8,7 +8,10 @@
 
 #include "monitor/monitor.h"
 
+/* "info ferry" */
 void hmp_info_ferry(Monitor *mon, const QDict *qdict);
+
+/* "ferry_abandon" */
 void hmp_ferry_abandon(Monitor *mon, const QDict *qdict);
 
 #endif

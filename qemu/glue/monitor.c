@@ -17,7 +17,10 @@
 
 #include "ferry/glue/hmp.h"
 #include "ferry/migration/wire/frame.h"
+#include "destination/session.h"
 #include "internal.h"
+#include "source/session.h"
+#include "tracker/tracker.h"
 
 /* Both enums list the same phases in the same order. */
 QEMU_BUILD_BUG_ON((int)FERRY_PHASE__MAX != (int)FERRY_SESSION_FAILED + 1);

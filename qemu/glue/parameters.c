@@ -13,7 +13,7 @@
 
 #include "ferry/glue/enum-property.h"
 #include "ferry/glue/ferry.h"
-#include "internal.h"
+#include "ferry/glue/parameters.h"
 
 /* Longer than a TCP connection needs to get over the loss of a few segments. */
 #define NETWORK_TIMEOUT_MS 10000

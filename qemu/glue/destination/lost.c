@@ -21,6 +21,8 @@
 #include "migration/migration.h"
 
 #include "../internal.h"
+#include "lost.h"
+#include "session.h"
 
 static struct {
     QEMUTimer *timer;
@@ -95,7 +97,9 @@ static void abandon(void *opaque)
 {
     lost.stopped = false;
     ferry_lost_stop_for_ever();
-    ferry_incoming_abandoned();
+    ferry_incoming_stop_listening();
+    ferry_incoming_keep_last();
+    ferry_incoming_end(NULL, false);
 }
 
 /* Before they can see pages that are not what they should be. */

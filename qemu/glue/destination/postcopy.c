@@ -27,6 +27,9 @@
 
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
+#include "lost.h"
+#include "postcopy.h"
+#include "session.h"
 
 /* As many network backends are looked at. */
 #define MAX_NETDEVS 256
@@ -38,11 +41,6 @@ static struct {
     GMutex lock;     /* for what follows */
     QIOChannel *io;  /* the stream's, to break it; a reference */
 } postcopy;
-
-bool ferry_has_session(void)
-{
-    return ferry_incoming_destination() || ferry_outgoing_active();
-}
 
 /* --- Before the guest runs ---------------------------------------------------------------------- */
 

@@ -21,6 +21,7 @@
 #include "ferry/migration/error.h"
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
+#include "peer.h"
 
 /* How long to wait for an answer to the PING; a peer that does not answer has no Ferry. */
 #define PONG_TIMEOUT_MS 10000
@@ -52,14 +53,6 @@ static struct {
     bool listens;    /* the destination has a listener of its own ... */
     uint32_t number; /* ... here */
 } peer;
-
-QIOChannelSocket *ferry_underlying_socket(QIOChannel *ioc)
-{
-    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
-        ioc = QIO_CHANNEL_TLS(ioc)->master;
-    }
-    return (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
-}
 
 void ferry_outgoing_address(SocketAddress *address)
 {

@@ -20,21 +20,18 @@
 #include "ferry/migration/source/converge.h"
 #include "ferry/migration/error.h"
 #include "../internal.h"
+#include "peer.h"
+#include "postcopy.h"
+#include "session.h"
 
 static struct {
     FerryConverge converge; /* over all rounds: whether more of them are of use */
-    bool left;              /* pages were left missing at the destination */
     uint64_t counted_requests;
 } postcopy;
 
 void ferry_postcopy_reset(void)
 {
     memset(&postcopy, 0, sizeof(postcopy));
-}
-
-bool ferry_postcopy_is_left(void)
-{
-    return postcopy.left;
 }
 
 /* Whether the user has left it to Ferry, and it is time. */
@@ -95,7 +92,7 @@ void ferry_postcopy_leave(MigrationState *s)
     }
     stat64_add(&mig_stats.dirty_sync_count, 1);
     ferry_outgoing_count();
-    postcopy.left = true;
+    ferry_outgoing_set_left();
 }
 
 int ferry_send_packaged(MigrationState *s, const uint8_t *data, size_t nr_bytes)
@@ -103,7 +100,7 @@ int ferry_send_packaged(MigrationState *s, const uint8_t *data, size_t nr_bytes)
     GError *error = NULL;
     int ret = qemu_savevm_send_packaged(s->to_dst_file, data, nr_bytes);
 
-    if (ret || !postcopy.left) {
+    if (ret || !ferry_outgoing_is_left()) {
         return ret;
     }
     ret = qemu_fflush(s->to_dst_file);

@@ -29,6 +29,7 @@
 #include "ferry/glue/tracker/dirty.h"
 #include "ferry/migration/memory/pageset.h"
 #include "../internal.h"
+#include "bitmap.h"
 
 QEMU_BUILD_BUG_ON(FERRY_CHUNK_PAGES % BITS_PER_LONG);
 

@@ -23,6 +23,8 @@
 #include "ferry/glue/kvm/kvm.h"
 #include "ferry/migration/error.h"
 #include "../internal.h"
+#include "bitmap.h"
+#include "tracker.h"
 
 #define EAGER_PAGE_SPLIT "/sys/module/kvm/parameters/eager_page_split"
 

@@ -11,7 +11,9 @@
 /* Whether anybody wants the summary. */
 extern bool ferry_dirty_wanted;
 
+/* This memory was written: note it in the summary.  Any thread. */
 void ferry_dirty_add(ram_addr_t start, ram_addr_t nr_bytes);
+/* The same for the pages whose bits are set in @bitmap. */
 void ferry_dirty_add_bitmap(const unsigned long *bitmap, ram_addr_t start, ram_addr_t nr_pages);
 
 /* QEMU has marked this memory as dirty for the clients in @mask.  Any thread. */

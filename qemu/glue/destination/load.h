@@ -1,0 +1,20 @@
+/*
+ * The handlers of the "ram" section at the destination.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_GLUE_DESTINATION_LOAD_H
+#define FERRY_GLUE_DESTINATION_LOAD_H
+
+#include "qemu/typedefs.h"
+
+/* Whether the section that comes next is Ferry's; takes it in if so, with *@ret its result. */
+bool ferry_load_state(QEMUFile *f, int *ret);
+
+/* SaveVMHandlers' load_cleanup: ends the session, if there is one. */
+void ferry_load_cleanup(void);
+
+/* All memory is in place, or the session failed: a FerryDestinationOps' complete.  Any thread. */
+void ferry_load_memory_decided(void *opaque);
+
+#endif

@@ -1,0 +1,154 @@
+/*
+ * The session at the destination: see session.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/guest-random.h"
+#include "qemu/main-loop.h"
+#include "qemu/yank.h"
+#include "block/aio.h"
+#include "system/runstate.h"
+#include "migration/misc.h"
+#include "migration/migration.h"
+
+#include "../internal.h"
+#include "session.h"
+
+static struct {
+    FerryDestination *destination;
+    uint8_t version;
+    uint64_t token;           /* of the session */
+    bool active;              /* the source's stream says that Ferry carries the memory */
+    QIONetListener *listener; /* our own, when QEMU has none */
+    VMChangeStateEntry *vm_change;
+    char *reason; /* why Ferry is not in use */
+    bool has_last;
+    FerryStats last;
+} incoming;
+
+static void yank(void *opaque)
+{
+    ferry_destination_shutdown(opaque);
+}
+
+void ferry_incoming_open(uint8_t version, const FerryDestinationOps *ops)
+{
+    FerryDestinationConfig config = {.timeout_ms = ferry_settings()->network_timeout_ms};
+
+    incoming.version = version;
+    qemu_guest_getrandom_nofail(&incoming.token, sizeof(incoming.token));
+    config.session = incoming.token;
+    qatomic_set(&incoming.destination, ferry_destination_new(&config, ops, NULL));
+    yank_register_function(MIGRATION_YANK_INSTANCE, yank, incoming.destination);
+    ferry_incoming_set_reason(NULL);
+}
+
+FerryDestination *ferry_incoming_destination(void)
+{
+    return qatomic_read(&incoming.destination);
+}
+
+void ferry_incoming_identify(uint8_t *version, uint64_t *token)
+{
+    *version = incoming.version;
+    *token = incoming.token;
+}
+
+void ferry_incoming_set_listener(QIONetListener *listener)
+{
+    if (incoming.listener) {
+        qio_net_listener_disconnect(incoming.listener);
+        object_unref(OBJECT(incoming.listener));
+    }
+    incoming.listener = listener;
+}
+
+static void vm_changed(void *opaque, bool running, RunState state)
+{
+    if (running && incoming.destination) {
+        ferry_destination_running(incoming.destination);
+    }
+}
+
+void ferry_incoming_begin(void)
+{
+    incoming.active = true;
+    incoming.vm_change = qemu_add_vm_change_state_handler(vm_changed, NULL);
+}
+
+bool ferry_incoming_active(void)
+{
+    return incoming.active;
+}
+
+void ferry_incoming_set_reason(const char *reason)
+{
+    g_free(incoming.reason);
+    incoming.reason = g_strdup(reason);
+}
+
+void ferry_incoming_suggest_reason(const char *reason)
+{
+    if (!incoming.reason) {
+        ferry_incoming_set_reason(reason);
+    }
+}
+
+void ferry_incoming_stop_listening(void)
+{
+    if (incoming.vm_change) {
+        qemu_del_vm_change_state_handler(incoming.vm_change);
+        incoming.vm_change = NULL;
+    }
+    ferry_incoming_set_listener(NULL);
+}
+
+void ferry_incoming_keep_last(void)
+{
+    if (incoming.has_last) {
+        ferry_stats_clear(&incoming.last);
+    }
+    ferry_destination_query(incoming.destination, &incoming.last);
+    incoming.has_last = true;
+}
+
+static void free_later(void *opaque)
+{
+    bql_unlock();
+    ferry_destination_free(opaque, NULL);
+    bql_lock();
+}
+
+void ferry_incoming_end(const char *reason, bool later)
+{
+    FerryDestination *destination = incoming.destination;
+
+    incoming.active = false;
+    qatomic_set(&incoming.destination, NULL);
+    yank_unregister_function(MIGRATION_YANK_INSTANCE, yank, destination);
+    if (later) {
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), free_later, destination);
+        return;
+    }
+    /* The engine's threads may be waiting for the BQL to resize a block. */
+    bql_unlock();
+    ferry_destination_free(destination, reason);
+    bql_lock();
+}
+
+bool ferry_incoming_query(FerryStats *stats, bool *active, uint8_t *version, char **reason)
+{
+    *active = incoming.active;
+    *version = incoming.version;
+    *reason = g_strdup(incoming.reason);
+    if (incoming.destination) {
+        ferry_destination_query(incoming.destination, stats);
+        return true;
+    }
+    if (incoming.has_last) {
+        ferry_stats_copy(stats, &incoming.last);
+        return true;
+    }
+    return false;
+}

@@ -1,0 +1,57 @@
+/*
+ * The session at the destination, or the lack of one.
+ *
+ * Threads: the main thread, except where marked.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_GLUE_DESTINATION_SESSION_H
+#define FERRY_GLUE_DESTINATION_SESSION_H
+
+#include "io/net-listener.h"
+
+#include "ferry/migration/destination/destination.h"
+
+/* A source with Ferry has shown itself, which will speak @version: there is a session from here on. */
+void ferry_incoming_open(uint8_t version, const FerryDestinationOps *ops);
+
+/* The session, or NULL.  Any thread; it stays until the migration ends. */
+FerryDestination *ferry_incoming_destination(void);
+
+/* What the source has to know of the session; there must be one.  Any thread. */
+void ferry_incoming_identify(uint8_t *version, uint64_t *token);
+
+/* Keep a listener of our own, taken over, in place of the last one; NULL: have none.  With the BQL. */
+void ferry_incoming_set_listener(QIONetListener *listener);
+
+/* The source's stream says that Ferry carries the memory. */
+void ferry_incoming_begin(void);
+
+/* Whether it has said so. */
+bool ferry_incoming_active(void);
+
+/* Why Ferry is not in use; NULL if it is. */
+void ferry_incoming_set_reason(const char *reason);
+
+/* The same, unless another reason is known already. */
+void ferry_incoming_suggest_reason(const char *reason);
+
+/* What comes now is none of the session's business: no more channels, nor whether the guest runs. */
+void ferry_incoming_stop_listening(void);
+
+/* Keep what the session has to tell: it is about to end. */
+void ferry_incoming_keep_last(void);
+
+/*
+ * End the session, telling the source @reason (or NULL).  With @later it has ended well: joining its
+ * threads waits until the source has been told that the guest runs, and is no part of the blackout.
+ */
+void ferry_incoming_end(const char *reason, bool later);
+
+/*
+ * What the session does, or the last one did.  False when there is nothing to tell; *@reason, the
+ * caller's to free, says why Ferry is not in use, or is NULL.
+ */
+bool ferry_incoming_query(FerryStats *stats, bool *active, uint8_t *version, char **reason);
+
+#endif

@@ -1,0 +1,312 @@
+/*
+ * The session at the source: see session.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/yank.h"
+#include "system/runstate.h"
+#include "migration/misc.h"
+#include "migration/migration.h"
+#include "migration/migration-stats.h"
+#include "migration/qemu-file.h"
+
+#include "ferry/glue/ferry.h"
+#include "ferry/glue/tracker/tracker.h"
+#include "ferry/migration/error.h"
+#include "../internal.h"
+#include "peer.h"
+#include "session.h"
+
+/* How long the end of the return path waits for Ferry to say why. */
+#define LAST_WORDS_MS 500
+
+/* How long a failure waits for the cancelling that caused it to show. */
+#define CANCELLING_MS 1000
+
+static struct {
+    GMutex lock; /* for source, active, last, reason, version */
+    FerrySource *source;
+    bool active; /* the memory of this migration goes through Ferry */
+    bool has_last;
+    FerryStats last; /* of the session that has ended */
+    char *reason;    /* why Ferry is not in use */
+    uint8_t version;
+
+    FerryTracker tracker;
+    FerryRegions regions; /* as handed to the source: for looking blocks up */
+    bool cancelling;      /* the user has cancelled it; atomic */
+
+    /* Accounting on the thread that drives the session. */
+    uint64_t counted_bytes, counted_normal, counted_zero;
+    bool stopped; /* the vCPUs, and the destination knows */
+    bool left;    /* pages are missing at the destination */
+} outgoing;
+
+/* --- Its life -------------------------------------------------------------------------------- */
+
+void ferry_outgoing_set_reason(const char *reason)
+{
+    g_mutex_lock(&outgoing.lock);
+    g_free(outgoing.reason);
+    outgoing.reason = g_strdup(reason);
+    g_mutex_unlock(&outgoing.lock);
+}
+
+void ferry_outgoing_reset(const char *reason)
+{
+    qatomic_set(&outgoing.cancelling, false);
+    g_mutex_lock(&outgoing.lock);
+    if (outgoing.has_last) {
+        ferry_stats_clear(&outgoing.last);
+        outgoing.has_last = false;
+    }
+    outgoing.version = 0;
+    g_mutex_unlock(&outgoing.lock);
+    ferry_outgoing_set_reason(reason);
+}
+
+/* Break what there is of the session, or of the way to one. */
+static void break_channels(void)
+{
+    ferry_peer_cancel();
+    g_mutex_lock(&outgoing.lock);
+    if (outgoing.source) {
+        ferry_source_shutdown(outgoing.source);
+    }
+    g_mutex_unlock(&outgoing.lock);
+}
+
+static void yank(void *opaque)
+{
+    break_channels();
+}
+
+static void session_failed(void *opaque, const GError *error)
+{
+    MigrationState *s = opaque;
+    Error *err = NULL;
+
+    /* QEMU's return path may have noticed first, but "Channel error" is all it has to say. */
+    WITH_QEMU_LOCK_GUARD(&s->error_mutex)
+    {
+        if (s->error && g_str_has_prefix(error_get_pretty(s->error), "Channel error")) {
+            error_free(s->error);
+            s->error = NULL;
+        }
+    }
+    error_setg(&err, "%s", error->message);
+    migrate_set_error(s, err);
+    error_free(err);
+}
+
+bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GError **errp)
+{
+    FerrySourceConfig own = *config;
+    FerryRegions regions;
+
+    own.failed = session_failed;
+    own.opaque = s;
+    ferry_list_ram(&regions);
+    outgoing.regions = (FerryRegions){
+        .list = g_memdup2(regions.list, regions.nr * sizeof(*regions.list)),
+        .nr = regions.nr,
+    };
+    if (!ferry_tracker_open(ferry_settings()->tracker, &outgoing.regions, &outgoing.tracker,
+                            errp)) {
+        ferry_regions_clear(&regions);
+        ferry_regions_clear(&outgoing.regions);
+        return false;
+    }
+    outgoing.counted_bytes = outgoing.counted_normal = outgoing.counted_zero = 0;
+    outgoing.stopped = outgoing.left = false;
+
+    g_mutex_lock(&outgoing.lock);
+    outgoing.version = (uint8_t)own.version;
+    outgoing.source = ferry_source_new(&own, &regions, &outgoing.tracker);
+    g_mutex_unlock(&outgoing.lock);
+    yank_register_function(MIGRATION_YANK_INSTANCE, yank, NULL);
+
+    if (!ferry_source_connect(outgoing.source, errp)) {
+        ferry_outgoing_close();
+        return false;
+    }
+    g_mutex_lock(&outgoing.lock);
+    outgoing.active = true;
+    g_mutex_unlock(&outgoing.lock);
+    return true;
+}
+
+void ferry_outgoing_close(void)
+{
+    FerrySource *source;
+
+    yank_unregister_function(MIGRATION_YANK_INSTANCE, yank, NULL);
+    g_mutex_lock(&outgoing.lock);
+    source = outgoing.source;
+    if (source) {
+        ferry_source_query(source, &outgoing.last);
+        outgoing.has_last = true;
+    }
+    outgoing.source = NULL;
+    outgoing.active = false;
+    g_mutex_unlock(&outgoing.lock);
+    ferry_source_free(source);
+    ferry_tracker_close();
+    ferry_regions_clear(&outgoing.regions);
+}
+
+/* --- What others ask and tell ---------------------------------------------------------------- */
+
+bool ferry_outgoing_active(void)
+{
+    bool active;
+
+    g_mutex_lock(&outgoing.lock);
+    active = outgoing.active;
+    g_mutex_unlock(&outgoing.lock);
+    return active;
+}
+
+FerrySource *ferry_outgoing_source(void)
+{
+    return outgoing.source;
+}
+
+FerrySource *ferry_outgoing_hold(void)
+{
+    g_mutex_lock(&outgoing.lock);
+    if (outgoing.active) {
+        return outgoing.source;
+    }
+    g_mutex_unlock(&outgoing.lock);
+    return NULL;
+}
+
+void ferry_outgoing_release(void)
+{
+    g_mutex_unlock(&outgoing.lock);
+}
+
+const FerryRegions *ferry_outgoing_regions(void)
+{
+    return &outgoing.regions;
+}
+
+bool ferry_outgoing_stop(GError **errp)
+{
+    if (outgoing.stopped) {
+        return true;
+    }
+    outgoing.stopped = true;
+    return ferry_source_stopped(outgoing.source, errp);
+}
+
+bool ferry_outgoing_is_stopped(void)
+{
+    return outgoing.stopped;
+}
+
+void ferry_outgoing_set_left(void)
+{
+    outgoing.left = true;
+}
+
+bool ferry_outgoing_is_left(void)
+{
+    return outgoing.left;
+}
+
+void ferry_outgoing_count(void)
+{
+    Stat64 *phase = outgoing.left           ? &mig_stats.postcopy_bytes
+                    : runstate_is_running() ? &mig_stats.precopy_bytes
+                                            : &mig_stats.downtime_bytes;
+    FerryCounters now;
+
+    ferry_source_count(outgoing.source, &now);
+    stat64_add(&mig_stats.multifd_bytes, now.sent_bytes - outgoing.counted_bytes);
+    stat64_add(phase, now.sent_bytes - outgoing.counted_bytes);
+    stat64_add(&mig_stats.normal_pages, now.normal_pages - outgoing.counted_normal);
+    stat64_add(&mig_stats.zero_pages, now.zero_pages - outgoing.counted_zero);
+    outgoing.counted_bytes = now.sent_bytes;
+    outgoing.counted_normal = now.normal_pages;
+    outgoing.counted_zero = now.zero_pages;
+}
+
+bool ferry_outgoing_query(FerryStats *stats, bool *active, uint8_t *version, char **reason)
+{
+    bool known;
+
+    g_mutex_lock(&outgoing.lock);
+    *active = outgoing.active;
+    *version = outgoing.version;
+    *reason = g_strdup(outgoing.reason);
+    known = outgoing.source || outgoing.has_last;
+    if (outgoing.source) {
+        ferry_source_query(outgoing.source, stats);
+    } else if (outgoing.has_last) {
+        ferry_stats_copy(stats, &outgoing.last);
+    }
+    g_mutex_unlock(&outgoing.lock);
+    return known;
+}
+
+/* --- Failures -------------------------------------------------------------------------------- */
+
+void ferry_return_path_error(MigrationState *s, const Error *error)
+{
+    gint64 deadline = g_get_monotonic_time() + LAST_WORDS_MS * 1000;
+
+    if (!ferry_outgoing_active()) {
+        /* While channels are being opened, this is how it shows that nobody will answer. */
+        break_channels();
+    }
+    while (ferry_outgoing_active() && !migrate_has_error(s) && g_get_monotonic_time() < deadline) {
+        g_usleep(1000);
+    }
+    migrate_set_error(s, error);
+}
+
+void ferry_outgoing_cancelling(void)
+{
+    qatomic_set(&outgoing.cancelling, true);
+}
+
+void ferry_outgoing_cancel(void)
+{
+    ferry_peer_cancel();
+    g_mutex_lock(&outgoing.lock);
+    if (outgoing.source) {
+        ferry_source_cancel(outgoing.source);
+    }
+    g_mutex_unlock(&outgoing.lock);
+}
+
+/*
+ * QEMU breaks the main channel before its state says that the migration is being cancelled.  The
+ * destination's complaint may be back here by then; it must not pass for a failure.
+ */
+static void wait_for_cancel(void)
+{
+    MigrationState *s = migrate_get_current();
+
+    for (int i = 0; i < CANCELLING_MS && qatomic_read(&outgoing.cancelling) &&
+                    qatomic_read(&s->state) != MIGRATION_STATUS_CANCELLING;
+         i++) {
+        g_usleep(1000);
+    }
+}
+
+int ferry_session_error(QEMUFile *f, GError *error)
+{
+    Error *err = NULL;
+
+    wait_for_cancel();
+    if (g_error_matches(error, FERRY_ERROR, FERRY_ERROR_TRACKER)) {
+        ferry_tracker_failed(error);
+    }
+    ferry_propagate_error(&err, error);
+    qemu_file_set_error_obj(f, -EIO, err);
+    return -EIO;
+}
