@@ -1,6 +1,7 @@
 /*
- * The destination's side of a session: what comes on the control channel.  See destination.h and
- * destination-internal.h.
+ * The destination's side of a session: what comes on the control channel.  See destination.h.
+ *
+ * Threads: the control channel's own, but for silent(), which the heartbeat's calls.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -10,7 +11,9 @@
 
 #include "../wire/control.h"
 #include "../error.h"
-#include "internal.h"
+#include "control-channel.h"
+#include "data-channel.h"
+#include "state.h"
 
 static bool out_of_turn(const FerryFrame *frame, GError **errp)
 {

@@ -1,6 +1,8 @@
 /*
- * The destination's side of a session: pages, on data and fetch channels.  See destination.h and
- * destination-internal.h.
+ * The destination's side of a session: pages, on data and fetch channels.  See destination.h.
+ *
+ * Threads: each channel's own.  What a FerryFetch calls comes from its fault threads, and from whatever
+ * thread places a page.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -8,7 +10,8 @@
 
 #include "../wire/control.h"
 #include "../error.h"
-#include "internal.h"
+#include "data-channel.h"
+#include "state.h"
 
 /* Wait until pages may be written; false when that will not be. */
 static bool wait_ready(ChannelReader *reader)

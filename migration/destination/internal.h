@@ -1,6 +1,7 @@
 /*
- * Shared between the files of the destination's side: destination.c (its life, its channels),
- * destination-control.c (what comes on the control channel), destination-data.c (pages).
+ * The destination's side of a session: what its files share.  From the top: destination (its life),
+ * acceptor (connections), control-channel, data-channel (what comes on them), state (how it stands with
+ * it); query (reports) above state.
  *
  * Threads: one per channel (ChannelReader); what several of them touch is under `lock`.  Until pages are left
  * missing, guest memory is written by the data channels' threads without a lock: a granule always
@@ -65,18 +66,5 @@ struct FerryDestination {
 
     uint64_t stopped_ns, complete_ns, loaded_ns, running_ns;
 };
-
-/* End the session with @error (taken over), or pause it if the guest may be running here. */
-void ferry_destination_fail(FerryDestination *destination, GError *error);
-
-/* With the lock held: the memory may be complete. */
-void ferry_destination_check_complete(FerryDestination *destination);
-
-/* A thread of one of the session's channels: reads it to its end, which is an error. */
-bool ferry_destination_run_control(ChannelReader *reader, GError **errp);
-bool ferry_destination_run_data(ChannelReader *reader, bool is_fetch, GError **errp);
-
-/* The table of a FerryFetch's calls, with the destination as @opaque. */
-extern const FerryFetchOps ferry_destination_fetch_ops;
 
 #endif
