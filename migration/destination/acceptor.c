@@ -56,7 +56,7 @@ static void make_way(FerryDestination *destination, const FerryHello *hello)
 {
     gint64 deadline = g_get_monotonic_time() + ORDER_US;
 
-    while (hello->role != FERRY_ROLE_CONTROL && destination->broken &&
+    while (hello->role != FERRY_ROLE_CONTROL && ferry_destination_is_cut_off(destination) &&
            !is_next(destination, hello) && !destination->closing &&
            g_cond_wait_until(&destination->changed, &destination->lock, deadline)) {
     }
@@ -81,13 +81,15 @@ static void make_way(FerryDestination *destination, const FerryHello *hello)
     while (is_any_stale_alive(destination) && !destination->closing) {
         g_cond_wait(&destination->changed, &destination->lock);
     }
-    destination->resuming = true;
+    destination->resuming = ferry_destination_is_cut_off(destination);
     g_cond_broadcast(&destination->changed);
 }
 
 static bool has_room(const FerryDestination *destination, const FerryHello *hello)
 {
     const FerryLayout *layout = &destination->layout;
+    /* How many there will be, the source has not said, or will say again. */
+    bool is_open = layout->nr_data == 0 || ferry_destination_is_cut_off(destination);
 
     if (hello->attempt != destination->attempt) {
         return false;
@@ -96,9 +98,9 @@ static bool has_room(const FerryDestination *destination, const FerryHello *hell
     case FERRY_ROLE_CONTROL:
         return true;
     case FERRY_ROLE_DATA:
-        return layout->nr_data == 0 || destination->broken || hello->index < layout->nr_data;
+        return is_open || hello->index < layout->nr_data;
     default:
-        return layout->nr_data == 0 || destination->broken || hello->index < layout->nr_fetch;
+        return is_open || hello->index < layout->nr_fetch;
     }
 }
 
@@ -152,11 +154,12 @@ static bool admit(ChannelReader *reader, FerryRole *role, GError **errp)
     *role = hello.role;
 
     g_mutex_lock(&destination->lock);
-    if (destination->broken) {
+    if (ferry_destination_is_cut_off(destination)) {
         make_way(destination, &hello);
     }
-    ok = *place_of(destination, &hello) == NULL && !destination->closing && !destination->error &&
-         !reader->dropped && has_room(destination, &hello);
+    ok = *place_of(destination, &hello) == NULL && !destination->closing &&
+         destination->phase != FERRY_DESTINATION_FAILED && !reader->dropped &&
+         has_room(destination, &hello);
     if (ok) {
         settle(reader, &hello);
     }
@@ -294,7 +297,7 @@ bool ferry_destination_has_all_channels(FerryDestination *destination)
     bool all;
 
     g_mutex_lock(&destination->lock);
-    all = destination->layout.nr_data && !destination->broken &&
+    all = destination->layout.nr_data && !ferry_destination_is_cut_off(destination) &&
           destination->nr_data == destination->layout.nr_data &&
           destination->nr_fetch == destination->layout.nr_fetch;
     g_mutex_unlock(&destination->lock);

@@ -6,7 +6,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "../wire/control.h"
-#include "../error.h"
+#include "../events.h"
 #include "acceptor.h"
 #include "state.h"
 
@@ -43,16 +43,20 @@ bool ferry_destination_loaded(FerryDestination *destination, GError **errp)
 
     g_mutex_lock(&destination->lock);
     destination->loaded_ns = ferry_now_ns();
-    if (destination->left && !destination->error && !destination->committed) {
-        destination->committed = true;
+    if (ferry_destination_has_left(destination) &&
+        destination->phase == FERRY_DESTINATION_HANDED_OFF &&
+        ferry_destination_enter(destination, FERRY_DESTINATION_FETCHING)) {
         control = destination->control->channel;
+        /* Loading it may have needed the last page. */
+        ferry_destination_check_complete(destination);
     }
-    ok = !destination->error;
+    ok = destination->phase != FERRY_DESTINATION_FAILED;
     if (!ok) {
         g_propagate_error(errp, g_error_copy(destination->error));
     }
     g_mutex_unlock(&destination->lock);
     if (control) {
+        ferry_event(loaded, "destination");
         ferry_control_send(control, FERRY_FRAME_LOADED, 0, NULL, NULL);
     }
     return ok;
@@ -80,7 +84,7 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
     }
     g_mutex_lock(&destination->lock);
     destination->closing = true;
-    if (!destination->reported && !destination->error && reason) {
+    if (!destination->reported && destination->phase != FERRY_DESTINATION_FAILED && reason) {
         control = destination->control;
     }
     g_cond_broadcast(&destination->changed);

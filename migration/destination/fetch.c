@@ -55,7 +55,6 @@ struct FerryFetch {
     FerryGather *gather;
     _Atomic uint64_t nr_missing;
     uint64_t nr_handed;
-    _Atomic bool complete;
     _Atomic uint64_t placed_pages;
     _Atomic uint64_t duplicates;
     _Atomic uint64_t zero_faults;
@@ -119,6 +118,12 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_threads,
     return fetch;
 }
 
+/* Whether all that was missing has been placed. */
+static bool is_complete(const FerryFetch *fetch)
+{
+    return atomic_load(&fetch->live) && atomic_load(&fetch->nr_missing) == 0;
+}
+
 void ferry_fetch_free(FerryFetch *fetch)
 {
     const uint64_t one = 1;
@@ -136,7 +141,7 @@ void ferry_fetch_free(FerryFetch *fetch)
         }
     }
     ferry_userfault_free(fetch->uffd);
-    if (fetch->drafted && !atomic_load(&fetch->complete)) {
+    if (fetch->drafted && !is_complete(fetch)) {
         advise(fetch, MADV_HUGEPAGE);
     }
     close(fetch->quit_fd);
@@ -213,7 +218,6 @@ static void note_placed(FerryFetch *fetch, uint64_t nr_pages)
     if (nr_pages && atomic_fetch_sub(&fetch->nr_missing, nr_pages) == nr_pages) {
         unregister_all(fetch);
         advise(fetch, MADV_HUGEPAGE);
-        atomic_store(&fetch->complete, true);
         fetch->ops.complete(fetch->opaque);
     }
 }
@@ -524,6 +528,11 @@ bool ferry_fetch_go_live(FerryFetch *fetch, GError **errp)
     atomic_store(&fetch->live, true);
     ferry_fetch_ask_again(fetch);
     return true;
+}
+
+bool ferry_fetch_is_live(const FerryFetch *fetch)
+{
+    return fetch && atomic_load(&fetch->live);
 }
 
 /* --- Reports ---------------------------------------------------------------------------------- */

@@ -8,7 +8,7 @@
 #include <stdatomic.h>
 
 #include "../wire/control.h"
-#include "internal.h"
+#include "state.h"
 
 /* Nanoseconds from the notice that the vCPUs stopped to @when_ns; 0 if either did not happen. */
 static uint64_t since_stop(const FerryDestination *destination, uint64_t when_ns)
@@ -30,18 +30,46 @@ static FerryReport make_report(const FerryDestination *destination)
 void ferry_destination_send_report(FerryDestination *destination)
 {
     g_autoptr(GByteArray) body = NULL;
+    FerryChannel *control = NULL;
     FerryReport report;
-    bool send;
+    bool due;
 
     g_mutex_lock(&destination->lock);
-    send = destination->complete && !destination->reported;
-    destination->reported |= send;
+    due = ferry_destination_has_all(destination) && !destination->reported;
+    destination->reported |= due;
+    if (due && ferry_destination_is_connected(destination)) {
+        control = destination->control->channel;
+    }
     report = make_report(destination);
     g_mutex_unlock(&destination->lock);
-    if (send) {
+    if (control) {
         body = ferry_report_encode(&report);
         /* The guest runs here now: a source that cannot be told is no reason to stop it. */
-        ferry_control_send(destination->control->channel, FERRY_FRAME_REPORT, 0, body, NULL);
+        ferry_control_send(control, FERRY_FRAME_REPORT, 0, body, NULL);
+    }
+}
+
+/* The phase in words that both sides have. */
+static FerrySessionPhase session_phase(const FerryDestination *destination)
+{
+    switch (destination->phase) {
+    case FERRY_DESTINATION_OPENING:
+        return destination->stopped_ns ? FERRY_SESSION_HAND_OFF : FERRY_SESSION_CONNECT;
+    case FERRY_DESTINATION_COPYING:
+    case FERRY_DESTINATION_DRAFTING:
+        return destination->stopped_ns ? FERRY_SESSION_HAND_OFF : FERRY_SESSION_COPY;
+    case FERRY_DESTINATION_HANDED_OFF:
+        return ferry_destination_has_left(destination) ? FERRY_SESSION_FETCH
+                                                       : FERRY_SESSION_HAND_OFF;
+    case FERRY_DESTINATION_FETCHING:
+        return FERRY_SESSION_FETCH;
+    case FERRY_DESTINATION_PAUSED:
+        return FERRY_SESSION_PAUSED;
+    case FERRY_DESTINATION_DONE:
+    case FERRY_DESTINATION_PARTED:
+        return FERRY_SESSION_DONE;
+    default:
+        return FERRY_SESSION_FAILED;
     }
 }
 
@@ -58,17 +86,11 @@ void ferry_destination_query(FerryDestination *destination, FerryStats *stats)
     };
     g_mutex_lock(&destination->lock);
     stats->total_bytes = ferry_regions_total_bytes(&destination->receiver.regions);
-    stats->phase = destination->error        ? FERRY_SESSION_FAILED
-                   : destination->complete   ? FERRY_SESSION_DONE
-                   : destination->broken     ? FERRY_SESSION_PAUSED
-                   : destination->left       ? FERRY_SESSION_FETCH
-                   : destination->stopped_ns ? FERRY_SESSION_HAND_OFF
-                   : destination->ready      ? FERRY_SESSION_COPY
-                                             : FERRY_SESSION_CONNECT;
-    stats->has_report = destination->complete;
+    stats->phase = session_phase(destination);
+    stats->has_report = ferry_destination_has_all(destination);
     stats->report = make_report(destination);
-    stats->has_fetch = destination->left;
-    if (destination->left) {
+    stats->has_fetch = ferry_destination_has_left(destination);
+    if (stats->has_fetch) {
         stats->vcpu_blocked_ms = g_array_new(FALSE, FALSE, sizeof(uint64_t));
         ferry_fetch_query(destination->receiver.fetch, &stats->fetch, stats->vcpu_blocked_ms);
         stats->fetch.nr_recoveries = destination->nr_recoveries;
