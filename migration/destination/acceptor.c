@@ -11,6 +11,7 @@
 
 #include "../wire/control.h"
 #include "../error.h"
+#include "../events.h"
 #include "acceptor.h"
 #include "control-channel.h"
 #include "data-channel.h"
@@ -124,6 +125,7 @@ static void settle(ChannelReader *reader, const FerryHello *hello)
         g_snprintf(name, sizeof(reader->channel->name), "fetch %u", hello->index);
         break;
     }
+    ferry_event(channel_proved, name);
     g_cond_broadcast(&destination->changed);
 }
 
@@ -186,6 +188,9 @@ static void run(ChannelReader *reader, FerryRole role)
     }
     g_mutex_lock(&destination->lock);
     stale = reader->stale;
+    if (!destination->closing) {
+        ferry_event(channel_lost, "destination", reader->channel->name, error->message);
+    }
     g_mutex_unlock(&destination->lock);
     if (stale) {
         g_error_free(error);
@@ -212,6 +217,7 @@ static gpointer reader_run(gpointer opaque)
             g_autofree char *message = g_strdup_printf(
                 "a connection that is not the source's was closed: %s", error->message);
 
+            ferry_event(channel_refused, reader->channel->name, error->message);
             destination->ops.warn(destination->opaque, message);
         }
         g_error_free(error);
@@ -276,6 +282,7 @@ void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *
     reap_strangers(destination);
     make_room(destination);
     refused = destination->closing;
+    ferry_event(channel_opened, "destination", channel->name);
     if (!refused) {
         ChannelReader *reader = g_new0(ChannelReader, 1);
 
