@@ -1,6 +1,8 @@
 /*
  * Receiving pages: see receiver.h.
  *
+ * Threads: any; until pages are left missing, two must not receive for the same granule at once.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "receiver.h"
