@@ -1,16 +1,18 @@
 /*
- * The destination's side of a session: what comes on the control channel.  See destination.h and
- * destination-internal.h.
+ * The destination's side of a session: what comes on the control channel.  See destination.h.
+ *
+ * Threads: the control channel's own, but for silent(), which the heartbeat's calls.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include <inttypes.h>
-#include <stdatomic.h>
-#include <string.h>
 
 #include "../wire/control.h"
 #include "../error.h"
-#include "internal.h"
+#include "../events.h"
+#include "control-channel.h"
+#include "data-channel.h"
+#include "state.h"
 
 static bool out_of_turn(const FerryFrame *frame, GError **errp)
 {
@@ -41,34 +43,37 @@ static bool wait_for_channels(ChannelReader *reader, const FerryLayout *layout)
     FerryDestination *destination = reader->destination;
 
     while ((destination->nr_data < layout->nr_data || destination->nr_fetch < layout->nr_fetch) &&
-           !destination->error && !destination->closing && !reader->stale) {
+           destination->phase != FERRY_DESTINATION_FAILED && !destination->closing &&
+           !reader->stale) {
         g_cond_wait(&destination->changed, &destination->lock);
     }
     return !reader->stale;
 }
 
-/* Make ready for pages to be left missing, or say why that cannot be. */
-static bool prepare_fetch(FerryDestination *destination, const FerryLayout *layout, GError **errp)
+/* Make ready for pages to be left missing, or say why that cannot be; *@fetch is NULL if none can. */
+static bool prepare_fetch(FerryDestination *destination, const FerryLayout *layout,
+                          FerryFetch **fetch, GError **errp)
 {
-    FerryReceiver *receiver = &destination->receiver;
-
+    *fetch = NULL;
     if (layout->nr_fetch == 0) {
         return true;
     }
-    receiver->fetch = ferry_fetch_new(&receiver->regions, layout->nr_fetch,
-                                      &ferry_destination_fetch_ops, destination, errp);
-    if (!receiver->fetch) {
+    *fetch = ferry_fetch_new(&destination->receiver.regions, layout->nr_fetch,
+                             &ferry_destination_fetch_ops, destination, errp);
+    if (!*fetch) {
         g_prefix_error(errp, "post-copy is not possible: ");
         return false;
     }
     return true;
 }
 
-static bool take_regions(ChannelReader *reader, const GByteArray *body, GError **errp)
+static bool take_regions(ChannelReader *reader, const FerryFrame *frame, const GByteArray *body,
+                         GError **errp)
 {
     FerryDestination *destination = reader->destination;
     FerryRegions remote = {0}, local = {0};
     FerryLayout layout;
+    FerryFetch *fetch;
     bool ok;
 
     if (destination->layout.nr_data) {
@@ -90,15 +95,18 @@ static bool take_regions(ChannelReader *reader, const GByteArray *body, GError *
     g_mutex_lock(&destination->lock);
     destination->receiver.regions = local;
     g_mutex_unlock(&destination->lock);
-    if (!prepare_fetch(destination, &layout, errp)) {
+    if (!prepare_fetch(destination, &layout, &fetch, errp)) {
         return false;
     }
     g_mutex_lock(&destination->lock);
+    destination->receiver.fetch = fetch;
     destination->layout = layout;
     wait_for_channels(reader, &layout);
-    destination->ready = true;
-    g_cond_broadcast(&destination->changed);
+    ok = ferry_destination_enter(destination, FERRY_DESTINATION_COPYING);
     g_mutex_unlock(&destination->lock);
+    if (!ok) {
+        return out_of_turn(frame, errp);
+    }
     return ferry_control_send(reader->channel, FERRY_FRAME_READY, 0, NULL, errp);
 }
 
@@ -110,9 +118,22 @@ static bool may_draft(FerryDestination *destination)
     bool may;
 
     g_mutex_lock(&destination->lock);
-    may = destination->ready && destination->receiver.fetch && !destination->handed_off;
+    may = destination->receiver.fetch &&
+          ferry_destination_may_enter(destination, FERRY_DESTINATION_DRAFTING);
     g_mutex_unlock(&destination->lock);
     return may;
+}
+
+/* What was taken in, or taken back, makes it @phase. */
+static bool enter(FerryDestination *destination, FerryDestinationPhase phase,
+                  const FerryFrame *frame, GError **errp)
+{
+    bool ok;
+
+    g_mutex_lock(&destination->lock);
+    ok = ferry_destination_enter(destination, phase);
+    g_mutex_unlock(&destination->lock);
+    return ok || out_of_turn(frame, errp);
 }
 
 static bool take_missing(FerryDestination *destination, const FerryFrame *frame,
@@ -136,6 +157,10 @@ static bool forget_draft(ChannelReader *reader, const FerryFrame *frame, GError 
     }
     ferry_missing_clear(&destination->missing_reader);
     ferry_fetch_forget(destination->receiver.fetch);
+    if (!enter(destination, FERRY_DESTINATION_COPYING, frame, errp)) {
+        return false;
+    }
+    ferry_event(undraft, "destination");
     return ferry_control_send(reader->channel, FERRY_FRAME_DRAFTED, 0, NULL, errp);
 }
 
@@ -166,25 +191,25 @@ static bool take_draft(ChannelReader *reader, const FerryFrame *frame, GError **
     if (!may_draft(destination)) {
         return out_of_turn(frame, errp);
     }
-    if (!check_missing(destination, frame->first_page, errp)) {
+    if (!check_missing(destination, frame->first_page, errp) ||
+        !ferry_fetch_draft(receiver->fetch, errp) ||
+        !enter(destination, FERRY_DESTINATION_DRAFTING, frame, errp)) {
         return false;
     }
-    if (!ferry_fetch_draft(receiver->fetch, errp)) {
-        return false;
-    }
+    ferry_event(draft, "destination", frame->first_page);
     return ferry_control_send(reader->channel, FERRY_FRAME_DRAFTED, 0, NULL, errp);
 }
 
 static void silent(void *opaque, GError *error)
 {
     FerryDestination *destination = opaque;
-    bool broken;
+    bool cut_off;
 
     /* The channels of a connection that broke are silent, and no reason to break the next one. */
     g_mutex_lock(&destination->lock);
-    broken = destination->broken;
+    cut_off = ferry_destination_is_cut_off(destination);
     g_mutex_unlock(&destination->lock);
-    if (broken) {
+    if (cut_off) {
         g_error_free(error);
     } else {
         ferry_destination_fail(destination, error);
@@ -198,7 +223,7 @@ static void start_heartbeat(FerryDestination *destination)
         ferry_heartbeat_new(destination->config.timeout_ms, silent, destination);
 
     g_mutex_lock(&destination->lock);
-    if (destination->broken) {
+    if (!ferry_destination_is_connected(destination)) {
         /* Already again: there may be no channels any more. */
         g_mutex_unlock(&destination->lock);
         ferry_heartbeat_free(heartbeat);
@@ -248,7 +273,6 @@ static bool take_over(FerryDestination *destination, uint64_t nr_missing, GError
     if (!ferry_fetch_go_live(receiver->fetch, errp)) {
         return false;
     }
-    atomic_store(&receiver->live, true);
     start_heartbeat(destination);
     return true;
 }
@@ -264,8 +288,8 @@ static bool take_handoff(FerryDestination *destination, const FerryFrame *frame,
     }
     g_mutex_lock(&destination->lock);
     /* What is missing is exact once nothing is on its way. */
-    ok = destination->ready && frame->first_page != 0 && !destination->handed_off &&
-         (nr_missing == 0 || destination->reached >= frame->first_page);
+    ok = ferry_destination_may_enter(destination, FERRY_DESTINATION_HANDED_OFF) &&
+         frame->first_page != 0 && (nr_missing == 0 || destination->reached >= frame->first_page);
     g_mutex_unlock(&destination->lock);
     if (!ok) {
         return out_of_turn(frame, errp);
@@ -274,12 +298,14 @@ static bool take_handoff(FerryDestination *destination, const FerryFrame *frame,
         return false;
     }
     g_mutex_lock(&destination->lock);
-    destination->handed_off = frame->first_page;
-    destination->left = nr_missing > 0;
-    ferry_destination_check_complete(destination);
-    g_cond_broadcast(&destination->changed);
+    ok = ferry_destination_enter(destination, FERRY_DESTINATION_HANDED_OFF);
+    if (ok) {
+        destination->handed_off = frame->first_page;
+        ferry_event(handoff, "destination", nr_missing);
+        ferry_destination_check_complete(destination);
+    }
     g_mutex_unlock(&destination->lock);
-    return true;
+    return ok || out_of_turn(frame, errp);
 }
 
 static bool take_go(FerryDestination *destination, const FerryFrame *frame, GError **errp)
@@ -287,7 +313,7 @@ static bool take_go(FerryDestination *destination, const FerryFrame *frame, GErr
     bool ok, first;
 
     g_mutex_lock(&destination->lock);
-    ok = destination->committed;
+    ok = ferry_destination_is_committed(destination);
     first = ok && !destination->may_run;
     destination->may_run |= first;
     g_mutex_unlock(&destination->lock);
@@ -295,6 +321,7 @@ static bool take_go(FerryDestination *destination, const FerryFrame *frame, GErr
         return out_of_turn(frame, errp);
     }
     if (first) {
+        ferry_event(go, "destination");
         destination->ops.go(destination->opaque);
     }
     return true;
@@ -309,36 +336,49 @@ static bool take_resume(ChannelReader *reader, const FerryFrame *frame, const GB
     FerryReceiver *receiver = &destination->receiver;
     FerryPageset *const *missing = ferry_fetch_missing(receiver->fetch);
     FerryLayout layout;
-    bool ok, complete;
+    bool ok, parted = false;
+    uint64_t nr_missing;
 
     if (!ferry_layout_decode(body ? body->data : NULL, body ? body->len : 0, &layout, errp)) {
         return false;
     }
     g_mutex_lock(&destination->lock);
-    ok = destination->broken && destination->control == reader && layout.nr_fetch > 0;
+    ok = ferry_destination_is_cut_off(destination) && destination->control == reader &&
+         layout.nr_fetch > 0;
     if (ok) {
         destination->layout = layout;
         ok = wait_for_channels(reader, &layout);
     }
-    complete = destination->complete;
     g_mutex_unlock(&destination->lock);
     if (!ok) {
         return out_of_turn(frame, errp);
     }
     g_clear_pointer(&destination->heartbeat, ferry_heartbeat_free);
+    nr_missing = ferry_missing_count(&receiver->regions, missing);
     if (!ferry_missing_send(reader->channel, &receiver->regions, missing, true, errp) ||
-        !ferry_control_send(reader->channel, FERRY_FRAME_RESUMED,
-                            ferry_missing_count(&receiver->regions, missing), NULL, errp)) {
+        !ferry_control_send(reader->channel, FERRY_FRAME_RESUMED, nr_missing, NULL, errp)) {
         return false;
     }
     g_mutex_lock(&destination->lock);
-    destination->broken = false;
-    destination->nr_recoveries++;
-    g_cond_broadcast(&destination->changed);
+    /* Not if this connection has broken meanwhile, too. */
+    ok = destination->resuming;
+    if (ok) {
+        parted = destination->phase == FERRY_DESTINATION_PARTED;
+        ok = ferry_destination_enter(destination,
+                                     parted ? FERRY_DESTINATION_DONE : FERRY_DESTINATION_FETCHING);
+    }
+    if (ok) {
+        destination->resuming = false;
+        destination->nr_recoveries++;
+    }
     g_mutex_unlock(&destination->lock);
+    if (!ok) {
+        return out_of_turn(frame, errp);
+    }
     start_heartbeat(destination);
+    ferry_event(resumed, "destination", nr_missing);
     destination->ops.resumed(destination->opaque);
-    if (complete) {
+    if (parted) {
         return ferry_control_send(reader->channel, FERRY_FRAME_COMPLETE, 0, NULL, errp);
     }
     ferry_fetch_ask_again(receiver->fetch);
@@ -355,7 +395,7 @@ static bool take_frame(ChannelReader *reader, const FerryFrame *frame, const GBy
 
     switch (frame->type) {
     case FERRY_FRAME_REGIONS:
-        return take_regions(reader, body, errp);
+        return take_regions(reader, frame, body, errp);
     case FERRY_FRAME_FORGET:
         return forget_draft(reader, frame, errp);
     case FERRY_FRAME_MISSING:

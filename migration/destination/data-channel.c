@@ -1,14 +1,16 @@
 /*
- * The destination's side of a session: pages, on data and fetch channels.  See destination.h and
- * destination-internal.h.
+ * The destination's side of a session: pages, on data and fetch channels.  See destination.h.
+ *
+ * Threads: each channel's own.  What a FerryFetch calls comes from its fault threads, and from whatever
+ * thread places a page.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include <stdatomic.h>
-
 #include "../wire/control.h"
 #include "../error.h"
-#include "internal.h"
+#include "../events.h"
+#include "data-channel.h"
+#include "state.h"
 
 /* Wait until pages may be written; false when that will not be. */
 static bool wait_ready(ChannelReader *reader)
@@ -17,11 +19,13 @@ static bool wait_ready(ChannelReader *reader)
     bool ready;
 
     g_mutex_lock(&destination->lock);
-    while ((!destination->ready || destination->broken) && !destination->error &&
+    while ((destination->phase == FERRY_DESTINATION_OPENING ||
+            ferry_destination_is_cut_off(destination)) &&
            !destination->closing && !reader->stale) {
         g_cond_wait(&destination->changed, &destination->lock);
     }
-    ready = !destination->error && !destination->closing && !reader->stale;
+    ready =
+        destination->phase != FERRY_DESTINATION_FAILED && !destination->closing && !reader->stale;
     g_mutex_unlock(&destination->lock);
     return ready;
 }
@@ -62,12 +66,12 @@ static bool take_frame(ChannelReader *reader, bool is_fetch, const FerryFrame *f
 
     switch (frame->type) {
     case FERRY_FRAME_PAGES:
-        if (is_fetch && !atomic_load(&receiver->live)) {
+        if (is_fetch && !ferry_fetch_is_live(receiver->fetch)) {
             break;
         }
         return ferry_receive_pages(receiver, reader->channel, frame, reader->unpacker, errp);
     case FERRY_FRAME_FENCE:
-        if (is_fetch || atomic_load(&receiver->live)) {
+        if (is_fetch || ferry_fetch_is_live(receiver->fetch)) {
             break;
         }
         return take_fence(reader, frame->first_page, errp);
@@ -114,11 +118,12 @@ static void want(void *opaque, unsigned index, uint32_t region, uint64_t page)
 
     g_mutex_lock(&destination->lock);
     /* While the connection is broken there is nobody to ask; what is wanted is remembered. */
-    if (!destination->broken) {
+    if (ferry_destination_is_connected(destination)) {
         channel = destination->fetch[index % destination->layout.nr_fetch]->channel;
     }
     g_mutex_unlock(&destination->lock);
     if (channel) {
+        ferry_event(fault_asked, region, page);
         ferry_frame_encode(&frame, head);
         /* A channel that broke shows where it is read. */
         ferry_channel_write_all(channel, head, sizeof(head), NULL);
@@ -131,9 +136,9 @@ static void fetched_all(void *opaque)
     FerryChannel *control = NULL;
 
     g_mutex_lock(&destination->lock);
-    destination->complete = true;
     destination->complete_ns = ferry_now_ns();
-    if (!destination->broken) {
+    ferry_event(complete, "destination");
+    if (ferry_destination_is_connected(destination)) {
         control = destination->control->channel;
     }
     ferry_destination_check_complete(destination);

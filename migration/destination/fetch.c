@@ -1,6 +1,8 @@
 /*
  * Fetching: see fetch.h.
  *
+ * Threads: the control channel's, up to going live; fault threads; and whatever thread places a page.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "fetch.h"
@@ -16,6 +18,7 @@
 
 #include "../memory/discard.h"
 #include "../error.h"
+#include "describe.h"
 #include "gather.h"
 #include "../wire/missing.h"
 #include "waiters.h"
@@ -25,9 +28,6 @@
 
 /* Faults read at once by a thread. */
 #define EVENTS_MAX 16
-
-/* Ranges of missing pages that a description names. */
-#define DESCRIBED_MAX 8
 
 typedef struct FaultThread {
     FerryFetch *fetch;
@@ -40,22 +40,21 @@ struct FerryFetch {
     FerryFetchOps ops;
     void *opaque;
     FerryUserfault *uffd;
-    FerryPageset **missing; /* of each region; so are the next two */
-    FerryPageset *
-        *discarded; /* pages that are not there, for they were discarded while registered */
-    bool *registered;
+    FerryPageset **missing; /* of each region, as are the next two */
+    /* Pages that are not there, for they were discarded while registered. */
+    FerryPageset **discarded;
+    bool *registered; /* its faults are ours to answer */
     FaultThread *threads;
     unsigned nr_threads;
-    int quit_fd;
-    bool drafted;
-    _Atomic bool live;
+    int quit_fd;       /* readable: the fault threads end */
+    bool drafted;      /* the kernel was told not to provide huge pages */
+    _Atomic bool live; /* all missing pages are known, and can be asked for; for good */
 
     GMutex locks[NR_LOCKS]; /* of granules: see fetch.h */
     GMutex gather_lock;     /* of all pages longer than those, and of: */
     FerryGather *gather;
-    _Atomic uint64_t nr_missing;
-    uint64_t nr_handed;
-    _Atomic bool complete;
+    _Atomic uint64_t nr_missing; /* once live */
+    uint64_t nr_handed;          /* how many these were at first */
     _Atomic uint64_t placed_pages;
     _Atomic uint64_t duplicates;
     _Atomic uint64_t zero_faults;
@@ -119,6 +118,12 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_threads,
     return fetch;
 }
 
+/* Whether all that was missing has been placed. */
+static bool is_complete(const FerryFetch *fetch)
+{
+    return atomic_load(&fetch->live) && atomic_load(&fetch->nr_missing) == 0;
+}
+
 void ferry_fetch_free(FerryFetch *fetch)
 {
     const uint64_t one = 1;
@@ -136,7 +141,7 @@ void ferry_fetch_free(FerryFetch *fetch)
         }
     }
     ferry_userfault_free(fetch->uffd);
-    if (fetch->drafted && !atomic_load(&fetch->complete)) {
+    if (fetch->drafted && !is_complete(fetch)) {
         advise(fetch, MADV_HUGEPAGE);
     }
     close(fetch->quit_fd);
@@ -213,7 +218,6 @@ static void note_placed(FerryFetch *fetch, uint64_t nr_pages)
     if (nr_pages && atomic_fetch_sub(&fetch->nr_missing, nr_pages) == nr_pages) {
         unregister_all(fetch);
         advise(fetch, MADV_HUGEPAGE);
-        atomic_store(&fetch->complete, true);
         fetch->ops.complete(fetch->opaque);
     }
 }
@@ -526,6 +530,11 @@ bool ferry_fetch_go_live(FerryFetch *fetch, GError **errp)
     return true;
 }
 
+bool ferry_fetch_is_live(const FerryFetch *fetch)
+{
+    return fetch && atomic_load(&fetch->live);
+}
+
 /* --- Reports ---------------------------------------------------------------------------------- */
 
 void ferry_fetch_query(FerryFetch *fetch, FerryFetchStats *stats, GArray *vcpu_ms)
@@ -540,51 +549,7 @@ void ferry_fetch_query(FerryFetch *fetch, FerryFetchStats *stats, GArray *vcpu_m
     ferry_waiters_query(fetch->waiters, stats, vcpu_ms);
 }
 
-static void describe_region(FerryFetch *fetch, uint32_t region, GString *text, unsigned *nr)
-{
-    FerryPageset *set = fetch->missing[region];
-    uint64_t first = 0, end = 0;
-
-    for (int64_t granule = ferry_pageset_next(set, 0, 0, 1); granule >= 0;
-         granule = ferry_pageset_next(set, (uint64_t)granule + 1, 0, 1)) {
-        for (uint64_t page = (uint64_t)granule * FERRY_GRANULE_PAGES;
-             page < ((uint64_t)granule + 1) * FERRY_GRANULE_PAGES &&
-             page < ferry_region_nr_pages(&fetch->regions->list[region]);
-             page++) {
-            if (!is_missing(fetch, region, page)) {
-                continue;
-            }
-            if (page == end && end) {
-                end++;
-                continue;
-            }
-            if (end && (*nr)++ < DESCRIBED_MAX) {
-                g_string_append_printf(text, " 0x%" PRIx64 "-0x%" PRIx64, first, end - 1);
-            }
-            first = page;
-            end = page + 1;
-        }
-    }
-    if (end && (*nr)++ < DESCRIBED_MAX) {
-        g_string_append_printf(text, " 0x%" PRIx64 "-0x%" PRIx64, first, end - 1);
-    }
-}
-
 char *ferry_fetch_describe(FerryFetch *fetch)
 {
-    GString *text = g_string_new(NULL);
-
-    g_string_append_printf(text, "%" PRIu64 " pages are missing:", atomic_load(&fetch->nr_missing));
-    for (uint32_t i = 0; i < fetch->regions->nr; i++) {
-        uint64_t count = ferry_pageset_count(fetch->missing[i]);
-        unsigned nr = 0;
-
-        if (count) {
-            g_string_append_printf(text, " %" PRIu64 " of RAM block '%s' (page numbers", count,
-                                   fetch->regions->list[i].id);
-            describe_region(fetch, i, text, &nr);
-            g_string_append(text, nr > DESCRIBED_MAX ? " and more)" : ")");
-        }
-    }
-    return g_string_free(text, FALSE);
+    return ferry_describe_missing(fetch->regions, fetch->missing, atomic_load(&fetch->nr_missing));
 }

@@ -75,6 +75,9 @@ void ferry_fetch_release(FerryFetch *fetch);
 /* All missing pages are known, and can be asked for. */
 bool ferry_fetch_go_live(FerryFetch *fetch, GError **errp);
 
+/* Whether it is; not, if @fetch is NULL.  Any thread. */
+bool ferry_fetch_is_live(const FerryFetch *fetch);
+
 /* The threads of which it is told how long they had to wait: vCPUs. */
 void ferry_fetch_set_vcpus(FerryFetch *fetch, const uint32_t *threads, unsigned nr_threads);
 

@@ -1,6 +1,8 @@
 /*
  * Gathering: see gather.h.
  *
+ * Threads: one at a time; its owner locks.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "gather.h"

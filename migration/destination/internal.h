@@ -1,6 +1,7 @@
 /*
- * Shared between the files of the destination's side: destination.c (its life, its channels),
- * destination-control.c (what comes on the control channel), destination-data.c (pages).
+ * The destination's side of a session: what its files share.  From the top: destination (its life),
+ * acceptor (connections), control-channel, data-channel (what comes on them), state (how it stands with
+ * it); query (reports) above state.
  *
  * Threads: one per channel (ChannelReader); what several of them touch is under `lock`.  Until pages are left
  * missing, guest memory is written by the data channels' threads without a lock: a granule always
@@ -17,66 +18,77 @@
 #include "receiver.h"
 #include "../wire/heartbeat.h"
 
+/*
+ * How it stands with the session.  Changed by ferry_destination_enter only, which has the table of what may
+ * follow what; the first three are before the hand-off.
+ */
+typedef enum FerryDestinationPhase {
+    FERRY_DESTINATION_OPENING,    /* channels come in; regions are checked, memory is emptied */
+    FERRY_DESTINATION_COPYING,    /* regions fit and memory is empty: pages may be written */
+    FERRY_DESTINATION_DRAFTING,   /* the same, but some have been discarded, to be left missing */
+    FERRY_DESTINATION_HANDED_OFF, /* it is known what comes still, or will be missing */
+    /* The source was told that the guest can run here, and may have let go of it. */
+    FERRY_DESTINATION_FETCHING,
+    FERRY_DESTINATION_PAUSED, /* the same, but the connection broke: another one is waited for */
+    FERRY_DESTINATION_DONE,   /* all memory is in place */
+    FERRY_DESTINATION_PARTED, /* the same, but the connection broke before the source let it go */
+    FERRY_DESTINATION_FAILED, /* of `error` */
+    FERRY_DESTINATION_NR_PHASES
+} FerryDestinationPhase;
+
 typedef struct ChannelReader {
     FerryDestination *destination;
     FerryChannel *channel;
     GThread *thread;
+    FerryUnpacker *unpacker; /* its thread's */
+    uint64_t fenced;         /* number of the last fence that came on it */
+
+    /* All under the session's lock. */
     bool proved;  /* its hello was good */
     bool dropped; /* closed to make room, before it had proved itself */
     bool stale;   /* another connection takes its place: what it says does not count any more */
     bool over;    /* its thread has ended, or is about to */
-    FerryUnpacker *unpacker; /* its thread's */
-    uint64_t fenced;         /* number of the last fence that came on it */
 } ChannelReader;
 
 struct FerryDestination {
     FerryDestinationConfig config;
     FerryDestinationOps ops;
     void *opaque;
-    FerryReceiver receiver;            /* its regions do not change once ready */
+    FerryReceiver receiver;            /* its regions and its fetch do not change once copying */
     FerryMissingReader missing_reader; /* the control thread's */
     FerryHeartbeat *heartbeat;         /* the same */
     uint64_t start_ns;
 
     GMutex lock; /* for all that follows */
     GCond changed;
-    GPtrArray *readers; /* of ChannelReader; they stay until the end */
+    FerryDestinationPhase phase;
+    GError *error; /* the first cause, once failed; else NULL */
+    /* Whatever the phase: ferry_destination_free has begun, and nobody is told any more. */
+    bool closing;
+
+    GPtrArray *readers; /* of ChannelReader; they stay until the end, but for strangers */
+    /* The session's channels; NULL until they are in, and while another connection takes over. */
     ChannelReader *control;
     ChannelReader *data[FERRY_DATA_CHANNELS_MAX];
     ChannelReader *fetch[FERRY_FETCH_CHANNELS_MAX];
     unsigned nr_data, nr_fetch; /* how many of these readers are in */
     FerryLayout layout;         /* how many there will be; zero until the regions came */
-    bool ready;                 /* regions fit and memory is empty: pages may be written */
-    bool closing;
+    uint32_t attempt;           /* the source's, at connecting */
+    unsigned nr_recoveries;
+    /* Cut off, and the next connection's control channel is in: it goes on with RESUME. */
+    bool resuming;
 
     uint64_t reached;    /* the newest fence that has come on all data channels */
     uint64_t handed_off; /* number of the fence that ends it, or 0 */
-    bool left;           /* pages are missing, or were, and are fetched */
-    bool committed;   /* the source was told that the guest can run here: it may have taken note */
-    bool may_run;     /* it has */
-    bool broken;      /* a channel failed after that; others are waited for */
-    uint32_t attempt; /* the source's, at connecting */
-    bool resuming;    /* the first of them, the control channel, is in */
-    unsigned nr_recoveries;
-    bool complete;
-    bool told; /* ops.complete was called */
-    bool reported;
-    GError *error;
+    /*
+     * GO came, and ops.go was called.  Not a phase: it comes while fetching, paused or done, is sent
+     * again after a broken connection, and counts once.
+     */
+    bool may_run;
+    bool reported; /* the report was sent, or would have been; the source's phase, not ours */
 
+    /* When: the vCPUs stopped, all memory was in place, the device state was in, the vCPUs ran; or 0. */
     uint64_t stopped_ns, complete_ns, loaded_ns, running_ns;
 };
-
-/* End the session with @error (taken over), or pause it if the guest may be running here. */
-void ferry_destination_fail(FerryDestination *destination, GError *error);
-
-/* With the lock held: the memory may be complete. */
-void ferry_destination_check_complete(FerryDestination *destination);
-
-/* A thread of one of the session's channels: reads it to its end, which is an error. */
-bool ferry_destination_run_control(ChannelReader *reader, GError **errp);
-bool ferry_destination_run_data(ChannelReader *reader, bool is_fetch, GError **errp);
-
-/* The table of a FerryFetch's calls, with the destination as @opaque. */
-extern const FerryFetchOps ferry_destination_fetch_ops;
 
 #endif

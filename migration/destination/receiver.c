@@ -1,6 +1,8 @@
 /*
  * Receiving pages: see receiver.h.
  *
+ * Threads: any; until pages are left missing, two must not receive for the same granule at once.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "receiver.h"
@@ -42,7 +44,7 @@ static bool is_undamaged(const Arrival *arrival, const FerryChannel *channel, ui
 /* Whether the kernel can put what comes where it belongs, without our having seen it. */
 static bool is_direct(const FerryReceiver *receiver, const FerryFrame *frame)
 {
-    return !atomic_load(&receiver->live) && !(frame->flags & FERRY_FRAME_ZSTD);
+    return !ferry_fetch_is_live(receiver->fetch) && !(frame->flags & FERRY_FRAME_ZSTD);
 }
 
 /* Memory of the pages whose content comes; that of zero pages is given back. */
@@ -129,7 +131,7 @@ static bool take_pages(FerryReceiver *receiver, FerryChannel *channel, Arrival *
     if (!read_content(channel, arrival, unpacker, errp)) {
         return false;
     }
-    if (atomic_load(&receiver->live)) {
+    if (ferry_fetch_is_live(receiver->fetch)) {
         return ferry_fetch_place(receiver->fetch, arrival->frame, arrival->extents, from, errp);
     }
     if (!find_places(receiver, arrival, iov, &nr_iov, errp)) {

@@ -21,8 +21,8 @@
 typedef struct FerryReceiver {
     FerryRegions regions;
     FerryScanner *scanner;
-    FerryFetch *fetch;             /* NULL if no pages can be left missing */
-    _Atomic bool live;             /* pages are missing: they are placed, not written */
+    FerryFetch
+        *fetch; /* NULL if no pages can be left missing; live: they are placed, not written */
     _Atomic uint64_t normal_pages; /* that came with their content */
     _Atomic uint64_t zero_pages;
 } FerryReceiver;

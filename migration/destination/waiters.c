@@ -1,11 +1,15 @@
 /*
  * Who waits for which missing page: see waiters.h.
  *
+ * Threads: any; all of it is under the lock of the waiters.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "waiters.h"
 
 #include <stdatomic.h>
+
+#include "../events.h"
 
 typedef struct Pending {
     FerryWanted wanted;
@@ -82,6 +86,8 @@ static void resolve(FerryWaiters *waiters, guint index, uint64_t now_ns)
     const Pending *pending = &g_array_index(waiters->pending, Pending, index);
     Vcpu *vcpu = find_vcpu(waiters, pending->thread);
 
+    ferry_event(fault_answered, pending->wanted.region, pending->wanted.page,
+                now_ns - pending->since_ns);
     ferry_latency_add(&waiters->latency, now_ns - pending->since_ns);
     if (vcpu && vcpu->since_ns) {
         if (waiters->nr_waiting-- == waiters->vcpus->len) {

@@ -1,0 +1,341 @@
+/*
+ * The destination's side of a session: how it stands with it, how it ends, and who waits for that.  See
+ * state.h.
+ *
+ * Threads: any.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "../wire/control.h"
+#include "../error.h"
+#include "../events.h"
+#include "state.h"
+
+/* --- Phases ----------------------------------------------------------------------------------- */
+
+typedef struct Phase {
+    const char *name;
+    unsigned next; /* those that may follow, a bit each */
+} Phase;
+
+#define TO(phase) (1U << FERRY_DESTINATION_##phase)
+
+static const Phase phases[FERRY_DESTINATION_NR_PHASES] = {
+    [FERRY_DESTINATION_OPENING] = {"opening", TO(COPYING) | TO(FAILED)},
+    /* A draft that was only begun can be forgotten, and one that was taken in can grow. */
+    [FERRY_DESTINATION_COPYING] = {"copying",
+                                   TO(COPYING) | TO(DRAFTING) | TO(HANDED_OFF) | TO(FAILED)},
+    [FERRY_DESTINATION_DRAFTING] = {"drafting",
+                                    TO(COPYING) | TO(DRAFTING) | TO(HANDED_OFF) | TO(FAILED)},
+    [FERRY_DESTINATION_HANDED_OFF] = {"handed-off", TO(FETCHING) | TO(DONE) | TO(FAILED)},
+    [FERRY_DESTINATION_FETCHING] = {"fetching", TO(PAUSED) | TO(DONE)},
+    [FERRY_DESTINATION_PAUSED] = {"paused", TO(FETCHING) | TO(PARTED) | TO(FAILED)},
+    [FERRY_DESTINATION_DONE] = {"done", TO(PARTED)},
+    [FERRY_DESTINATION_PARTED] = {"parted", TO(DONE)},
+    [FERRY_DESTINATION_FAILED] = {"failed", 0},
+};
+
+#undef TO
+
+const char *ferry_destination_phase_name(FerryDestinationPhase phase)
+{
+    return phases[phase].name;
+}
+
+bool ferry_destination_may_enter(const FerryDestination *destination, FerryDestinationPhase phase)
+{
+    return phases[destination->phase].next >> phase & 1;
+}
+
+bool ferry_destination_enter(FerryDestination *destination, FerryDestinationPhase phase)
+{
+    const char *from = phases[destination->phase].name, *to = phases[phase].name;
+
+    if (!ferry_destination_may_enter(destination, phase)) {
+        ferry_event(phase_refused, "destination", from, to);
+        return false;
+    }
+    ferry_event(phase, "destination", from, to);
+    destination->phase = phase;
+    /* Who waits for the end is not to clear up before the source has been told why it failed. */
+    if (phase != FERRY_DESTINATION_FAILED) {
+        g_cond_broadcast(&destination->changed);
+    }
+    return true;
+}
+
+bool ferry_destination_is_before_handoff(const FerryDestination *destination)
+{
+    return destination->phase == FERRY_DESTINATION_OPENING ||
+           destination->phase == FERRY_DESTINATION_COPYING ||
+           destination->phase == FERRY_DESTINATION_DRAFTING;
+}
+
+bool ferry_destination_is_committed(const FerryDestination *destination)
+{
+    return destination->phase == FERRY_DESTINATION_FETCHING ||
+           ferry_destination_is_cut_off(destination) ||
+           (destination->phase == FERRY_DESTINATION_DONE &&
+            ferry_destination_has_left(destination));
+}
+
+bool ferry_destination_is_cut_off(const FerryDestination *destination)
+{
+    return destination->phase == FERRY_DESTINATION_PAUSED ||
+           destination->phase == FERRY_DESTINATION_PARTED;
+}
+
+bool ferry_destination_is_connected(const FerryDestination *destination)
+{
+    return !ferry_destination_is_cut_off(destination) &&
+           destination->phase != FERRY_DESTINATION_FAILED;
+}
+
+bool ferry_destination_has_all(const FerryDestination *destination)
+{
+    return destination->phase == FERRY_DESTINATION_DONE ||
+           destination->phase == FERRY_DESTINATION_PARTED;
+}
+
+bool ferry_destination_has_left(const FerryDestination *destination)
+{
+    return ferry_fetch_is_live(destination->receiver.fetch);
+}
+
+/* --- The end ------------------------------------------------------------------------------------ */
+
+/* With the lock held: tell the machine that the session is done, or has failed; once. */
+static void announce(FerryDestination *destination)
+{
+    if (!destination->closing) {
+        destination->ops.complete(destination->opaque);
+    }
+}
+
+/* None is missing, whatever the device state and the connection are up to. */
+static bool has_last_page(const FerryDestination *destination)
+{
+    return ferry_destination_has_left(destination)
+               ? destination->complete_ns != 0
+               : destination->phase == FERRY_DESTINATION_HANDED_OFF &&
+                     destination->reached >= destination->handed_off;
+}
+
+void ferry_destination_check_complete(FerryDestination *destination)
+{
+    bool paused = destination->phase == FERRY_DESTINATION_PAUSED;
+    /* With pages missing, a session is not done before the source knows that the state is in. */
+    bool may_end = paused || destination->phase == FERRY_DESTINATION_FETCHING ||
+                   (destination->phase == FERRY_DESTINATION_HANDED_OFF &&
+                    !ferry_destination_has_left(destination));
+
+    if (may_end && has_last_page(destination) &&
+        ferry_destination_enter(destination,
+                                paused ? FERRY_DESTINATION_PARTED : FERRY_DESTINATION_DONE)) {
+        if (!destination->complete_ns) {
+            destination->complete_ns = ferry_now_ns();
+        }
+        announce(destination);
+    }
+}
+
+void ferry_destination_shut_down_locked(FerryDestination *destination)
+{
+    for (guint i = 0; i < destination->readers->len; i++) {
+        ChannelReader *reader = g_ptr_array_index(destination->readers, i);
+
+        ferry_channel_shutdown(reader->channel);
+    }
+}
+
+/*
+ * The guest may be running here: the session waits for another connection.  With the lock held.  True if
+ * that is news; then *@control, if not NULL, is to be told and shut down.
+ */
+static bool cut_off(FerryDestination *destination, const GError *error, ChannelReader **control)
+{
+    bool news;
+
+    if (destination->closing) {
+        news = false;
+    } else if (ferry_destination_is_cut_off(destination)) {
+        /* The next connection broke as well. */
+        news = destination->resuming;
+    } else {
+        news = ferry_destination_enter(destination, destination->phase == FERRY_DESTINATION_DONE
+                                                        ? FERRY_DESTINATION_PARTED
+                                                        : FERRY_DESTINATION_PAUSED);
+    }
+    destination->resuming = false;
+    g_cond_broadcast(&destination->changed);
+    if (!news) {
+        return false;
+    }
+    ferry_event(paused, "destination", error->message);
+    if (!g_error_matches(error, FERRY_ERROR, FERRY_ERROR_IO)) {
+        *control = destination->control;
+    }
+    /* Only the session's own channels: some that have just come may be the next connection's. */
+    for (guint i = 0; i < destination->readers->len; i++) {
+        ChannelReader *reader = g_ptr_array_index(destination->readers, i);
+
+        if (reader->proved && reader != *control) {
+            ferry_channel_shutdown(reader->channel);
+        }
+    }
+    return true;
+}
+
+/* The session fails, unless it is over.  With the lock held.  True if it does; tell *@control then. */
+static bool give_up(FerryDestination *destination, const GError *error, ChannelReader **control)
+{
+    if (!ferry_destination_may_enter(destination, FERRY_DESTINATION_FAILED) ||
+        !ferry_destination_enter(destination, FERRY_DESTINATION_FAILED)) {
+        return false;
+    }
+    destination->error = g_error_copy(error);
+    *control = destination->control;
+    ferry_event(cause, "destination", error->message);
+    return true;
+}
+
+/* Only once the source has been told: with the channels, its reason would be lost. */
+static void finish_giving_up(FerryDestination *destination, bool news)
+{
+    g_mutex_lock(&destination->lock);
+    if (destination->phase == FERRY_DESTINATION_FAILED) {
+        ferry_destination_shut_down_locked(destination);
+        /* The thread that loads the device state may wait for a page; it must get to know. */
+        if (destination->receiver.fetch) {
+            ferry_fetch_release(destination->receiver.fetch);
+        }
+    }
+    if (news) {
+        announce(destination);
+    }
+    g_cond_broadcast(&destination->changed);
+    g_mutex_unlock(&destination->lock);
+}
+
+void ferry_destination_fail(FerryDestination *destination, GError *error)
+{
+    ChannelReader *control = NULL;
+    bool committed, news, parted;
+
+    g_mutex_lock(&destination->lock);
+    /* Decided once: LOADED may be about to be sent. */
+    committed = ferry_destination_is_committed(destination);
+    news =
+        committed ? cut_off(destination, error, &control) : give_up(destination, error, &control);
+    parted = ferry_destination_has_all(destination);
+    g_mutex_unlock(&destination->lock);
+
+    /* Only the first failure gets here with a channel; readers are freed last of all. */
+    if (control) {
+        ferry_control_send_error(control->channel, error->message);
+    }
+    if (!committed) {
+        finish_giving_up(destination, news);
+    } else if (control) {
+        ferry_channel_shutdown(control->channel);
+    }
+    /* With all pages in, the source closes them when it is content. */
+    if (committed && news && !parted) {
+        destination->ops.broken(destination->opaque, error);
+    }
+    g_error_free(error);
+}
+
+void ferry_destination_break(FerryDestination *destination)
+{
+    ferry_destination_fail(destination, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO,
+                                                            "the migration stream broke"));
+}
+
+bool ferry_destination_abandon(FerryDestination *destination, GError **errp)
+{
+    g_autoptr(GError) error =
+        g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED, "abandoned, with pages missing");
+    ChannelReader *control = NULL;
+    bool given_up;
+
+    g_mutex_lock(&destination->lock);
+    given_up =
+        destination->phase == FERRY_DESTINATION_PAUSED && give_up(destination, error, &control);
+    g_mutex_unlock(&destination->lock);
+    if (!given_up) {
+        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
+                            "no broken connection is waited for");
+        return false;
+    }
+    if (control) {
+        ferry_control_send_error(control->channel, error->message);
+    }
+    finish_giving_up(destination, true);
+    return true;
+}
+
+/* --- Waiting ------------------------------------------------------------------------------------ */
+
+static bool is_complete_locked(FerryDestination *destination, GError **errp)
+{
+    if (destination->error && errp) {
+        *errp = g_error_copy(destination->error);
+    }
+    return ferry_destination_has_all(destination);
+}
+
+bool ferry_destination_is_complete(FerryDestination *destination, GError **errp)
+{
+    bool complete;
+
+    g_mutex_lock(&destination->lock);
+    complete = is_complete_locked(destination, errp);
+    g_mutex_unlock(&destination->lock);
+    return complete;
+}
+
+bool ferry_destination_wait_complete(FerryDestination *destination, GError **errp)
+{
+    bool complete;
+
+    g_mutex_lock(&destination->lock);
+    while (!ferry_destination_has_all(destination) &&
+           destination->phase != FERRY_DESTINATION_FAILED) {
+        g_cond_wait(&destination->changed, &destination->lock);
+    }
+    complete = is_complete_locked(destination, errp);
+    g_mutex_unlock(&destination->lock);
+    return complete;
+}
+
+bool ferry_destination_wait_left(FerryDestination *destination, GError **errp)
+{
+    bool left;
+
+    g_mutex_lock(&destination->lock);
+    while (ferry_destination_is_before_handoff(destination) && !destination->closing) {
+        g_cond_wait(&destination->changed, &destination->lock);
+    }
+    left = ferry_destination_has_left(destination);
+    if (!left) {
+        if (destination->error) {
+            g_propagate_error(errp, g_error_copy(destination->error));
+        } else {
+            g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                                "the source did not say which pages are missing");
+        }
+    }
+    g_mutex_unlock(&destination->lock);
+    return left;
+}
+
+bool ferry_destination_is_left(FerryDestination *destination)
+{
+    bool left;
+
+    g_mutex_lock(&destination->lock);
+    left = ferry_destination_has_left(destination);
+    g_mutex_unlock(&destination->lock);
+    return left;
+}
