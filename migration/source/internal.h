@@ -82,9 +82,6 @@ struct FerrySource {
  */
 bool ferry_source_enter(FerrySource *source, FerrySourcePhase phase);
 
-/* Whether the vCPUs of this side have stopped for the hand-off. */
-bool ferry_source_is_stopped(const FerrySource *source);
-
 /* Something failed: note it (takes over @error), and break all channels.  Any thread. */
 void ferry_source_note_failure(FerrySource *source, GError *error);
 

@@ -166,6 +166,9 @@ void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second);
 /* What it is doing.  Any thread. */
 FerrySourcePhase ferry_source_phase(const FerrySource *source);
 
+/* Whether the vCPUs of this side have stopped for the hand-off.  Any thread. */
+bool ferry_source_is_stopped(const FerrySource *source);
+
 /* Whether the guest was handed off with pages missing.  Any thread. */
 bool ferry_source_is_left(const FerrySource *source);
 

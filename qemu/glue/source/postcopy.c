@@ -64,7 +64,7 @@ void ferry_postcopy_consider(bool round_ended, uint64_t pending)
     }
     /* Whatever is discarded there now is no part of the blackout. */
     if (qatomic_read(&s->start_postcopy) && pending > 0 &&
-        !ferry_source_announce(ferry_outgoing_source(), &error)) {
+        !ferry_source_draft(ferry_outgoing_source(), &error)) {
         ferry_session_error(s->to_dst_file, error);
     }
 }
@@ -92,7 +92,6 @@ void ferry_postcopy_leave(MigrationState *s)
     }
     stat64_add(&mig_stats.dirty_sync_count, 1);
     ferry_outgoing_count();
-    ferry_outgoing_set_left();
 }
 
 int ferry_send_packaged(MigrationState *s, const uint8_t *data, size_t nr_bytes)

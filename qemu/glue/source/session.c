@@ -25,9 +25,11 @@
 #define CANCELLING_MS 1000
 
 static struct {
-    GMutex lock; /* for source, active, last, reason, version */
+    GMutex lock; /* for what follows, up to version */
+    GCond released;
     FerrySource *source;
-    bool active; /* the memory of this migration goes through Ferry */
+    unsigned nr_waiting; /* threads that wait for the cause of its failure */
+    bool active;         /* the memory of this migration goes through Ferry */
     bool has_last;
     FerryStats last; /* of the session that has ended */
     char *reason;    /* why Ferry is not in use */
@@ -39,8 +41,6 @@ static struct {
 
     /* Accounting on the thread that drives the session. */
     uint64_t counted_bytes, counted_normal, counted_zero;
-    bool stopped; /* the vCPUs, and the destination knows */
-    bool left;    /* pages are missing at the destination */
 } outgoing;
 
 /* --- Its life -------------------------------------------------------------------------------- */
@@ -82,30 +82,11 @@ static void yank(void *opaque)
     break_channels();
 }
 
-static void session_failed(void *opaque, const GError *error)
-{
-    MigrationState *s = opaque;
-    Error *err = NULL;
-
-    /* QEMU's return path may have noticed first, but "Channel error" is all it has to say. */
-    WITH_QEMU_LOCK_GUARD(&s->error_mutex)
-    {
-        if (s->error && g_str_has_prefix(error_get_pretty(s->error), "Channel error")) {
-            error_free(s->error);
-            s->error = NULL;
-        }
-    }
-    error_setg(&err, "%s", error->message);
-    migrate_set_error(s, err);
-    error_free(err);
-}
-
 bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GError **errp)
 {
     FerrySourceConfig own = *config;
     FerryRegions regions;
 
-    own.failed = session_failed;
     own.opaque = s;
     ferry_list_ram(&regions);
     outgoing.regions = (FerryRegions){
@@ -119,7 +100,6 @@ bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GEr
         return false;
     }
     outgoing.counted_bytes = outgoing.counted_normal = outgoing.counted_zero = 0;
-    outgoing.stopped = outgoing.left = false;
 
     g_mutex_lock(&outgoing.lock);
     outgoing.version = (uint8_t)own.version;
@@ -150,6 +130,13 @@ void ferry_outgoing_close(void)
     }
     outgoing.source = NULL;
     outgoing.active = false;
+    if (source) {
+        /* Whoever waits for the cause knows it by then. */
+        ferry_source_shutdown(source);
+    }
+    while (outgoing.nr_waiting) {
+        g_cond_wait(&outgoing.released, &outgoing.lock);
+    }
     g_mutex_unlock(&outgoing.lock);
     ferry_source_free(source);
     ferry_tracker_close();
@@ -195,33 +182,24 @@ const FerryRegions *ferry_outgoing_regions(void)
 
 bool ferry_outgoing_stop(GError **errp)
 {
-    if (outgoing.stopped) {
-        return true;
-    }
-    outgoing.stopped = true;
-    return ferry_source_stopped(outgoing.source, errp);
+    return ferry_source_is_stopped(outgoing.source) || ferry_source_stopped(outgoing.source, errp);
 }
 
 bool ferry_outgoing_is_stopped(void)
 {
-    return outgoing.stopped;
-}
-
-void ferry_outgoing_set_left(void)
-{
-    outgoing.left = true;
+    return ferry_source_is_stopped(outgoing.source);
 }
 
 bool ferry_outgoing_is_left(void)
 {
-    return outgoing.left;
+    return ferry_source_is_left(outgoing.source);
 }
 
 void ferry_outgoing_count(void)
 {
-    Stat64 *phase = outgoing.left           ? &mig_stats.postcopy_bytes
-                    : runstate_is_running() ? &mig_stats.precopy_bytes
-                                            : &mig_stats.downtime_bytes;
+    Stat64 *phase = ferry_outgoing_is_left() ? &mig_stats.postcopy_bytes
+                    : runstate_is_running()  ? &mig_stats.precopy_bytes
+                                             : &mig_stats.downtime_bytes;
     FerryCounters now;
 
     ferry_source_count(outgoing.source, &now);
@@ -254,18 +232,47 @@ bool ferry_outgoing_query(FerryStats *stats, bool *active, uint8_t *version, cha
 
 /* --- Failures -------------------------------------------------------------------------------- */
 
+/*
+ * Why the session fails, as the engine knows it: the caller's to free, or NULL.  This is the only place
+ * that waits for it, and it does so while the session stays.
+ */
+static GError *wait_for_cause(void)
+{
+    FerrySource *source;
+    GError *cause;
+
+    g_mutex_lock(&outgoing.lock);
+    source = outgoing.active ? outgoing.source : NULL;
+    outgoing.nr_waiting += source != NULL;
+    g_mutex_unlock(&outgoing.lock);
+    if (!source) {
+        return NULL;
+    }
+    cause = ferry_source_cause(source, LAST_WORDS_MS);
+    g_mutex_lock(&outgoing.lock);
+    outgoing.nr_waiting--;
+    g_cond_broadcast(&outgoing.released);
+    g_mutex_unlock(&outgoing.lock);
+    return cause;
+}
+
 void ferry_return_path_error(MigrationState *s, const Error *error)
 {
-    gint64 deadline = g_get_monotonic_time() + LAST_WORDS_MS * 1000;
+    g_autoptr(GError) cause = NULL;
+    Error *err = NULL;
 
     if (!ferry_outgoing_active()) {
         /* While channels are being opened, this is how it shows that nobody will answer. */
         break_channels();
     }
-    while (ferry_outgoing_active() && !migrate_has_error(s) && g_get_monotonic_time() < deadline) {
-        g_usleep(1000);
+    cause = wait_for_cause();
+    if (!cause || g_error_matches(cause, FERRY_ERROR, FERRY_ERROR_CANCELLED)) {
+        migrate_set_error(s, error);
+        return;
     }
-    migrate_set_error(s, error);
+    error_setg(&err, "%s", cause->message);
+    migrate_set_error(s, err);
+    error_free(err);
 }
 
 void ferry_outgoing_cancelling(void)

@@ -23,7 +23,7 @@ void ferry_outgoing_reset(const char *reason);
 void ferry_outgoing_set_reason(const char *reason);
 
 /*
- * Open a session as @config says (`failed` and `opaque` are the session's own): with a tracker, over
+ * Open a session as @config says (`opaque` is the session's own): with a tracker, over
  * channels to the destination.  FERRY_ERROR_REFUSED: the destination cannot take this guest; with
  * any other error QEMU can still migrate it.
  */
@@ -57,10 +57,7 @@ bool ferry_outgoing_stop(GError **errp);
 /* Whether they have. */
 bool ferry_outgoing_is_stopped(void);
 
-/* Pages have been left missing at the destination. */
-void ferry_outgoing_set_left(void);
-
-/* Whether they have.  The migration thread. */
+/* Whether pages were left missing at the destination.  The migration thread. */
 bool ferry_outgoing_is_left(void);
 
 /* Bring QEMU's counters up to date. */
