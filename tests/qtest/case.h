@@ -174,6 +174,7 @@ void add_device_cases(void);
 void add_fallback_cases(void);
 void add_phase_cases(void);
 void add_postcopy_cases(void);
+void add_recovery_cases(void);
 void add_refusal_cases(void);
 void add_report_cases(void);
 void add_storm_cases(void);
@@ -221,12 +222,6 @@ void run_second(Run *run);
 
 /* Fails the test unless the comparison of memory, on which all this rests, sees a wrong byte. */
 void run_check_comparison(Run *run);
-
-/* migrate-start-postcopy, and wait until the guest runs at the destination. */
-void postcopy_go_over(Run *run);
-
-/* The same, when Ferry decides by itself. */
-void postcopy_wait(Run *run);
 
 /* The destination becomes the source, and gets a new destination. */
 void run_turn(Run *run, const char *name);

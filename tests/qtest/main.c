@@ -112,6 +112,7 @@ int main(int argc, char **argv)
     add_transport_cases();
     add_phase_cases();
     add_postcopy_cases();
+    add_recovery_cases();
     add_refusal_cases();
     add_fallback_cases();
     add_report_cases();
