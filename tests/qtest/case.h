@@ -177,11 +177,13 @@ void add_postcopy_cases(void);
 void add_recovery_cases(void);
 void add_refusal_cases(void);
 void add_report_cases(void);
+void add_ring_cases(void);
 void add_storm_cases(void);
 void add_stranger_cases(void);
 void add_tls_cases(void);
 void add_tracker_cases(void);
 void add_transport_cases(void);
+void add_write_cases(void);
 
 /* Why there is no KVM here, or NULL. */
 const char *no_kvm(void);

@@ -121,5 +121,7 @@ int main(int argc, char **argv)
     add_stranger_cases();
     add_tls_cases();
     add_tracker_cases();
+    add_write_cases();
+    add_ring_cases();
     return g_test_run();
 }
