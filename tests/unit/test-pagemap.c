@@ -16,6 +16,23 @@
 
 #define GIB (UINT64_C(1) << 30)
 
+/*
+ * Have an area, of which so many pages are touched, and all of it armed. False, with the test marked
+ * as skipped, where that cannot be had.
+ */
+static bool start(Tracking *tracking, Area *area, Kind kind, uint64_t nr_pages, uint64_t nr_touched)
+{
+    if (!tracking_is_supported() || !area_make(area, kind, nr_pages)) {
+        return false;
+    }
+    for (uint64_t page = 0; page < nr_touched; page++) {
+        area_touch(area, page);
+    }
+    tracking_open(tracking, area, 1);
+    tracking_arm(tracking);
+    return true;
+}
+
 /* --- Exactness on all kinds of memory ---------------------------------------------------------- */
 
 static uint64_t random_page(uint64_t nr_pages)
@@ -87,11 +104,9 @@ static void test_found_again(gconstpointer data)
     g_auto(Area) area = {.region.fd = -1};
     g_auto(Tracking) tracking = {0};
 
-    if (!tracking_is_supported() || !area_make(&area, GPOINTER_TO_UINT(data), PER_HUGE)) {
+    if (!start(&tracking, &area, GPOINTER_TO_UINT(data), PER_HUGE, 0)) {
         return;
     }
-    tracking_open(&tracking, &area, 1);
-    tracking_arm(&tracking);
     area_touch(&area, 9);
     tracking_harvest(&tracking, false);
     ASSERT_PAGES(tracking.found[0], "first", 9);
@@ -135,14 +150,9 @@ static void test_kernel_writes(gconstpointer data)
     g_auto(Area) area = {.region.fd = -1};
     g_auto(Tracking) tracking = {0};
 
-    if (!tracking_is_supported() || !area_make(&area, kind, 2 * PER_HUGE)) {
+    if (!start(&tracking, &area, kind, 2 * PER_HUGE, 2 * PER_HUGE)) {
         return;
     }
-    for (uint64_t page = 0; page < 2 * PER_HUGE; page++) {
-        area_touch(&area, page);
-    }
-    tracking_open(&tracking, &area, 1);
-    tracking_arm(&tracking);
     for (unsigned round = 0; round < 3; round++) {
         write_by_kernel(&area, 100 + 5 * round);
         for (uint64_t page = 100 + 5 * round; page < 105 + 5 * round; page++) {
@@ -161,14 +171,9 @@ static void test_reset_reports(void)
     g_auto(Area) area = {.region.fd = -1};
     g_auto(Tracking) tracking = {0};
 
-    if (!tracking_is_supported() || !area_make(&area, SMALL, PER_HUGE)) {
+    if (!start(&tracking, &area, SMALL, PER_HUGE, PER_HUGE)) {
         return;
     }
-    for (uint64_t page = 0; page < PER_HUGE; page++) {
-        area_touch(&area, page);
-    }
-    tracking_open(&tracking, &area, 1);
-    tracking_arm(&tracking);
     area_touch(&area, 60);
     area_touch(&area, 70);
     area_touch(&area, 400);
@@ -202,11 +207,9 @@ static void test_arm_again(void)
     g_auto(Area) area = {.region.fd = -1};
     g_auto(Tracking) tracking = {0};
 
-    if (!tracking_is_supported() || !area_make(&area, SMALL, PER_HUGE)) {
+    if (!start(&tracking, &area, SMALL, PER_HUGE, 0)) {
         return;
     }
-    tracking_open(&tracking, &area, 1);
-    tracking_arm(&tracking);
     area_touch(&area, 5);
     tracking_harvest(&tracking, false);
     ASSERT_PAGES(tracking.found[0], "first", 5);
@@ -356,14 +359,9 @@ static void test_entries_gone(gconstpointer data)
     g_auto(Area) area = {.region.fd = -1};
     g_auto(Tracking) tracking = {0};
 
-    if (!tracking_is_supported() || !area_make(&area, GPOINTER_TO_UINT(data), 2 * PER_HUGE)) {
+    if (!start(&tracking, &area, GPOINTER_TO_UINT(data), 2 * PER_HUGE, 20)) {
         return;
     }
-    for (uint64_t page = 0; page < 20; page++) {
-        area_touch(&area, page);
-    }
-    tracking_open(&tracking, &area, 1);
-    tracking_arm(&tracking);
     area_touch(&area, 7);
     area_touch(&area, 12);
     g_assert_cmpint(madvise(area_at(&area, 5), 5 * PAGE, MADV_DONTNEED), ==, 0);
@@ -405,14 +403,9 @@ static void test_swapped(gconstpointer data)
     g_auto(Area) area = {.region.fd = -1};
     g_auto(Tracking) tracking = {0};
 
-    if (!tracking_is_supported() || !area_make(&area, GPOINTER_TO_UINT(data), PER_HUGE)) {
+    if (!start(&tracking, &area, GPOINTER_TO_UINT(data), PER_HUGE, 64)) {
         return;
     }
-    for (uint64_t page = 0; page < 64; page++) {
-        area_touch(&area, page);
-    }
-    tracking_open(&tracking, &area, 1);
-    tracking_arm(&tracking);
     for (uint64_t page = 20; page < 30; page++) {
         area_touch(&area, page);
     }
@@ -448,14 +441,9 @@ static void test_stop(gconstpointer data)
     g_auto(Area) area = {.region.fd = -1};
     g_auto(Tracking) tracking = {0};
 
-    if (!tracking_is_supported() || !area_make(&area, GPOINTER_TO_UINT(data), 2 * PER_HUGE)) {
+    if (!start(&tracking, &area, GPOINTER_TO_UINT(data), 2 * PER_HUGE, PER_HUGE)) {
         return;
     }
-    for (uint64_t page = 0; page < PER_HUGE; page++) {
-        area_touch(&area, page);
-    }
-    tracking_open(&tracking, &area, 1);
-    tracking_arm(&tracking);
     area_touch(&area, 5);
     tracking_harvest(&tracking, false);
     g_assert_cmpuint(ferry_pageset_count(tracking.found[0]), >, 0);
@@ -546,14 +534,9 @@ static void test_mapped_over(void)
     g_auto(Tracking) tracking = {0};
     g_autoptr(GError) error = NULL;
 
-    if (!tracking_is_supported() || !area_make(&area, MEMFD, PER_HUGE)) {
+    if (!start(&tracking, &area, MEMFD, PER_HUGE, 20)) {
         return;
     }
-    for (uint64_t page = 0; page < 20; page++) {
-        area_touch(&area, page);
-    }
-    tracking_open(&tracking, &area, 1);
-    tracking_arm(&tracking);
     g_assert_true(mmap(area_at(&area, 10), PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
                        area.region.fd, 10 * PAGE) == area_at(&area, 10));
     tracking_harvest(&tracking, false);
