@@ -380,8 +380,8 @@ static void test_entries_gone(gconstpointer data)
     assert_nothing(tracking.reported[0], "settled");
 }
 
-/* Dropped and read again, it has another content than it had. */
-static void test_dropped(void)
+/* Discarded and read again, it has another content than it had. */
+static void test_discarded(void)
 {
     g_auto(Area) area = {.region.fd = -1};
     g_auto(Tracking) tracking = {0};
@@ -563,7 +563,7 @@ int main(int argc, char **argv)
     g_test_add_func("/pagemap/untouched/small", test_untouched);
     g_test_add_func("/pagemap/untouched/memfd", test_untouched_shared);
     AREA_ADD_TESTS("entries-gone", test_entries_gone, MEMFD, FILE_SHARED);
-    g_test_add_func("/pagemap/dropped", test_dropped);
+    g_test_add_func("/pagemap/discarded", test_discarded);
     AREA_ADD_TESTS("swapped", test_swapped, SMALL, MEMFD);
     AREA_ADD_TESTS("stop", test_stop, SMALL, THP, MEMFD, HUGETLB);
     g_test_add_func("/pagemap/refused", test_refused);
