@@ -3,9 +3,9 @@
  *
  * What happens when nothing else is said: both QEMUs start, the source's memory is filled, the
  * migration is held at `hold` by its bandwidth while memory goes on being written, then it is let
- * go; it completes; every byte at the destination is as it should be. Where the migration fails or is cancelled, the source must go on
- * running with its memory intact, and a second migration, to a destination that is as the source
- * would have it, must complete.
+ * go; it completes; every byte at the destination is as it should be. Where the migration fails or
+ * is cancelled, the source must go on running with its memory intact, and a second migration, to a
+ * destination that is as the source would have it, must complete.
  *
  * Text may name the test's own directory as {dir}; options may name the QEMU as {vm}.
  *
@@ -174,13 +174,16 @@ void add_device_cases(void);
 void add_fallback_cases(void);
 void add_phase_cases(void);
 void add_postcopy_cases(void);
+void add_recovery_cases(void);
 void add_refusal_cases(void);
 void add_report_cases(void);
+void add_ring_cases(void);
 void add_storm_cases(void);
 void add_stranger_cases(void);
 void add_tls_cases(void);
 void add_tracker_cases(void);
 void add_transport_cases(void);
+void add_write_cases(void);
 
 /* Why there is no KVM here, or NULL. */
 const char *no_kvm(void);
@@ -221,12 +224,6 @@ void run_second(Run *run);
 
 /* Fails the test unless the comparison of memory, on which all this rests, sees a wrong byte. */
 void run_check_comparison(Run *run);
-
-/* migrate-start-postcopy, and wait until the guest runs at the destination. */
-void postcopy_go_over(Run *run);
-
-/* The same, when Ferry decides by itself. */
-void postcopy_wait(Run *run);
 
 /* The destination becomes the source, and gets a new destination. */
 void run_turn(Run *run, const char *name);

@@ -5,7 +5,7 @@
  */
 #include "qemu/osdep.h"
 
-#include "case.h"
+#include "postcopy.h"
 
 /* Debian's QEMU has no accelerator for tests. */
 #define VCPU "-accel tcg -bios {dir}/halt.bin"

@@ -112,6 +112,7 @@ int main(int argc, char **argv)
     add_transport_cases();
     add_phase_cases();
     add_postcopy_cases();
+    add_recovery_cases();
     add_refusal_cases();
     add_fallback_cases();
     add_report_cases();
@@ -120,5 +121,7 @@ int main(int argc, char **argv)
     add_stranger_cases();
     add_tls_cases();
     add_tracker_cases();
+    add_write_cases();
+    add_ring_cases();
     return g_test_run();
 }

@@ -12,7 +12,7 @@
 #include "qobject/qjson.h"
 #include "qobject/qnum.h"
 
-#include "case.h"
+#include "postcopy.h"
 
 #define RAM_MIB     160
 #define STORM(more) "-device ferry-storm,id=storm," more

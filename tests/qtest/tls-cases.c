@@ -5,7 +5,7 @@
  */
 #include "qemu/osdep.h"
 
-#include "case.h"
+#include "postcopy.h"
 
 static const char *no_certtool(void)
 {

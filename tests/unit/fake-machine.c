@@ -195,9 +195,14 @@ FerryTracker fake_machine_tracker(FakeMachine *machine, bool ordered)
     return (FerryTracker){.ops = ordered ? &in_order : &any_order, .opaque = machine};
 }
 
+uint64_t *fake_machine_page(const FakeMachine *machine, uint32_t region, uint64_t page)
+{
+    return (uint64_t *)(machine->regions.list[region].host + page * FERRY_PAGE_BYTES);
+}
+
 void fake_machine_write(FakeMachine *machine, uint32_t region, uint64_t page, uint64_t value)
 {
-    uint64_t *host = (uint64_t *)(machine->regions.list[region].host + page * FERRY_PAGE_BYTES);
+    uint64_t *host = fake_machine_page(machine, region, page);
 
     /* All over the page, so that a torn or stale copy shows. */
     for (size_t i = 0; i < FERRY_PAGE_BYTES / sizeof(*host); i += 64) {

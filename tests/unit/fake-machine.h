@@ -49,6 +49,9 @@ FerryTracker fake_machine_tracker(FakeMachine *machine, bool ordered);
 void fake_machine_run(FakeMachine *machine);
 void fake_machine_stop(FakeMachine *machine);
 
+/* Where a page is. */
+uint64_t *fake_machine_page(const FakeMachine *machine, uint32_t region, uint64_t page);
+
 /* Like a guest's store: change a page, and have it logged if it is armed. */
 void fake_machine_write(FakeMachine *machine, uint32_t region, uint64_t page, uint64_t value);
 

@@ -1,24 +1,18 @@
 /*
  * The compact bitmap: nothing is accepted but what a writer would have written
  *
- * Input is always handed over in an allocation of exactly its size, so that AddressSanitizer
+ * Input is always passed in an allocation of exactly its size, so that AddressSanitizer
  * sees a reader that goes past it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "compact-segments.h"
+#include "decoding.h"
 
 #include "migration/error.h"
 
 #include <string.h>
 #include <zstd.h>
-
-static void assert_refused(bool accepted, GError **error)
-{
-    g_assert_false(accepted);
-    g_assert_error(*error, FERRY_ERROR, FERRY_ERROR_PROTOCOL);
-    g_clear_error(error);
-}
 
 /* A segment as a peer would have to send it, whatever it says: with the right checksums. */
 

@@ -14,7 +14,6 @@
 
 #include "fake-machine.h"
 #include "migration/error.h"
-#include "migration/destination/fetch.h"
 #include "migration/wire/heartbeat.h"
 
 #define NR_GUESTS 3
@@ -47,15 +46,10 @@ typedef struct Guest {
     uint64_t *written[FAKE_REGIONS_MAX]; /* what it has written to each page; 0: nothing */
 } Guest;
 
-static uint64_t *host_of(const FakeMachine *machine, uint32_t region, uint64_t page)
-{
-    return (uint64_t *)(machine->regions.list[region].host + page * FERRY_PAGE_BYTES);
-}
-
 /* Whether a page is what this guest must see. */
 static bool is_right(const Guest *guest, uint32_t region, uint64_t page)
 {
-    const uint64_t *here = host_of(guest->pair->to, region, page);
+    const uint64_t *here = fake_machine_page(guest->pair->to, region, page);
     uint64_t written = guest->written[region][page];
 
     for (size_t i = 0; written && i < FERRY_PAGE_BYTES / sizeof(*here); i += 64) {
@@ -63,7 +57,8 @@ static bool is_right(const Guest *guest, uint32_t region, uint64_t page)
             return false;
         }
     }
-    return written || memcmp(here, host_of(guest->pair->from, region, page), FERRY_PAGE_BYTES) == 0;
+    return written ||
+           memcmp(here, fake_machine_page(guest->pair->from, region, page), FERRY_PAGE_BYTES) == 0;
 }
 
 static void touch(Guest *guest, uint32_t region, uint64_t page, uint64_t value)
@@ -71,11 +66,11 @@ static void touch(Guest *guest, uint32_t region, uint64_t page, uint64_t value)
     if (!is_right(guest, region, page) && !atomic_load(&guest->blind)) {
         g_error("page %" PRIu64 " of region %u holds %" PRIx64 ", not %" PRIx64
                 " (the source's) or %" PRIx64 " (this guest's)",
-                page, region, *host_of(guest->pair->to, region, page),
-                *host_of(guest->pair->from, region, page), guest->written[region][page]);
+                page, region, *fake_machine_page(guest->pair->to, region, page),
+                *fake_machine_page(guest->pair->from, region, page), guest->written[region][page]);
     }
     if (value) {
-        uint64_t *here = host_of(guest->pair->to, region, page);
+        uint64_t *here = fake_machine_page(guest->pair->to, region, page);
 
         for (size_t i = 0; i < FERRY_PAGE_BYTES / sizeof(*here); i += 64) {
             here[i] = value + i;
@@ -471,148 +466,6 @@ static void test_load_fails(void)
     fake_pair_free(pair);
 }
 
-/* --- The parts ------------------------------------------------------------------------------------ */
-
-static void part_want(void *opaque, unsigned index, uint32_t region, uint64_t page)
-{
-}
-
-static void part_complete(void *opaque)
-{
-    (*(unsigned *)opaque)++;
-}
-
-static void part_failed(void *opaque, GError *error)
-{
-    g_error_free(error);
-    *(unsigned *)opaque += 100;
-}
-
-static const FerryFetchOps part_ops = {
-    .want = part_want,
-    .complete = part_complete,
-    .failed = part_failed,
-};
-
-static FerryFetch *part_new(FakeMachine *machine, unsigned *calls)
-{
-    g_autoptr(GError) error = NULL;
-    FerryFetch *fetch = ferry_fetch_new(&machine->regions, 1, &part_ops, calls, &error);
-
-    g_assert_no_error(error);
-    return fetch;
-}
-
-static const FerryFrame four_pages = {
-    .type = FERRY_FRAME_PAGES,
-    .nr_extents = 1,
-    .payload_bytes = 4 * FERRY_PAGE_BYTES,
-};
-static const FerryExtent four_extent = {.first = 0, .nr_pages = 4};
-
-/* A page that somebody touched at the destination, by a monitor for example, is discarded all the same. */
-static void test_touched(void)
-{
-    FakeMachine *machine = fake_machine_new(small, false);
-    g_autofree uint8_t *payload = g_malloc0(4 * FERRY_PAGE_BYTES);
-    g_autoptr(GError) error = NULL;
-    unsigned calls = 0;
-    FerryFetch *fetch = part_new(machine, &calls);
-
-    memset(payload, 7, 4 * FERRY_PAGE_BYTES);
-    *host_of(machine, 0, 2) = 1;
-    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 0, 3);
-    g_assert_true(ferry_fetch_draft(fetch, &error));
-    *host_of(machine, 0, 3) = 1;
-    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 3, 1);
-    g_assert_true(ferry_fetch_go_live(fetch, &error));
-    g_assert_true(ferry_fetch_place(fetch, &four_pages, &four_extent, payload, &error));
-    for (uint64_t page = 0; page < 4; page++) {
-        g_assert_cmpuint(*host_of(machine, 0, page), ==, UINT64_C(0x0707070707070707));
-    }
-    g_assert_cmpuint(calls, ==, 1);
-    ferry_fetch_free(fetch);
-    fake_machine_free(machine);
-}
-
-/* If a missing page is there all the same, that is found out. */
-static void test_damaged(void)
-{
-    FakeMachine *machine = fake_machine_new(small, false);
-    g_autofree uint8_t *payload = g_malloc0(4 * FERRY_PAGE_BYTES);
-    g_autoptr(GError) error = NULL;
-    unsigned calls = 0;
-    FerryFetch *fetch = part_new(machine, &calls);
-
-    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 0, 2);
-    g_assert_true(ferry_fetch_go_live(fetch, &error));
-    /* Not missing: it is filled at once. Then it is said to be, which is too late. */
-    g_assert_cmpuint(*host_of(machine, 0, 2), ==, 0);
-    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 2, 2);
-    g_assert_false(ferry_fetch_place(fetch, &four_pages, &four_extent, payload, &error));
-    g_assert_error(error, FERRY_ERROR, FERRY_ERROR_SYSTEM);
-    g_assert_nonnull(strstr(error->message, "page 0x2 of RAM block 'pc.ram'"));
-    g_assert_cmpuint(calls, >=, 100);
-    g_assert_cmpuint(ferry_pageset_count(ferry_fetch_missing(fetch)[0]), ==, 2);
-    ferry_fetch_free(fetch);
-    fake_machine_free(machine);
-}
-
-static gpointer touch_page(gpointer opaque)
-{
-    return GSIZE_TO_POINTER(*host_of(opaque, 0, 1));
-}
-
-/* Who touches a page between the draft and the hand-off waits for it; or finds it as it was. */
-static void test_early_fault(gconstpointer data)
-{
-    bool forget = GPOINTER_TO_INT(data);
-    FakeMachine *machine = fake_machine_new(small, false);
-    g_autofree uint8_t *payload = g_malloc0(4 * FERRY_PAGE_BYTES);
-    g_autoptr(GError) error = NULL;
-    unsigned calls = 0;
-    FerryFetch *fetch = part_new(machine, &calls);
-    GThread *toucher;
-
-    memset(payload, 7, 4 * FERRY_PAGE_BYTES);
-    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 0, 4);
-    g_assert_true(ferry_fetch_draft(fetch, &error));
-    toucher = g_thread_new("toucher", touch_page, machine);
-    g_usleep(20000);
-    if (forget) {
-        ferry_fetch_forget(fetch);
-        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(toucher)), ==, 0);
-        g_assert_cmpuint(ferry_pageset_count(ferry_fetch_missing(fetch)[0]), ==, 0);
-    } else {
-        g_assert_true(ferry_fetch_go_live(fetch, &error));
-        g_assert_true(ferry_fetch_place(fetch, &four_pages, &four_extent, payload, &error));
-        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(toucher)), ==,
-                         UINT64_C(0x0707070707070707));
-    }
-    ferry_fetch_free(fetch);
-    fake_machine_free(machine);
-}
-
-static void test_latency(void)
-{
-    FerryLatency latency = {0};
-
-    g_assert_cmpuint(ferry_latency_percentile(&latency, 50000), ==, 0);
-    for (unsigned us = 1; us <= 1000; us++) {
-        ferry_latency_add(&latency, us * 1000);
-    }
-    for (unsigned percent = 1; percent <= 100; percent++) {
-        uint64_t exact = percent * 10000;
-        uint64_t found = ferry_latency_percentile(&latency, percent * 1000);
-
-        g_assert_cmpuint(found, >=, exact);
-        g_assert_cmpuint(found, <=, exact + exact / 8 + 1000);
-    }
-    ferry_latency_add(&latency, UINT64_C(1) << 62);
-    g_assert_cmpuint(ferry_latency_percentile(&latency, 100000), <=, UINT64_C(1) << 62);
-    g_assert_cmpuint(latency.max_ns, ==, UINT64_C(1) << 62);
-}
-
 int main(int argc, char **argv)
 {
     static const Case cases[] = {
@@ -645,10 +498,5 @@ int main(int argc, char **argv)
     g_test_add_func("/fetch/cut/resuming", test_cut_resuming);
     g_test_add_func("/fetch/abandon", test_abandon);
     g_test_add_func("/fetch/load-fails", test_load_fails);
-    g_test_add_func("/fetch/touched", test_touched);
-    g_test_add_func("/fetch/damaged", test_damaged);
-    g_test_add_data_func("/fetch/early/live", GINT_TO_POINTER(FALSE), test_early_fault);
-    g_test_add_data_func("/fetch/early/forgotten", GINT_TO_POINTER(TRUE), test_early_fault);
-    g_test_add_func("/fetch/latency", test_latency);
     return g_test_run();
 }

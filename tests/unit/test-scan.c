@@ -1,179 +1,20 @@
 /*
- * Finding touched memory, on real memory
+ * Finding touched memory, on real memory: private memory by the pagemap, and what needs none
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration/memory/scan.h"
 #include "migration/memory/zero.h"
+#include "scan-area.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define PAGE 4096
-#define HUGE (UINT64_C(2) << 20)
-#define GIB  (UINT64_C(1) << 30)
-
-/* What a page is expected to be, one character a page, as scan_picture() draws it. */
-#define NOTHING '.'
-#define DATA    'D'
-#define ZERO    'Z'
-#define SWAPPED 'S'
-
-typedef struct {
-    FerryScanTarget target;
-    size_t mapped_bytes; /* 0 when not ours to unmap */
-} Area;
-
-static void area_clear(Area *area)
-{
-    munmap(area->target.host, area->mapped_bytes);
-    if (area->target.fd >= 0) {
-        close(area->target.fd);
-    }
-}
-
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Area, area_clear)
-
-static char *area_at(const Area *area, uint64_t page)
-{
-    return (char *)area->target.host + page * PAGE;
-}
-
-static Area area_private(uint64_t length_bytes)
-{
-    Area area = {
-        .target =
-            {
-                .length_bytes = length_bytes,
-                .fd = -1,
-                .method = FERRY_SCAN_PRIVATE,
-                .page_size_bytes = PAGE,
-            },
-        .mapped_bytes = length_bytes,
-    };
-
-    area.target.host = mmap(NULL, length_bytes, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    g_assert_true(area.target.host != MAP_FAILED);
-    return area;
-}
-
-/* Anonymous memory in which a page touched is one page, whatever the system's settings are. */
-static Area area_private_small(uint64_t length_bytes)
-{
-    Area area = area_private(length_bytes);
-
-    if (madvise(area.target.host, length_bytes, MADV_NOHUGEPAGE) != 0) {
-        g_assert_cmpint(errno, ==, EINVAL); /* no transparent huge pages in this kernel */
-    }
-    return area;
-}
-
-static Area area_shared(uint64_t length_bytes, uint64_t fd_offset)
-{
-    Area area = {
-        .target =
-            {
-                .length_bytes = length_bytes,
-                .fd = memfd_create("ferry-test-scan", MFD_CLOEXEC | MFD_ALLOW_SEALING),
-                .fd_offset = fd_offset,
-                .method = FERRY_SCAN_SHARED,
-                .page_size_bytes = PAGE,
-            },
-        .mapped_bytes = length_bytes,
-    };
-
-    g_assert_cmpint(area.target.fd, >=, 0);
-    g_assert_cmpint(ftruncate(area.target.fd, (off_t)(fd_offset + length_bytes)), ==, 0);
-    area.target.host = mmap(NULL, length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, area.target.fd,
-                            (off_t)fd_offset);
-    g_assert_true(area.target.host != MAP_FAILED);
-    return area;
-}
-
-typedef struct {
-    GString *picture;
-    uint64_t offset_bytes;
-    uint64_t end_bytes;
-    FerryScanKind last_kind;
-    bool any;
-} Painter;
-
-static void paint(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes, FerryScanKind kind)
-{
-    static const char letters[] = {
-        [FERRY_SCAN_DATA] = DATA,
-        [FERRY_SCAN_ZERO] = ZERO,
-        [FERRY_SCAN_SWAPPED] = SWAPPED,
-    };
-    Painter *painter = opaque;
-
-    g_assert_cmpuint(nr_bytes, >, 0);
-    g_assert_cmpuint(offset_bytes, >=, painter->offset_bytes);
-    if (painter->any && offset_bytes == painter->offset_bytes) {
-        g_assert_cmpint(kind, !=, painter->last_kind); /* else it was not the longest range */
-    }
-    g_assert_cmpuint(offset_bytes + nr_bytes, <=, painter->end_bytes);
-    g_assert_cmpuint(offset_bytes % PAGE + nr_bytes % PAGE, ==, 0);
-    for (; painter->offset_bytes < offset_bytes; painter->offset_bytes += PAGE) {
-        g_string_append_c(painter->picture, NOTHING);
-    }
-    for (; painter->offset_bytes < offset_bytes + nr_bytes; painter->offset_bytes += PAGE) {
-        g_string_append_c(painter->picture, letters[kind]);
-    }
-    painter->last_kind = kind;
-    painter->any = true;
-}
-
-/* A string with one character for each page of the range. */
-static char *scan_picture(const FerryScanner *scanner, const FerryScanTarget *target,
-                          uint64_t first_page, uint64_t nr_pages)
-{
-    Painter painter = {
-        .picture = g_string_new(NULL),
-        .offset_bytes = first_page * PAGE,
-        .end_bytes = (first_page + nr_pages) * PAGE,
-    };
-    g_autoptr(GError) error = NULL;
-    bool ok =
-        ferry_scan(scanner, target, first_page * PAGE, nr_pages * PAGE, paint, &painter, &error);
-
-    g_assert_no_error(error);
-    g_assert_true(ok);
-    for (; painter.offset_bytes < painter.end_bytes; painter.offset_bytes += PAGE) {
-        g_string_append_c(painter.picture, NOTHING);
-    }
-    return g_string_free(painter.picture, FALSE);
-}
-
-static void assert_picture(const FerryScanner *scanner, const FerryScanTarget *target,
-                           uint64_t first_page, const char *expected)
-{
-    g_autofree char *picture = scan_picture(scanner, target, first_page, strlen(expected));
-
-    g_assert_cmpstr(picture, ==, expected);
-}
-
-static char *picture_of(size_t nr_pages, char letter)
-{
-    return g_strnfill(nr_pages, letter);
-}
+#define GIB (UINT64_C(1) << 30)
 
 static bool can_ioctl(const FerryScanner *scanner)
 {
     return g_str_equal(ferry_scanner_method_name(scanner), "pagemap-scan");
-}
-
-static void touch(const Area *area, const char *expected)
-{
-    for (size_t page = 0; expected[page] != '\0'; page++) {
-        if (expected[page] == DATA) {
-            *area_at(area, page) = 1;
-        }
-    }
 }
 
 /* The tests below run with each way of asking; their data is the scanner's flags. */
@@ -191,7 +32,7 @@ static void test_private_scattered(gconstpointer data)
         expected[page] = DATA;
     }
     expected[nr_pages - 1] = DATA;
-    touch(&area, expected);
+    area_touch(&area, expected);
     assert_picture(scanner, &area.target, 0, expected);
 
     for (int i = 0; i < 200; i++) {
@@ -212,7 +53,7 @@ static void test_private_long_runs(gconstpointer data)
 
     memset(expected + 1000, DATA, 9000);
     memset(expected + 10001, DATA, 2000);
-    touch(&area, expected);
+    area_touch(&area, expected);
     assert_picture(scanner, &area.target, 0, expected);
     assert_picture(scanner, &area.target, 2000, expected + 2000);
 }
@@ -372,18 +213,19 @@ static void test_private_error(gconstpointer data)
 {
     g_autoptr(FerryScanner) scanner = ferry_scanner_new_full(GPOINTER_TO_UINT(data));
     g_auto(Area) area = area_private_small(4 * PAGE);
-    Painter painter = {0};
+    Total total = {0};
     g_autoptr(GError) error = NULL;
 
-    g_assert_false(ferry_scan(scanner, &area.target, 5 * PAGE, 0, paint, &painter, &error));
+    g_assert_false(ferry_scan(scanner, &area.target, 5 * PAGE, 0, add_up, &total, &error));
     g_assert_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL);
     g_clear_error(&error);
     g_assert_false(
-        ferry_scan(scanner, &area.target, PAGE, UINT64_MAX - 100, paint, &painter, &error));
+        ferry_scan(scanner, &area.target, PAGE, UINT64_MAX - 100, add_up, &total, &error));
     g_assert_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL);
     g_clear_error(&error);
     g_assert_false(ferry_scan_discard_populated(scanner, &area.target, PAGE, 4 * PAGE, &error));
     g_assert_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL);
+    g_assert_cmpuint(total.nr_ranges, ==, 0);
 }
 
 /* Several threads, one scanner, the callback changing the memory that it hears about. */
@@ -545,144 +387,6 @@ static void test_all(void)
     }
 }
 
-static void test_shared(void)
-{
-    g_autoptr(FerryScanner) scanner = ferry_scanner_new();
-    g_auto(Area) area = area_shared(1000 * PAGE, 7 * PAGE);
-    g_autofree char *expected = picture_of(1000, NOTHING);
-
-    assert_picture(scanner, &area.target, 0, expected);
-    for (size_t page = 3; page < 900; page += (size_t)g_test_rand_int_range(1, 5)) {
-        expected[page] = DATA;
-    }
-    touch(&area, expected);
-    assert_picture(scanner, &area.target, 0, expected);
-    for (int i = 0; i < 200; i++) {
-        uint64_t first = (uint64_t)g_test_rand_int_range(0, 1000);
-        uint64_t nr = (uint64_t)g_test_rand_int_range(0, (gint32)(1001 - first));
-        g_autofree char *part = g_strndup(expected + first, nr);
-
-        assert_picture(scanner, &area.target, first, part);
-    }
-
-    /* Written by somebody else, without a page table entry of ours. */
-    expected[950] = DATA;
-    g_assert_cmpint(pwrite(area.target.fd, "x", 1, (7 + 950) * PAGE + 5), ==, 1);
-    assert_picture(scanner, &area.target, 0, expected);
-
-    /* Punched out again. */
-    memset(expected + 100, NOTHING, 500);
-    g_assert_cmpint(fallocate(area.target.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                              (7 + 100) * PAGE, 500 * PAGE),
-                    ==, 0);
-    assert_picture(scanner, &area.target, 0, expected);
-}
-
-static void test_shared_dense(void)
-{
-    g_autoptr(FerryScanner) scanner = ferry_scanner_new();
-    g_auto(Area) area = area_shared(64 * PAGE, 0);
-    g_autofree char *full = picture_of(64, DATA);
-
-    memset(area.target.host, 1, 64 * PAGE);
-    assert_picture(scanner, &area.target, 0, full);
-    assert_picture(scanner, &area.target, 10, full + 10);
-    assert_picture(scanner, &area.target, 0, "DDD");
-}
-
-static void test_shared_discard(void)
-{
-    g_autoptr(FerryScanner) scanner = ferry_scanner_new();
-    g_auto(Area) area = area_shared(16 * PAGE, 2 * PAGE);
-    g_autoptr(GError) error = NULL;
-    const uint64_t from = 4 * PAGE + 8;
-    const uint64_t to = 10 * PAGE + 8;
-
-    memset(area_at(&area, 2), 0xee, 12 * PAGE);
-    g_assert_true(ferry_scan_discard_populated(scanner, &area.target, from, to - from, &error));
-    assert_picture(scanner, &area.target, 0, "..DDD.....DDDD..");
-    g_assert_true(ferry_is_zero((char *)area.target.host + from, to - from));
-    g_assert_cmpint(((char *)area.target.host)[from - 1], ==, (char)0xee);
-    g_assert_cmpint(((char *)area.target.host)[to], ==, (char)0xee);
-}
-
-/* Where lseek() would find no data although there is some. */
-static void test_shared_without_holes(void)
-{
-    g_autoptr(FerryScanner) scanner = ferry_scanner_new();
-    g_auto(Area) area = area_shared(8 * PAGE, 0);
-    g_autoptr(GError) error = NULL;
-    FerryScanTarget target = area.target;
-
-    /* A device has no size. */
-    target.fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
-    g_assert_cmpint(target.fd, >=, 0);
-    assert_picture(scanner, &target, 0, "DDDDDDDD");
-    memset(area_at(&area, 2), 0xee, PAGE);
-    g_assert_true(ferry_scan_discard_populated(scanner, &target, 0, 8 * PAGE, &error));
-    g_assert_true(ferry_is_zero(target.host, 8 * PAGE));
-    close(target.fd);
-
-    /* A file that is shorter than the mapping. */
-    target = area.target;
-    g_assert_cmpint(ftruncate(target.fd, 4 * PAGE), ==, 0);
-    assert_picture(scanner, &target, 0, "DDDDDDDD");
-}
-
-static void test_shared_hugetlb(void)
-{
-    g_autoptr(FerryScanner) scanner = ferry_scanner_new();
-    const uint64_t per_huge = HUGE / PAGE;
-    g_autofree char *picture = NULL;
-    g_autoptr(GError) error = NULL;
-    FerryScanTarget target = {
-        .length_bytes = 2 * HUGE,
-        .fd = memfd_create("ferry-test-scan", MFD_CLOEXEC | MFD_HUGETLB | (21 << MAP_HUGE_SHIFT)),
-        .method = FERRY_SCAN_SHARED,
-        .page_size_bytes = HUGE,
-    };
-
-    target.host = MAP_FAILED;
-    if (target.fd >= 0 && ftruncate(target.fd, 2 * HUGE) == 0) {
-        target.host = mmap(NULL, 2 * HUGE, PROT_READ | PROT_WRITE, MAP_SHARED, target.fd, 0);
-    }
-    if (target.host == MAP_FAILED) {
-        g_test_skip("no 2 MiB pages reserved (vm.nr_hugepages)");
-    } else {
-        memset((char *)target.host + HUGE, 1, HUGE);
-        /* Whether the holes of hugetlb files are known depends on the kernel; the data must be. */
-        picture = scan_picture(scanner, &target, 0, 2 * per_huge);
-        for (uint64_t page = per_huge; page < 2 * per_huge; page++) {
-            g_assert_cmpint(picture[page], ==, DATA);
-        }
-        g_assert_true(ferry_scan_discard_populated(scanner, &target, 0, 2 * HUGE, &error));
-        g_assert_true(ferry_is_zero(target.host, 2 * HUGE));
-        munmap(target.host, 2 * HUGE);
-    }
-    if (target.fd >= 0) {
-        close(target.fd);
-    }
-}
-
-static void test_shared_error(void)
-{
-    g_autoptr(FerryScanner) scanner = ferry_scanner_new();
-    g_auto(Area) area = area_shared(8 * PAGE, 0);
-    FerryScanTarget target = area.target;
-    g_autoptr(GError) error = NULL;
-
-    *area_at(&area, 3) = 1;
-    /* Sealed against change: neither discarded nor silently left alone. */
-    g_assert_cmpint(munmap(area.target.host, area.mapped_bytes), ==, 0);
-    g_assert_cmpint(fcntl(target.fd, F_ADD_SEALS, F_SEAL_WRITE), ==, 0);
-    target.host = mmap(NULL, target.length_bytes, PROT_READ, MAP_SHARED, target.fd, 0);
-    g_assert_true(target.host != MAP_FAILED);
-    area.target.host = target.host;
-    assert_picture(scanner, &target, 0, "...D....");
-    g_assert_false(ferry_scan_discard_populated(scanner, &target, 0, 8 * PAGE, &error));
-    g_assert_error(error, G_FILE_ERROR, G_FILE_ERROR_PERM);
-}
-
 static void add_pagemap_tests(const char *how, FerryScannerFlags flags)
 {
     static const struct {
@@ -722,11 +426,5 @@ int main(int argc, char **argv)
     add_pagemap_tests("read", FERRY_SCANNER_NO_IOCTL);
     g_test_add_func("/scan/no-pagemap", test_no_pagemap);
     g_test_add_func("/scan/all", test_all);
-    g_test_add_func("/scan/shared/scattered", test_shared);
-    g_test_add_func("/scan/shared/dense", test_shared_dense);
-    g_test_add_func("/scan/shared/discard", test_shared_discard);
-    g_test_add_func("/scan/shared/without-holes", test_shared_without_holes);
-    g_test_add_func("/scan/shared/hugetlb", test_shared_hugetlb);
-    g_test_add_func("/scan/shared/error", test_shared_error);
     return g_test_run();
 }

@@ -1,0 +1,26 @@
+/*
+ * Post-copy: parts of cases
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_QTEST_POSTCOPY_H
+#define FERRY_QTEST_POSTCOPY_H
+
+#include "case.h"
+
+/* Keeps post-copy going for as long as a test can take. */
+#define SLOW_PUSH "{ 'max-postcopy-bandwidth': 131072 }"
+
+/* Wait until the guest runs at the destination. */
+void postcopy_wait(Run *run);
+
+/* The same, after migrate-start-postcopy. */
+void postcopy_go_over(Run *run);
+
+/* A number of query-ferry's "fetch". */
+uint64_t postcopy_fetch_stat(Vm *vm, const char *name);
+
+/* Pages were missing, and are no more. */
+void postcopy_expect_fetched(Run *run);
+
+#endif

@@ -1,0 +1,386 @@
+/*
+ * Post-copy whose connections break, and go on after that or not.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qobject/qdict.h"
+
+#include "postcopy.h"
+
+/* As short as it can be: see heartbeat.h. */
+#define IMPATIENT "-global ferry.network-timeout=2000"
+
+/* In the order in which the source opens them; further channels for data come before the last. */
+enum {
+    CHANNEL_MAIN,
+    CHANNEL_CONTROL,
+    CHANNEL_DATA,
+    CHANNEL_FETCH,
+};
+
+/* Both sides are paused, and say so. */
+static void expect_pause(Run *run)
+{
+    g_free(vm_wait_status(run->source, "postcopy-paused"));
+    g_free(vm_wait_status(run->destination, "postcopy-paused"));
+}
+
+/* Another way to the destination, through another proxy if there was one. */
+static void listen_again(Run *run)
+{
+    vm_do(run->destination, "migrate-recover", "{ 'uri': 'tcp:127.0.0.1:0' }");
+    g_free(run->uri);
+    run->uri = run_listening_uri(run->destination);
+    if (run->proxy) {
+        run->proxy = proxy_new(run->uri);
+        g_free(run->uri);
+        run->uri = proxy_uri(run->proxy);
+    }
+}
+
+static void resume(Run *run)
+{
+    g_autofree char *arguments = g_strdup_printf("{ 'uri': '%s', 'resume': true }", run->uri);
+
+    vm_do(run->source, "migrate", arguments);
+}
+
+static void recover(Run *run)
+{
+    listen_again(run);
+    resume(run);
+    postcopy_wait(run);
+}
+
+static void go_over_slowly(Run *run)
+{
+    vm_do(run->source, "migrate-set-parameters", SLOW_PUSH);
+    postcopy_go_over(run);
+}
+
+static void break_and_recover(Run *run, void (*break_it)(Run *run))
+{
+    go_over_slowly(run);
+    for (unsigned i = 1; i <= 2; i++) {
+        break_it(run);
+        expect_pause(run);
+        /* Again, to the destination: what it holds already is not lost. */
+        recover(run);
+        memory_scribble(run->memory, run->destination, MIB / 4);
+        g_assert_cmpuint(postcopy_fetch_stat(run->destination, "recoveries"), ==, i);
+    }
+}
+
+static void cut_all(Run *run)
+{
+    proxy_cut_all(run->proxy);
+}
+
+#define CUT(channel, number)                     \
+    static void cut_##channel(Run *run)          \
+    {                                            \
+        proxy_cut_one(run->proxy, number);       \
+    }                                            \
+    static void break_##channel(Run *run)        \
+    {                                            \
+        break_and_recover(run, cut_##channel);   \
+    }                                            \
+    static void stall_##channel(Run *run)        \
+    {                                            \
+        proxy_stall(run->proxy, number);         \
+    }                                            \
+    static void hang_##channel(Run *run)         \
+    {                                            \
+        break_and_recover(run, stall_##channel); \
+    }
+
+CUT(main, CHANNEL_MAIN)
+CUT(control, CHANNEL_CONTROL)
+CUT(data, CHANNEL_DATA)
+CUT(fetch, CHANNEL_FETCH)
+
+static void break_all(Run *run)
+{
+    break_and_recover(run, cut_all);
+}
+
+static void damage_control(Run *run)
+{
+    proxy_damage(run->proxy, CHANNEL_CONTROL, 0);
+}
+
+static void damage_data(Run *run)
+{
+    proxy_damage(run->proxy, CHANNEL_DATA, 1);
+}
+
+static void break_damaged_control(Run *run)
+{
+    break_and_recover(run, damage_control);
+}
+
+static void break_damaged_data(Run *run)
+{
+    break_and_recover(run, damage_data);
+}
+
+static void pause_source(Run *run)
+{
+    vm_do(run->source, "migrate-pause", NULL);
+}
+
+static void pause_destination(Run *run)
+{
+    vm_do(run->destination, "migrate-pause", NULL);
+}
+
+static void break_by_pause_source(Run *run)
+{
+    break_and_recover(run, pause_source);
+}
+
+static void break_by_pause_destination(Run *run)
+{
+    break_and_recover(run, pause_destination);
+}
+
+/* The way that is to be resumed leads nowhere: both sides are paused as before. */
+static void fail_to_recover(Run *run)
+{
+    static const unsigned limits[] = {1, 2, 3};
+
+    go_over_slowly(run);
+    cut_all(run);
+    expect_pause(run);
+    for (size_t i = 0; i < G_N_ELEMENTS(limits); i++) {
+        listen_again(run);
+        /* So many connections get through; then all of them break. */
+        proxy_limit(run->proxy, limits[i]);
+        resume(run);
+        proxy_wait_connections(run->proxy, limits[i]);
+        g_usleep(100 * 1000);
+        proxy_cut(run->proxy);
+        expect_pause(run);
+    }
+    recover(run);
+}
+
+/* The source stays away for a while: the guest is stopped meanwhile. */
+static void stay_away(Run *run)
+{
+    go_over_slowly(run);
+    cut_all(run);
+    expect_pause(run);
+    vm_wait_run_state(run->destination, "io-error");
+    recover(run);
+    vm_wait_run_state(run->destination, "running");
+    memory_scribble(run->memory, run->destination, MIB / 4);
+}
+
+/* Nobody comes back: the destination tells what is missing, stops, and can be looked at. */
+static void lose_source(Run *run)
+{
+    Vm *vm = run->destination;
+    g_autofree char *log = NULL, *error = NULL, *too_early = NULL, *again = NULL;
+    QDict *info;
+
+    too_early = vm_command_fails(vm, "ferry-abandon", NULL);
+    go_over_slowly(run);
+    vm_kill(run->source);
+    g_free(vm_wait_status(vm, "postcopy-paused"));
+    vm_wait_run_state(vm, "io-error");
+    log = vm_log(vm);
+    g_assert_nonnull(strstr(log, "pages are missing: "));
+    g_assert_nonnull(strstr(log, "of RAM block "));
+    info = vm_command(vm, "query-ferry", NULL);
+    g_assert_cmpstr(qdict_get_str(info, "phase"), ==, "paused");
+    g_assert_cmpint(qdict_get_int(qdict_get_qdict(info, "fetch"), "missing-pages"), >, 0);
+    qobject_unref(info);
+
+    vm_do(vm, "ferry-abandon", NULL);
+    vm_wait_run_state(vm, "internal-error");
+    g_free(vm_wait_status(vm, "failed"));
+    info = vm_command(vm, "query-ferry", NULL);
+    g_assert_cmpstr(qdict_get_str(info, "phase"), ==, "failed");
+    g_assert_false(qdict_get_bool(info, "active"));
+    qobject_unref(info);
+    /* All of it. */
+    vm_do(vm, "pmemsave", "{ 'val': 0, 'size': 33554432, 'filename': '{dir}/memory' }");
+    error = vm_command_fails(vm, "cont", NULL);
+    g_assert_nonnull(strstr(error, "Reset"));
+    again = vm_command_fails(vm, "ferry-abandon", NULL);
+    g_assert_cmpstr(again, ==, too_early);
+    vm_quit(vm);
+    exit(0);
+}
+
+/* The same while the main loop itself waits for a page, which only oob commands get past. */
+static void lose_source_blocked(Run *run)
+{
+    Vm *vm = run->destination;
+
+    go_over_slowly(run);
+    vm_kill(run->source);
+    g_free(vm_wait_status(vm, "postcopy-paused"));
+    qtest_qmp_send_raw(vm->qts, "{ 'execute': 'pmemsave', 'id': 'save', 'arguments': { 'val': 0,"
+                                "  'size': 33554432, 'filename': '/dev/null' } }");
+    g_usleep(200 * 1000);
+    qtest_qmp_send_raw(vm->qts, "{ 'exec-oob': 'ferry-abandon', 'id': 'abandon' }");
+    for (unsigned nr = 0; nr < 2;) {
+        QDict *answer = qtest_qmp_receive(vm->qts);
+
+        g_assert_false(qdict_haskey(answer, "error"));
+        nr += qdict_haskey(answer, "return");
+        qobject_unref(answer);
+    }
+    vm_wait_run_state(vm, "internal-error");
+    vm_quit(vm);
+    exit(0);
+}
+
+static const Case cases[] = {
+    {
+        .name = "postcopy/recover/all",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = break_all,
+        .after = postcopy_expect_fetched,
+    },
+    {
+        .name = "postcopy/recover/multifd",
+        .proxy = true,
+        .capabilities = "postcopy-ram multifd",
+        .postcopy = true,
+        .during = break_all,
+        .after = postcopy_expect_fetched,
+    },
+    {
+        .name = "postcopy/recover/main",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = break_main,
+    },
+    {
+        .name = "postcopy/recover/control",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = break_control,
+    },
+    {
+        .name = "postcopy/recover/data",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = break_data,
+    },
+    {
+        .name = "postcopy/recover/fetch",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = break_fetch,
+    },
+    {
+        .name = "postcopy/recover/preempt",
+        .proxy = true,
+        .capabilities = "postcopy-ram postcopy-preempt",
+        .postcopy = true,
+        .during = break_all,
+    },
+    {
+        .name = "postcopy/recover/hang-main",
+        .options = IMPATIENT,
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = hang_main,
+    },
+    {
+        .name = "postcopy/recover/hang-control",
+        .options = IMPATIENT,
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = hang_control,
+    },
+    {
+        .name = "postcopy/recover/hang-data",
+        .options = IMPATIENT,
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = hang_data,
+    },
+    {
+        .name = "postcopy/recover/hang-fetch",
+        .options = IMPATIENT,
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = hang_fetch,
+    },
+    {
+        .name = "postcopy/recover/damaged-control",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = break_damaged_control,
+    },
+    {
+        .name = "postcopy/recover/damaged-data",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = break_damaged_data,
+    },
+    {
+        .name = "postcopy/recover/pause-source",
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = break_by_pause_source,
+    },
+    {
+        .name = "postcopy/recover/pause-destination",
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = break_by_pause_destination,
+    },
+    {
+        .name = "postcopy/recover/fails",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = fail_to_recover,
+    },
+    {
+        .name = "postcopy/recover/stay-away",
+        .options = "-global ferry.recovery-timeout=1",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = stay_away,
+    },
+    {
+        .name = "postcopy/lose-source/abandon",
+        .options = "-global ferry.recovery-timeout=1",
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = lose_source,
+    },
+    {
+        .name = "postcopy/lose-source/blocked",
+        .options = "-global ferry.recovery-timeout=0",
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = lose_source_blocked,
+    },
+};
+
+void add_recovery_cases(void)
+{
+    cases_add(cases, G_N_ELEMENTS(cases));
+}

@@ -1,0 +1,200 @@
+/*
+ * KVM's dirty rings: a migration uses them, and QEMU's own uses of them go on.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+
+#include "case.h"
+
+/* How many entries a ring may have, by what the kernel says; 0 if it has no rings. */
+static int64_t largest_ring(void)
+{
+    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    int nr_bytes = fd < 0 ? 0 : ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    return nr_bytes > 0 ? nr_bytes / (int64_t)sizeof(struct kvm_dirty_gfn) : 0;
+}
+
+static const char *no_rings(void)
+{
+    const char *reason = no_kvm();
+
+    return reason ? reason : largest_ring() == 0 ? "this kernel's KVM has no dirty rings" : NULL;
+}
+
+static void expect_rings(Run *run, int64_t size)
+{
+    QDict *info = vm_command(run->source, "query-ferry", NULL);
+    QDict *tracker = qdict_get_qdict(info, "tracker");
+    QList *vcpus = qdict_get_qlist(tracker, "vcpus");
+    g_autofree char *text = vm_hmp(run->source, "info ferry");
+
+    g_assert_cmpint(qdict_get_int(tracker, "ring-size"), ==, size);
+    g_assert_cmpuint(qlist_size(vcpus), ==, 1);
+    g_assert_cmpint(qdict_get_int(qobject_to(QDict, qlist_peek(vcpus)), "vcpu"), ==, 0);
+    g_assert_nonnull(strstr(text, "tracker: kvm-ring (KVM has dirty rings)"));
+    g_assert_nonnull(strstr(text, "vcpu 0:"));
+    qobject_unref(info);
+}
+
+static void expect_default_rings(Run *run)
+{
+    expect_rings(run, MIN(65536, largest_ring()));
+}
+
+static void expect_small_rings(Run *run)
+{
+    expect_rings(run, 1024);
+}
+
+static void expect_ringless(Run *run)
+{
+    QDict *info = vm_command(run->source, "query-ferry", NULL);
+    QDict *tracker = qdict_get_qdict(info, "tracker");
+
+    g_assert_false(qdict_haskey(tracker, "ring-size"));
+    g_assert_false(qdict_haskey(tracker, "vcpus"));
+    qobject_unref(info);
+}
+
+/* QEMU measures by the rings, which it has to itself as long as nothing migrates. */
+static void measure_dirty_rate(Run *run)
+{
+    gint64 deadline = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
+    QDict *info;
+    QList *rates;
+
+    vm_do(run->source, "calc-dirty-rate",
+          "{ 'calc-time': 300, 'calc-time-unit': 'millisecond', 'mode': 'dirty-ring' }");
+    while (info = vm_command(run->source, "query-dirty-rate", NULL),
+           !g_str_equal(qdict_get_str(info, "status"), "measured")) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        qobject_unref(info);
+        g_usleep(10 * 1000);
+    }
+    g_assert_cmpstr(qdict_get_str(info, "mode"), ==, "dirty-ring");
+    g_assert_true(qdict_haskey(info, "dirty-rate"));
+    rates = qdict_get_qlist(info, "vcpu-dirty-rate");
+    g_assert_nonnull(rates);
+    g_assert_cmpuint(qlist_size(rates), ==, 1);
+    g_assert_cmpint(qdict_get_int(qobject_to(QDict, qlist_peek(rates)), "id"), ==, 0);
+    qobject_unref(info);
+}
+
+/* The limit of the only vCPU in MiB/s; -1 if there is none. */
+static int64_t dirty_limit(Vm *vm)
+{
+    QDict *response = qtest_qmp(vm->qts, "{ 'execute': 'query-vcpu-dirty-limit' }");
+    QList *limits = qdict_get_qlist(response, "return");
+    int64_t rate = -1;
+
+    g_assert_nonnull(limits);
+    if (!qlist_empty(limits)) {
+        QDict *limit = qobject_to(QDict, qlist_peek(limits));
+
+        g_assert_cmpuint(qlist_size(limits), ==, 1);
+        g_assert_cmpint(qdict_get_int(limit, "cpu-index"), ==, 0);
+        g_assert_cmpint(qdict_get_int(limit, "current-rate"), ==, 0);
+        rate = qdict_get_int(limit, "limit-rate");
+    }
+    qobject_unref(response);
+    return rate;
+}
+
+static void limit_dirty_rate(Run *run)
+{
+    Vm *vm = run->source;
+    g_autofree char *error = NULL;
+
+    g_assert_cmpint(dirty_limit(vm), ==, -1);
+    vm_do(vm, "cancel-vcpu-dirty-limit", NULL);
+    error = vm_command_fails(vm, "set-vcpu-dirty-limit", "{ 'cpu-index': 5, 'dirty-rate': 20 }");
+    g_assert_cmpstr(error, ==, "incorrect cpu index specified");
+    g_assert_cmpint(dirty_limit(vm), ==, -1);
+    vm_do(vm, "set-vcpu-dirty-limit", "{ 'dirty-rate': 20 }");
+    g_assert_cmpint(dirty_limit(vm), ==, 20);
+    vm_do(vm, "set-vcpu-dirty-limit", "{ 'cpu-index': 0, 'dirty-rate': 30 }");
+    g_assert_cmpint(dirty_limit(vm), ==, 30);
+    vm_do(vm, "cancel-vcpu-dirty-limit", NULL);
+    g_assert_cmpint(dirty_limit(vm), ==, -1);
+}
+
+static void expect_no_dirty_limit(Run *run)
+{
+    g_autofree char *limit =
+        vm_command_fails(run->source, "set-vcpu-dirty-limit", "{ 'dirty-rate': 20 }");
+    g_autofree char *rate = vm_command_fails(run->source, "calc-dirty-rate",
+                                             "{ 'calc-time': 1, 'mode': 'dirty-ring' }");
+
+    g_assert_cmpstr(limit, ==,
+                    "dirty page limit feature requires KVM with accelerator property "
+                    "'dirty-ring-size' set'");
+    g_assert_cmpstr(rate, ==, "mode dirty-ring is not enabled, use other method instead.");
+}
+
+static const Case cases[] = {
+    {
+        .name = "tracker/kvm-rings",
+        .cannot = no_rings,
+        .options = "-accel kvm",
+        .paused = true,
+        .hold = HOLD_ROUNDS,
+        .tracker = "kvm-ring",
+        .tracker_reason = "KVM has dirty rings",
+        .after = expect_default_rings,
+    },
+    {
+        .name = "tracker/kvm-small-rings",
+        .cannot = no_rings,
+        .options = "-accel kvm,dirty-ring-size=1024",
+        .paused = true,
+        .hold = HOLD_ROUNDS,
+        .tracker = "kvm-ring",
+        .tracker_reason = "KVM has dirty rings",
+        .after = expect_small_rings,
+    },
+    {
+        .name = "tracker/kvm-rings-off",
+        .cannot = no_kvm,
+        .options = "-accel kvm,dirty-ring-size=0",
+        .paused = true,
+        .before = expect_no_dirty_limit,
+        .hold = HOLD_ROUNDS,
+        .tracker = "bitmap",
+        .tracker_reason = "dirty-ring-size=0",
+        .after = expect_ringless,
+    },
+    {
+        .name = "tracker/kvm-dirty-rate",
+        .cannot = no_rings,
+        .options = "-accel kvm",
+        .paused = true,
+        .before = measure_dirty_rate,
+        .tracker = "kvm-ring",
+        .tracker_reason = "KVM has dirty rings",
+        .after = measure_dirty_rate,
+    },
+    {
+        .name = "tracker/kvm-dirty-limit",
+        .cannot = no_rings,
+        .options = "-accel kvm",
+        .paused = true,
+        .before = limit_dirty_rate,
+        .tracker = "kvm-ring",
+        .tracker_reason = "KVM has dirty rings",
+        .after = limit_dirty_rate,
+    },
+};
+
+void add_ring_cases(void)
+{
+    cases_add(cases, G_N_ELEMENTS(cases));
+}
