@@ -17,8 +17,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 from cc import compiled  # noqa: E402
 from figures import goal_text, reached_text, spread_text  # noqa: E402
 from guest import GuestError, check_memory  # noqa: E402
-from vm import (ROOT, MigrationFailed, QMPError, VMDied, default_binary,  # noqa: E402
-                exit_on_signals)
+from migration import MigrationFailed  # noqa: E402
+from streams import QMPError, VMDied  # noqa: E402
+from vm import ROOT, default_binary, exit_on_signals  # noqa: E402
 
 FLOOR = os.path.join(ROOT, 'build', 'bench', 'floor')
 MIB = 1 << 20

@@ -19,7 +19,8 @@ import tempfile
 import time
 import uuid
 
-from vm import ROOT, Console
+from streams import Console
+from vm import ROOT
 
 LIBVIRTD_CONF = '''\
 host_uuid = "{uuid}"
