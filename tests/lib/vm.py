@@ -109,6 +109,7 @@ class VM:
         self.process = None
         self.monitor = None
         self.console = None
+        self._log = None
         self._vcpu_tids = None
         self._qtest = None
 
@@ -182,9 +183,14 @@ class VM:
         return self
 
     def log(self):
-        """What QEMU printed so far."""
-        with open(os.path.join(self.dir, 'log'), encoding='utf-8', errors='replace') as f:
-            return f.read()
+        """What QEMU printed so far; also when it has been killed."""
+        if self._log is not None:
+            return self._log
+        try:
+            with open(os.path.join(self.dir, 'log'), encoding='utf-8', errors='replace') as f:
+                return f.read()
+        except FileNotFoundError:
+            return ''  # it was never started
 
     def alive(self):
         return self.process is not None and self.process.poll() is None
@@ -197,7 +203,8 @@ class VM:
         for stream in (self.monitor, self.console):
             if stream:
                 stream.close()
-        if self.dir:
+        if self.dir and self._log is None:
+            self._log = self.log()
             shutil.rmtree(self.dir, ignore_errors=True)
         _running.discard(self)
 
