@@ -6,7 +6,7 @@ import time
 
 from guest import Guest, Load, NoLinux, check_memory, linux_guest, native_guest
 from migration import MigrationFailed, migrate
-from suite import Failure, Skip, attach_log
+from suite import Failure, Skip
 from vm import VM, kvm_problem
 
 # Load's arguments for a guest of 1 GiB.
@@ -50,12 +50,9 @@ class Bench:
     def __enter__(self):
         return self
 
-    def __exit__(self, _, error, *__):
+    def __exit__(self, *why):
         for vm in self.vms:
-            if error and vm.process:
-                code = vm.process.poll()
-                attach_log(error, vm.name, vm.log() + (f'ended with {code}\n' if code is not None else ''))
-            vm.kill()
+            vm.__exit__(*why)
 
     def start(self, incoming):
         vm = VM(f'vm{len(self.vms)}', incoming=incoming, **self.arguments)

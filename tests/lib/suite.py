@@ -8,7 +8,7 @@
     sys.exit(suite.run([Test(case.name, functools.partial(run_case, case)) for case in chosen]))
 
 Output is TAP. A case that raises has failed, or was skipped if it raises Skip. The logs that hang at
-the exception (attach_log) are kept in build/check/SUITE/CASE, and their last lines are printed.
+the exception (see logs.py) are kept in build/check/SUITE/CASE, and their last words printed.
 """
 
 import argparse
@@ -21,10 +21,9 @@ import time
 import traceback
 import typing
 
+from logs import keep_logs, logs_of
 from tap import Printer
 from vm import ROOT, exit_on_signals
-
-LAST_LINES = 5
 
 
 class Failure(Exception):
@@ -45,19 +44,6 @@ class Test(typing.NamedTuple):
     call: typing.Callable
 
 
-class Log(typing.NamedTuple):
-    name: str
-    text: str
-    last_words: str
-
-
-def attach_log(error, name, text, last_words=None):
-    """Have whoever reports `error` keep a log. last_words: what is also printed of it, the last lines if not given."""
-    if last_words is None:
-        last_words = '\n'.join(text.splitlines()[-LAST_LINES:])
-    error.logs = [*getattr(error, 'logs', ()), Log(name, text, last_words)]
-
-
 @contextlib.contextmanager
 def time_limit(seconds):
     """Raise OutOfTime in here, which must be the main thread, after so long."""
@@ -72,6 +58,11 @@ def time_limit(seconds):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, outer)
+
+
+def same(found, expected):
+    if found != expected:
+        raise AssertionError(f'{found!r}, not {expected!r}')
 
 
 def tests_of(module):
@@ -143,17 +134,13 @@ class Suite:
         except Exception as e:
             self.tap.case(False, test.name)
             self.tap.note(e if isinstance(e, self.plain) else traceback.format_exc())
-            self.keep_logs(getattr(e, 'logs', ()), directory)
+            for log in logs_of(e):
+                self.tap.note('\n'.join(f'{log.name}: {line}' for line in log.last_words.splitlines()))
+            keep_logs(e, directory)
+            if logs_of(e):
+                self.tap.note(f'the logs: {os.path.relpath(directory, ROOT)}')
         else:
             self.tap.case(True, test.name)
-            self.tap.note(f'took {time.monotonic() - begin:.1f} s')
-
-    def keep_logs(self, logs, directory):
-        for log in logs:
-            for line in log.last_words.splitlines():
-                self.tap.note(f'{log.name}: {line}')
-            os.makedirs(directory, exist_ok=True)
-            with open(os.path.join(directory, f'{log.name}.log'), 'w', encoding='utf-8') as f:
-                f.write(log.text)
-        if logs:
-            self.tap.note(f'the logs: {os.path.relpath(directory, ROOT)}')
+            took = time.monotonic() - begin
+            if took >= 0.1:
+                self.tap.note(f'took {took:.1f} s')

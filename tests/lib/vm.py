@@ -22,6 +22,7 @@ import tempfile
 import time
 import weakref
 
+from logs import attach_log
 from streams import Console, Monitor, QMPError, VMDied
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -118,7 +119,10 @@ class VM:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, _, error, *__):
+        if error and self.process:
+            code = self.process.poll()
+            attach_log(error, self.name, self.log() + (f'ended with {code}\n' if code is not None else ''))
         self.kill()
 
     @property
