@@ -110,15 +110,8 @@ def check(guest):
 
 def check_progress(guest, load, before):
     """The guest goes on writing, if writing is what it does."""
-    if not load.settings['write']:
-        return
-    writes = before.writes
-    deadline = time.monotonic() + 10
-    while writes == before.writes:
-        if time.monotonic() > deadline:
-            raise Failure('the guest no longer writes')
-        time.sleep(0.05)
-        writes = guest.stats().writes
+    if load.settings['write']:
+        guest.wait_progress(before)
 
 
 def check_not_older(verdict, before):

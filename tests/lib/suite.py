@@ -38,6 +38,12 @@ class OutOfTime(Exception):
     """A case was stopped. Not a TimeoutError: cases wait for those themselves."""
 
 
+def require(condition, otherwise, info):
+    """otherwise: what is wrong if the condition does not hold, which `info` shows."""
+    if not condition:
+        raise Failure(f'{otherwise}: {info}')
+
+
 class Test(typing.NamedTuple):
     """One case: it is called, and all is well if it returns."""
     name: str
