@@ -9,6 +9,11 @@ SKIPPED = re.compile(r'(.*?)\s*#\s*skip\S*\s*(.*)', re.IGNORECASE)
 PLAN = re.compile(r'1\.\.(\d+)(?:\s*#\s*skip\S*\s*(.*))?', re.IGNORECASE)
 
 
+def skipping(reason):
+    """What ends a line. None: nothing was skipped."""
+    return '' if reason is None else f' # SKIP {reason}'
+
+
 class Printer:
     """Prints cases as they end, numbered."""
 
@@ -17,13 +22,13 @@ class Printer:
 
     def plan(self, count=None, skip=None):
         """How many cases there will be, or have been. With none, `skip` says why."""
-        print(f'1..{self.count if count is None else count}' + (f' # SKIP {skip}' if skip else ''), flush=True)
+        print(f'1..{self.count if count is None else count}{skipping(skip)}', flush=True)
 
     def case(self, good, name, skip=None):
         """skip: why it did not run, which is no failure."""
         self.count += 1
         self.failed += not good
-        print(f"{'ok' if good else 'not ok'} {self.count} - {name}" + (f' # SKIP {skip}' if skip else ''), flush=True)
+        print(f"{'ok' if good else 'not ok'} {self.count} - {name}{skipping(skip)}", flush=True)
 
     def note(self, text):
         for line in str(text).splitlines():
