@@ -14,12 +14,12 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'lib'))
-from cc import compiled  # noqa: E402
-from figures import goal_text, reached_text, spread_text  # noqa: E402
-from guest import GuestError, check_memory  # noqa: E402
-from migration import MigrationFailed  # noqa: E402
-from streams import QMPError, VMDied  # noqa: E402
-from vm import ROOT, default_binary, exit_on_signals  # noqa: E402
+from cc import compiled
+from figures import goal_text, reached_text, spread_text
+from guest import GuestError, check_memory
+from migration import MigrationFailed
+from streams import QMPError, VMDied
+from vm import ROOT, default_binary, exit_on_signals
 
 FLOOR = os.path.join(ROOT, 'build', 'bench', 'floor')
 MIB = 1 << 20

@@ -279,7 +279,8 @@ class VM:
             connection.connect(os.path.join(self.dir, 'qtest'))
             self._qtest = connection.makefile('rw', newline='\n')
             connection.close()
-        self._qtest.write(f"out{ {1: 'b', 2: 'w', 4: 'l'}[size]} {port:#x} {value:#x}\n")
+        command = {1: 'outb', 2: 'outw', 4: 'outl'}[size]
+        self._qtest.write(f'{command} {port:#x} {value:#x}\n')
         self._qtest.flush()
         answer = self._qtest.readline().strip()
         if answer != 'OK':
