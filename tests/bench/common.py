@@ -3,6 +3,7 @@
 
 import argparse
 import bisect
+import contextlib
 import itertools
 import json
 import os
@@ -14,11 +15,12 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'lib'))
-from cc import compiled  # noqa: E402
-from figures import goal_text, reached_text, spread_text  # noqa: E402
-from guest import GuestError, check_memory  # noqa: E402
-from vm import (ROOT, MigrationFailed, QMPError, VMDied, default_binary,  # noqa: E402
-                exit_on_signals)
+from cc import compiled
+from figures import goal_text, reached_text, spread_text
+from guest import GuestError, check_memory
+from migration import MigrationFailed
+from streams import QMPError, VMDied
+from vm import ROOT, default_binary, exit_on_signals, kvm_problem
 
 FLOOR = os.path.join(ROOT, 'build', 'bench', 'floor')
 MIB = 1 << 20
@@ -160,6 +162,43 @@ def check_ferry(result, wanted, title):
     used = bool(result.ferry_used)
     if used != wanted:
         raise Wrong(f'{title}: Ferry was {"" if used else "not "}used: {result.ferry}')
+
+
+# All of a benchmark's migrations
+
+def need_kvm():
+    why = kvm_problem()
+    if why:
+        raise Wrong(f'the native guest needs KVM: {why}')
+
+
+def take_samples(modes, options, what, measure):
+    """Have each mode of {its name: mode} measured in turn, --repeat times; {its name: [sample, ...]}.
+
+    measure(mode, verify): memory is to be verified the last time, or always with --verify-all
+    """
+    samples = {name: [] for name in modes}
+    for turn in range(options.repeat):
+        verify = options.verify_all or turn == options.repeat - 1
+        for name, mode in modes.items():
+            note(f'{what} {turn + 1}/{options.repeat}: {mode.title}')
+            samples[name].append(measure(mode, verify))
+    return samples
+
+
+@contextlib.contextmanager
+def kept_outcomes(options, figures, plots):
+    """A list for outcomes, each with its 'samples'. What is in it at the end, good or bad, is written if --json is
+    given. figures(outcome), plots(outcomes): see figures.py."""
+    outcomes = []
+    try:
+        yield outcomes
+    finally:
+        if options.json and outcomes:
+            write_json(options.json, options, outcomes=[
+                {**outcome, 'medians': {mode: medians(samples) for mode, samples in outcome['samples'].items()}}
+                for outcome in outcomes], figures=[row for outcome in outcomes for row in figures(outcome)],
+                plots=plots(outcomes))
 
 
 # What the guest says of itself

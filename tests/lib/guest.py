@@ -203,6 +203,14 @@ class Guest:
     def stats(self):
         return self.ask('S', 'STATS')
 
+    def wait_progress(self, before, timeout=10):
+        """Wait until it has written more than when it gave the Answer `before`."""
+        deadline = time.monotonic() + timeout
+        while self.stats().writes == before.writes:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f'{self.vm.name}: the guest no longer writes')
+            time.sleep(0.05)
+
     def history(self, slots):
         """Pages written (`writes`) in each of the last `slots` slots of the guest's time that are over,
         and the longest gap that began there (`gaps_us`), oldest first: each slot_ns long, the first

@@ -19,7 +19,8 @@ import tempfile
 import time
 import uuid
 
-from vm import ROOT, Console
+from streams import Console
+from vm import ROOT
 
 LIBVIRTD_CONF = '''\
 host_uuid = "{uuid}"
@@ -82,6 +83,16 @@ def fetch_libvirt(release):
     if got.returncode:
         return None, (got.stderr.strip().splitlines() or ['no reason given'])[-1]
     return got.stdout.strip(), None
+
+
+def read_log(path, start=0):
+    """A log, or why it cannot be read."""
+    try:
+        with open(path, encoding='utf-8', errors='replace') as f:
+            f.seek(start)
+            return f.read()
+    except OSError as e:
+        return str(e)
 
 
 class Host:
@@ -172,21 +183,12 @@ class Host:
             return False
 
     def log(self):
-        """libvirtd's last words; not those about what this host lacks, with which it starts."""
-        try:
-            with open(f'{self.dir}/libvirtd.log', encoding='utf-8', errors='replace') as f:
-                f.seek(self.log_start)
-                return '\n'.join(line for line in f.read().splitlines()[-20:] if 'is tainted' not in line)
-        except OSError as e:
-            return str(e)
+        """What libvirtd has said; not that about what this host lacks, with which it starts."""
+        return read_log(f'{self.dir}/libvirtd.log', self.log_start)
 
     def qemu_log(self, domain):
-        """The last words of a domain's QEMU."""
-        try:
-            with open(self.path(f'/var/log/libvirt/qemu/{domain}.log'), encoding='utf-8', errors='replace') as f:
-                return '\n'.join(line for line in f.read().splitlines()[-12:] if line[:2].isdigit())
-        except OSError as e:
-            return str(e)
+        """What a domain's QEMU has said, and how it was started."""
+        return read_log(self.path(f'/var/log/libvirt/qemu/{domain}.log'))
 
     def kill(self):
         """End every process of this host, and remove what it leaves."""

@@ -3,7 +3,7 @@
 
 import socket
 
-from vm import QMPError
+from streams import QMPError
 
 
 def free_tcp_port():

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run QEMUs, talk to them, migrate between them, and account for what it cost.
+"""Run QEMUs, talk to them, and account for what they cost.
 
-    with VM('source', memory_mib=1024) as src, VM('target', memory_mib=1024, incoming=True) as dst:
-        src.start(); dst.start()
-        result = migrate(src, dst, 'tcp')
-        print(result.downtime_ms, result.src_cpu_s, result.dst_memory['VmPTE'])
+    with VM('source', memory_mib=1024) as vm:
+        vm.start()
+        print(vm.qmp('query-status'), vm.cpu_seconds(), vm.memory()['VmPTE'])
 
-Nothing here knows which guest runs (see guest.py) and nothing needs Ferry: `qmp_try('query-ferry')`
-is None on a stock QEMU.  Every wait has a time limit and raises TimeoutError.  A QEMU dies with the
-Python that started it (start VMs from the main thread: the kernel watches the starting thread).
+migration.py migrates between two. Nothing here knows which guest runs (see guest.py) and nothing needs
+Ferry: `qmp_try('query-ferry')` is None on a stock QEMU.  A QEMU dies with the Python that started it
+(start VMs from the main thread: the kernel watches the starting thread).
 """
 
 import atexit
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -21,9 +19,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import weakref
+
+from logs import attach_log
+from streams import Console, Monitor, QMPError, VMDied
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KVM_GET_API_VERSION = 0xAE00
@@ -38,27 +38,6 @@ SMALL_PAGES = [sys.executable, '-c', 'import ctypes, os, sys\n'
 FIRMWARE = ('/usr/share/qemu', '/usr/share/seabios')
 
 _running = weakref.WeakSet()
-
-
-class QMPError(Exception):
-    """QEMU refused a command; `klass` is QMP's error class."""
-
-    def __init__(self, command, error):
-        super().__init__(f"{command}: {error.get('desc', error)}")
-        self.klass = error.get('class')
-
-
-class VMDied(Exception):
-    """QEMU is gone, or closed its monitor."""
-
-
-class MigrationFailed(Exception):
-    """The migration ended in another state than 'completed'; `info` is query-migrate's answer."""
-
-    def __init__(self, status, info):
-        super().__init__(f"migration {status}: {info.get('error-desc', 'no reason given')}")
-        self.status = status
-        self.info = info
 
 
 def default_binary():
@@ -93,150 +72,6 @@ def warm_memory(mib, huge=True):
              'm.madvise(23)  # MADV_POPULATE_WRITE')
     subprocess.run([sys.executable, '-c', touch, str(mib), str(int(huge))], check=True,
                    timeout=60 + mib / 20)
-
-
-class Stream:
-    """One end of a socket pair; the other is given to QEMU. A thread reads what QEMU says.
-
-    Or, where somebody else has QEMU listen, a socket `connected` to it.
-    """
-
-    def __init__(self, name, connected=None):
-        self.sock, self.theirs = (connected, None) if connected else socket.socketpair()
-        self.name = name
-        self.cond = threading.Condition()
-        self.closed = False
-        self.thread = None
-
-    def start(self):
-        """To be called once QEMU has inherited its end."""
-        if self.theirs:
-            self.theirs.close()
-        self.thread = threading.Thread(target=self._read, name=self.name, daemon=True)
-        self.thread.start()
-
-    def close(self):
-        ends = [end for end in (self.sock, self.theirs) if end]
-        for end in ends:
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-        if self.thread:
-            self.thread.join(5)
-        for end in ends:
-            end.close()
-
-    def _read(self):
-        pending = b''
-        while True:
-            try:
-                data = self.sock.recv(65536)
-            except OSError:
-                data = b''
-            stamp = time.monotonic()
-            if not data:
-                break
-            *lines, pending = (pending + data).split(b'\n')
-            if lines:
-                with self.cond:
-                    for line in lines:
-                        self.got_line(line, stamp)
-                    self.cond.notify_all()
-        with self.cond:
-            self.closed = True
-            self.cond.notify_all()
-
-    def got_line(self, line, stamp):
-        raise NotImplementedError
-
-    def wait(self, predicate, timeout, what):
-        """Wait until predicate() is not None and return it; the lock is held while it is called."""
-        deadline = time.monotonic() + timeout
-        with self.cond:
-            while True:
-                value = predicate()
-                if value is not None:
-                    return value
-                if self.closed:
-                    raise VMDied(f'{self.name}: closed while waiting for {what}')
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError(f'{self.name}: no {what} within {timeout:g} s')
-                self.cond.wait(left)
-
-
-class Monitor(Stream):
-    """QMP. Events are kept in `events`, oldest first; each also carries our 'monotonic' stamp."""
-
-    def __init__(self, name):
-        super().__init__(name)
-        self.events = []
-        self.answers = {}
-        self.greeting = None
-        self.next_id = 0
-        self.send_lock = threading.Lock()
-
-    def got_line(self, line, stamp):
-        if not line.strip():
-            return
-        message = json.loads(line)
-        if 'event' in message:
-            message['monotonic'] = stamp
-            self.events.append(message)
-        elif 'QMP' in message:
-            self.greeting = message['QMP']
-        else:
-            self.answers[message.get('id')] = message
-
-    def handshake(self, timeout):
-        self.wait(lambda: self.greeting, timeout, 'QMP greeting')
-        offered = self.greeting.get('capabilities', [])
-        self.command('qmp_capabilities', {'enable': [c for c in offered if c == 'oob']}, timeout)
-
-    def command(self, name, arguments, timeout, oob=False):
-        """oob: out of band, for when QEMU's main thread may be waiting (for a page, say)."""
-        with self.send_lock:
-            self.next_id += 1
-            ident = self.next_id
-            text = json.dumps({'exec-oob' if oob else 'execute': name, 'arguments': arguments,
-                               'id': ident})
-            try:
-                self.sock.sendall(text.encode() + b'\n')
-            except OSError as e:
-                raise VMDied(f'{self.name}: {name}: {e}') from e
-        answer = self.wait(lambda: self.answers.pop(ident, None), timeout, f'answer to {name}')
-        if 'error' in answer:
-            raise QMPError(name, answer['error'])
-        return answer['return']
-
-
-class Console(Stream):
-    """The guest's serial line. `lines` holds (monotonic stamp, text), oldest first."""
-
-    def __init__(self, name, connected=None):
-        super().__init__(name, connected)
-        self.lines = []
-
-    def got_line(self, line, stamp):
-        self.lines.append((stamp, line.decode('ascii', 'replace').strip('\r\0')))
-
-    def send(self, text):
-        self.sock.sendall(text.encode() + b'\n')
-
-    def wait_line(self, prefix, timeout, since=0):
-        """The first line from index `since` on that begins with `prefix`, as (stamp, text)."""
-        seen = since
-
-        def find():
-            nonlocal seen
-            while seen < len(self.lines):
-                seen += 1
-                if self.lines[seen - 1][1].startswith(prefix):
-                    return self.lines[seen - 1]
-            return None
-
-        return self.wait(find, timeout, f'line "{prefix}..."')
 
 
 class VM:
@@ -275,6 +110,7 @@ class VM:
         self.process = None
         self.monitor = None
         self.console = None
+        self._log = None
         self._vcpu_tids = None
         self._qtest = None
 
@@ -283,7 +119,10 @@ class VM:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, _, error, *__):
+        if error and self.process:
+            code = self.process.poll()
+            attach_log(error, self.name, self.log() + (f'ended with {code}\n' if code is not None else ''))
         self.kill()
 
     @property
@@ -348,9 +187,14 @@ class VM:
         return self
 
     def log(self):
-        """What QEMU printed so far."""
-        with open(os.path.join(self.dir, 'log'), encoding='utf-8', errors='replace') as f:
-            return f.read()
+        """What QEMU printed so far; also when it has been killed."""
+        if self._log is not None:
+            return self._log
+        try:
+            with open(os.path.join(self.dir, 'log'), encoding='utf-8', errors='replace') as f:
+                return f.read()
+        except FileNotFoundError:
+            return ''  # it was never started
 
     def alive(self):
         return self.process is not None and self.process.poll() is None
@@ -363,7 +207,8 @@ class VM:
         for stream in (self.monitor, self.console):
             if stream:
                 stream.close()
-        if self.dir:
+        if self.dir and self._log is None:
+            self._log = self.log()
             shutil.rmtree(self.dir, ignore_errors=True)
         _running.discard(self)
 
@@ -434,7 +279,8 @@ class VM:
             connection.connect(os.path.join(self.dir, 'qtest'))
             self._qtest = connection.makefile('rw', newline='\n')
             connection.close()
-        self._qtest.write(f"out{ {1: 'b', 2: 'w', 4: 'l'}[size]} {port:#x} {value:#x}\n")
+        command = {1: 'outb', 2: 'outw', 4: 'outl'}[size]
+        self._qtest.write(f'{command} {port:#x} {value:#x}\n')
         self._qtest.flush()
         answer = self._qtest.readline().strip()
         if answer != 'OK':
@@ -486,12 +332,6 @@ class VM:
         return fields
 
 
-def event_time(event):
-    """When QEMU says that an event was, by time.monotonic(): later than that is when we read of it."""
-    stamp = event['timestamp']['seconds'] + event['timestamp']['microseconds'] / 1e6
-    return stamp - time.time() + time.monotonic()
-
-
 def process_cpu(pid):
     """CPU seconds of a process, ended threads included, to the ns (see clock_getcpuclockid(3))."""
     return time.clock_gettime((~pid << 3) | 2)
@@ -518,104 +358,3 @@ def exit_on_signals():
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGHUP, leave)
-
-
-class Result:
-    """What a migration did.
-
-    status        'completed'
-    total_ms, downtime_ms, setup_ms, bytes   as the source's query-migrate says
-    begin, end    time.monotonic() at the command, and when the destination ran
-    wall_s        from the one to the other
-    src_cpu_s, dst_cpu_s   CPU seconds of everything but vCPUs, over the migration
-    src_memory, dst_memory   VM.memory() just after
-    info          the source's whole query-migrate
-    ferry         the source's query-ferry, None on a stock QEMU
-    ferry_dst     the destination's
-    ferry_used    whether the source said that Ferry was active, or ended a session of it
-    """
-
-    def __init__(self, **fields):
-        self.__dict__.update(fields)
-
-
-def is_active(ferry):
-    """Whether an answer to query-ferry (None on a stock QEMU) says that Ferry is in use."""
-    return bool(ferry and ferry['active'])
-
-
-def finished_since(before, after):
-    """Whether query-ferry's answer `after` tells of a finished session that `before` did not know."""
-    return bool(after and after.get('phase') == 'done' and after != before)
-
-
-def listen(dst, uri):
-    """Have `dst` listen, and return the URI to connect to. 'tcp' and 'unix' pick an address."""
-    if uri == 'unix':
-        uri = 'unix:' + os.path.join(dst.dir, 'migrate')
-    elif uri == 'tcp':
-        uri = 'tcp:127.0.0.1:0'
-    dst.qmp('migrate-incoming', uri=uri)
-    if uri.startswith('tcp:') and uri.endswith(':0'):
-        address = dst.qmp('query-migrate')['socket-address'][0]
-        return f"tcp:{address['host']}:{address['port']}"
-    return uri
-
-
-def migrate(src, dst, uri='tcp', *, caps=None, params=None, timeout=120, poll_s=0.1,
-            on_poll=None, before=None):
-    """Migrate from `src` to `dst` (started with incoming=True) and return a Result.
-
-    caps, params  set on both sides first (capabilities; migrate-set-parameters).  With no params,
-                  the bandwidth is unlimited, as QEMU's own default of 128 MiB/s measures nothing.
-    on_poll       called as on_poll(info, ferry) every `poll_s` seconds while it runs
-    before        called with the final URI just before `migrate` is sent
-    Raises MigrationFailed or TimeoutError.
-    """
-    params = {'max-bandwidth': 0, **(params or {})}
-    for vm in (src, dst):
-        vm.set_capabilities({'events': True, **(caps or {})})
-        vm.qmp('migrate-set-parameters', params)
-        vm.vcpu_tids()
-    uri = listen(dst, uri)
-    if before:
-        before(uri)
-
-    ended = ('completed', 'failed', 'cancelled')
-    mark, dst_mark = src.event_mark(), dst.event_mark()
-    src_cpu, dst_cpu = src.cpu_seconds(), dst.cpu_seconds()
-    ferry_before = src.qmp_try('query-ferry')
-    begin = time.monotonic()
-    deadline = begin + timeout
-    src.qmp('migrate', uri=uri)
-
-    status, ferry_used = None, False
-    while status is None:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"migration still '{src.qmp('query-migrate').get('status')}' "
-                               f'after {timeout:g} s')
-        try:
-            event = src.wait_event('MIGRATION', min(poll_s if on_poll else left, left), mark,
-                                   lambda d: d['status'] in ended)
-            status = event['data']['status']
-        except TimeoutError:
-            pass
-        if on_poll:
-            ferry = src.qmp_try('query-ferry')
-            ferry_used = ferry_used or is_active(ferry)
-            on_poll(src.qmp('query-migrate'), ferry)
-    if status != 'completed':
-        raise MigrationFailed(status, src.qmp('query-migrate'))
-    resumed = dst.wait_event('RESUME', max(1.0, deadline - time.monotonic()), dst_mark)
-
-    info = src.qmp('query-migrate')
-    ferry = src.qmp_try('query-ferry')
-    return Result(
-        status=status, total_ms=info['total-time'], downtime_ms=info['downtime'],
-        setup_ms=info['setup-time'], bytes=info['ram']['transferred'],
-        begin=begin, end=resumed['monotonic'], wall_s=resumed['monotonic'] - begin,
-        src_cpu_s=src.cpu_seconds() - src_cpu, dst_cpu_s=dst.cpu_seconds() - dst_cpu,
-        src_memory=src.memory(), dst_memory=dst.memory(), info=info,
-        ferry=ferry, ferry_dst=dst.qmp_try('query-ferry'),
-        ferry_used=ferry_used or is_active(ferry) or finished_since(ferry_before, ferry))

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Limits that an operator sets: bandwidth, downtime, how far the guest may be slowed down."""
+
+import time
+
+from case import Bench, Case, check, sent_bytes
+from guest import Guest
+from suite import Failure
+
+
+def test_auto_converge(case):
+    """A guest that writes faster than the network is slowed down until its memory can follow."""
+    with Bench(case) as bench:
+        src = bench.source()
+        begin = time.monotonic()
+
+        def give_up(*_):
+            if time.monotonic() - begin > 5:
+                src.qmp('migrate_cancel')
+
+        bench.expect_cancelled(src, 'the guest writes too little: memory followed it without help',
+                               caps={'auto-converge': False}, on_poll=give_up)
+        seen = []
+        dst, result = bench.migrate(src, caps={'auto-converge': True}, timeout=60, on_poll=lambda
+                                    info, _: seen.append(info.get('cpu-throttle-percentage', 0)))
+        print(f'# {result.total_ms} ms, downtime {result.downtime_ms} ms, throttled by up to '
+              f'{max(seen)} %')
+        if not max(seen):
+            raise Failure('the guest was not throttled')
+        bench.check_goes_on(dst)
+
+
+def measure_steps(case, steps):
+    """Migrate with each max-bandwidth of `steps` until so much is sent; return the rates seen."""
+    samples = [[] for _ in steps]
+    now = 0  # which of them
+    with Bench(case) as bench:
+        src = bench.source()
+
+        def poll(info, _):
+            nonlocal now
+            sent = sent_bytes(info)
+            if info['status'] != 'active' or not sent:
+                return
+            samples[now].append((time.monotonic(), sent))
+            if sent > steps[now][1]:
+                now += 1
+                src.qmp('migrate-set-parameters', {'max-bandwidth': steps[now][0]})
+
+        dst, _ = bench.migrate(src, params={**case.params, 'max-bandwidth': steps[0][0]},
+                               on_poll=poll, poll_s=0.05)
+        check(Guest(dst))
+    rates = []
+    for (limit, _), measured in zip(steps, samples):
+        # What was allowed by the last limit may still be used for a moment.
+        measured = [s for s in measured if s[0] > measured[0][0] + 0.3]
+        if not measured or measured[-1][0] - measured[0][0] < 0.8:
+            raise Failure(f'too short a time to measure {limit >> 20} MiB/s')
+        rates.append((measured[-1][1] - measured[0][1]) / (measured[-1][0] - measured[0][0]))
+    return rates
+
+
+def test_bandwidth(case):
+    """max-bandwidth is kept and used, and so is each new one set on the way."""
+    steps = [(50 << 20, 110 << 20), (120 << 20, 270 << 20), (40 << 20, 1 << 40)]
+    for _ in range(3):  # on a busy host senders may wait for a CPU rather than for their turn
+        parts = [rate / limit for rate, (limit, _) in zip(measure_steps(case, steps), steps)]
+        seen = ', '.join(f'{part:.0%} of {limit >> 20} MiB/s'
+                         for part, (limit, _) in zip(parts, steps))
+        print(f'# {seen}')
+        if max(parts) > 1.15:
+            raise Failure(f'max-bandwidth is exceeded: {seen}')
+        if min(parts) > 0.85:
+            return
+    raise Failure(f'max-bandwidth is not used: {seen}')
+
+
+CASES = [
+    Case('native kvm: auto-converge', {'fill': 256, 'write': 256}, test=test_auto_converge,
+         params={'max-bandwidth': 150 << 20, 'cpu-throttle-initial': 70,
+                 'cpu-throttle-increment': 25}),
+    # Memory is touched before: what the host has taken back comes more slowly than these rates.
+    Case('native kvm: max-bandwidth', {'fill': 350}, params={'downtime-limit': 20},
+         vm={'memory_mib': 512,
+             'backend': 'memory-backend-ram,id=ram,size=512M,prealloc=on'},
+         test=test_bandwidth),
+    Case('native kvm: downtime-limit 1 ms', {'fill': 256}, params={'downtime-limit': 1}),
+    Case('native kvm: downtime-limit 2000 s', {'fill': 256}, params={'downtime-limit': 2000000}),
+]
