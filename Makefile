@@ -5,13 +5,14 @@
 #   QEMU_SRC=DIR      graft a copy of this QEMU 10.0 tree instead of Debian's
 #   DESTDIR, PREFIX   where install puts things (PREFIX is /usr/local if not given)
 #   SUITES="A B"      what check runs (all suites if not given)
+#   RELEASES, TARGETS what check-debian runs (12 and 13; demo and check if not given)
 #   CASES="A B"       what check-asan and check-libvirt run (all cases if not given)
 #   BENCH="--quick"   what bench is told, see tests/bench/all --help
 
 PREFIX ?= /usr/local
 export QEMU_SRC
 
-.PHONY: build setup demo check check-asan check-upstream check-libvirt bench lint format install deb clean
+.PHONY: build setup demo check check-asan check-upstream check-libvirt check-debian bench lint format install deb clean
 
 build: setup
 	@scripts/build-qemu
@@ -33,6 +34,9 @@ check-upstream: setup
 
 check-libvirt: build
 	@tests/libvirt/run $(CASES)
+
+check-debian:
+	@scripts/check-debian $(RELEASES) $(TARGETS)
 
 bench: build
 	@tests/bench/all $(BENCH)

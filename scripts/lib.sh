@@ -23,6 +23,14 @@ die()
     exit 1
 }
 
+# `--help` prints the comment at the top of the script, whichever it is.
+case ${1-} in
+-h | --help)
+    sed -n '4,/^[^#]/s/^# \?//p' "$0"
+    exit
+    ;;
+esac
+
 # Holds an exclusive lock on FILE until this shell ends. Children must not inherit it, or a
 # daemon started below would keep it: close descriptor 9 in those (`9>&-`).
 hold_lock()
@@ -42,49 +50,84 @@ debian_codename()
     [ -r /etc/os-release ] && (. /etc/os-release && [ "$ID" = debian ] && echo "$VERSION_CODENAME")
 }
 
-# apt with its own sources, lists and cache, all under the Ferry cache: nothing of the system's is
-# read but the list of installed packages and the archive's keys, and nothing is written.
-# FERRY_APT_DIR and sources.list are made by private_apt_update.
+# apt with its own sources, lists and cache, all under the Ferry cache. Of the system's apt it reads
+# the list of installed packages, the archive's keys, and how the network is reached (proxies,
+# credentials, time-outs); no hooks, no preferences, no sources. It writes nothing of the system's.
 FERRY_APT_DIR=$FERRY_CACHE/apt
 FERRY_MIRROR=${FERRY_MIRROR:-http://deb.debian.org/debian}
+
+# Has private_apt speak of another release than the system's, on which nothing is installed.
+foreign_apt()
+{
+    FERRY_APT_RELEASE=$1
+    FERRY_APT_DIR=$FERRY_CACHE/apt-$1
+}
 
 private_apt()
 {
     local tool=$1
     shift
-    "$tool" -q \
-        -o Dir::Etc::SourceList="$FERRY_APT_DIR/sources.list" \
-        -o Dir::Etc::SourceParts=/dev/null \
-        -o Dir::Etc::Preferences=/dev/null \
-        -o Dir::Etc::PreferencesParts=/dev/null \
-        -o Dir::State::Lists="$FERRY_APT_DIR/lists" \
-        -o Dir::Cache="$FERRY_APT_DIR/cache" \
-        -o APT::Sandbox::User=root \
-        -o APT::Get::AllowUnauthenticated=false \
-        -o Acquire::AllowInsecureRepositories=false \
-        -o Acquire::Languages=none \
-        -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false \
-        -o Acquire::Retries=3 \
-        -o Debug::NoLocking=1 "$@" 9>&-
+    APT_CONFIG=$FERRY_APT_DIR/apt.conf "$tool" -q "$@" 9>&-
+}
+
+# What the system's apt is told about the network.
+apt_network_settings()
+{
+    apt-config dump | grep -E '^Acquire::((http|https)::|Check-|ForceIPv|Max-ValidTime|Retries )' || true
+}
+
+# Writes what private_apt goes by.
+private_apt_settings()
+{
+    local keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    local release=${FERRY_APT_RELEASE:-$(debian_codename)}
+
+    [ -r "$keys" ] || die "cannot verify Debian packages: $keys is missing (package debian-archive-keyring)"
+    mkdir -p "$FERRY_APT_DIR/lists/partial" "$FERRY_APT_DIR/cache/archives/partial"
+    {
+        apt_network_settings
+        cat <<EOF
+Dir::Etc::Main "/dev/null";
+Dir::Etc::Parts "/dev/null";
+Dir::Etc::SourceList "$FERRY_APT_DIR/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+Dir::State::Lists "$FERRY_APT_DIR/lists";
+Dir::Cache "$FERRY_APT_DIR/cache";
+APT::Sandbox::User "root";
+APT::Get::AllowUnauthenticated "false";
+Acquire::AllowInsecureRepositories "false";
+Acquire::GzipIndexes "true";
+Acquire::Languages "none";
+Acquire::Retries "3";
+Debug::NoLocking "1";
+EOF
+        if [ -n "${FERRY_APT_RELEASE-}" ]; then
+            : >"$FERRY_APT_DIR/status"
+            echo "Dir::State::Status \"$FERRY_APT_DIR/status\";"
+        fi
+    } >"$FERRY_APT_DIR/apt.conf"
+    {
+        [ -n "${FERRY_APT_RELEASE-}" ] || echo "deb-src [signed-by=$keys] $FERRY_MIRROR trixie main"
+        echo "deb [signed-by=$keys] $FERRY_MIRROR ${release:-trixie} main"
+        if [ -z "${FERRY_APT_RELEASE-}" ] && [ "$release" = bookworm ]; then
+            echo "deb [signed-by=$keys] $FERRY_MIRROR bookworm-backports main"
+        fi
+    } >"$FERRY_APT_DIR/sources.list"
 }
 
 # Brings the private package lists up to date. Fails quietly into FERRY_APT_DIR/log.
 private_apt_update()
 {
-    local keys=/usr/share/keyrings/debian-archive-keyring.gpg
-    local release
-    release=$(debian_codename)
-
-    [ -r "$keys" ] || die "cannot verify Debian packages: $keys is missing (package debian-archive-keyring)"
-    mkdir -p "$FERRY_APT_DIR/lists/partial" "$FERRY_APT_DIR/cache/archives/partial"
-    {
-        echo "deb-src [signed-by=$keys] $FERRY_MIRROR trixie main"
-        echo "deb [signed-by=$keys] $FERRY_MIRROR ${release:-trixie} main"
-        if [ "$release" = bookworm ]; then
-            echo "deb [signed-by=$keys] $FERRY_MIRROR bookworm-backports main"
-        fi
-    } >"$FERRY_APT_DIR/sources.list"
+    private_apt_settings
     private_apt apt-get update -o APT::Update::Error-Mode=any >"$FERRY_APT_DIR/log" 2>&1
+}
+
+# Why private_apt_update failed, in a line.
+apt_problem()
+{
+    grep -m1 '^[EW]:' "$FERRY_APT_DIR/log" || echo 'apt-get update failed'
 }
 
 # Puts a private Meson first in the path when the system's is older than QEMU wants (1.5).

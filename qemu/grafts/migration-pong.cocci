@@ -2,6 +2,7 @@
 // file: migration/migration.c
 // hooks: source_return_path_thread
 // why: the destination's Ferry answers with PONGs, which are not for QEMU to count.
+// places: 2
 
 @@
 expression value;
