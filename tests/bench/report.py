@@ -25,7 +25,8 @@ def title_of(document):
 
 def cells(row):
     return [row['what'], row['against'] or '-', goal_text(row['goal'], row['unit']),
-            spread_text(row['other'], row['unit']), spread_text(row['ferry'], row['unit']), number(row['ratio']), reached_text(row)]
+            spread_text(row['other'], row['unit']), spread_text(row['ferry'], row['unit']), number(row['ratio']),
+            reached_text(row)]
 
 
 def by_scenario(figures):

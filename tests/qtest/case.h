@@ -3,7 +3,8 @@
  *
  * What happens when nothing else is said: both QEMUs start, the source's memory is filled, the
  * migration is held at `hold` by its bandwidth while memory goes on being written, then it is let
- * go; it completes; every byte at the destination is as it should be. Where the migration fails or is cancelled, the source must go on
+ * go; it completes; every byte at the destination is as it should be. Where the
+ * migration fails or is cancelled, the source must go on
  * running with its memory intact, and a second migration, to a destination that is as the source
  * would have it, must complete.
  *
