@@ -17,6 +17,7 @@
 
 #include "ferry/glue/hmp.h"
 #include "ferry/migration/wire/frame.h"
+#include "ferry/version.h"
 #include "internal.h"
 
 /* Both enums list the same phases in the same order. */
@@ -147,6 +148,7 @@ FerryInfo *qmp_query_ferry(Error **errp)
     if (!known && !reason) {
         known = ferry_incoming_query(&stats, &active, &version, &reason);
     }
+    info->release = g_strdup(FERRY_VERSION);
     info->active = active;
     info->reason = active ? NULL : g_strdup(reason);
     g_free(reason);
