@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Each target is a script; see docs/build.md.
+# Each target is a script; see docs/build.md. `make help` prints what follows "##".
 #
 #   QEMU_SRC=DIR      graft a copy of this QEMU 10.0 tree instead of Debian's
 #   DESTDIR, PREFIX   where install puts things (PREFIX is /usr/local if not given)
@@ -12,47 +12,51 @@
 PREFIX ?= /usr/local
 export QEMU_SRC
 
-.PHONY: build setup demo check check-asan check-upstream check-libvirt check-debian bench lint format install deb clean
+.PHONY: help build setup demo check check-asan check-upstream check-libvirt check-debian bench lint format install deb clean
 
-build: setup
+build: setup ## build QEMU with Ferry: build/qemu-system-x86_64 and build/qemu-img
 	@scripts/build-qemu
 
-setup:
+setup: ## install the Debian packages that are missing, as root or through sudo -n
 	@scripts/setup
 
-demo: build
+demo: build ## build, then migrate a working guest and print what it cost
 	@scripts/demo
 
-check: setup
+check: setup ## build, then run every test suite, or SUITES="unit qtest"
 	@scripts/check $(SUITES)
 
-check-asan: setup
+check-asan: setup ## run the qtest suite on a QEMU with AddressSanitizer and UBSan
 	@scripts/check --asan $(CASES)
 
-check-upstream: setup
+check-upstream: setup ## compare QEMU's own migration tests on stock QEMU and on Ferry
 	@scripts/check-upstream
 
-check-libvirt: build
+check-libvirt: build ## migrate domains of libvirt in every way that the tests know
 	@tests/libvirt/run $(CASES)
 
-check-debian:
+check-debian: ## run demo and check in bare chroots of Debian 12 and 13
 	@scripts/check-debian $(RELEASES) $(TARGETS)
 
-bench: build
+bench: build ## measure for some hours, or minutes with BENCH=--quick
 	@tests/bench/all $(BENCH)
 
-lint: setup
+lint: setup ## look at every file; changes none
 	@scripts/lint
 
-format: setup
+format: setup ## put C into shape with clang-format
 	@scripts/lint --format
 
-install: build
+install: build ## install both programs below $(DESTDIR)$(PREFIX)
 	install -D -m 755 build/qemu-system-x86_64 $(DESTDIR)$(PREFIX)/bin/qemu-system-x86_64
 	install -D -m 755 build/qemu-img $(DESTDIR)$(PREFIX)/bin/qemu-img
 
-deb: build
+deb: build ## make a Debian package that takes the place of qemu-system-x86
 	@scripts/make-deb
 
-clean:
+help: ## print this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+	    printf '  make %-15s %s\n' "$$name" "$$text"; done
+
+clean: ## remove build/; the cache in ~/.cache/ferry stays
 	rm -rf build

@@ -77,7 +77,8 @@ typedef struct FerryTrackerOps {
 
     /*
      * Look for all pages written since they were last reset, and tell with `found`, or keep them
-     * for feed().  @last: vCPUs and devices have stopped; `report` everything.  Called from the thread that drives the source.
+     * for feed().  @last: vCPUs and devices have stopped; `report` everything.  Called from the
+     * thread that drives the source.
      */
     bool (*harvest)(void *opaque, bool last, GError **errp);
 

@@ -17,6 +17,7 @@
 
 #include "ferry/glue/hmp.h"
 #include "ferry/migration/wire/frame.h"
+#include "ferry/version.h"
 #include "destination/session.h"
 #include "internal.h"
 #include "source/session.h"
@@ -150,6 +151,7 @@ FerryInfo *qmp_query_ferry(Error **errp)
     if (!known && !reason) {
         known = ferry_incoming_query(&stats, &active, &version, &reason);
     }
+    info->release = g_strdup(FERRY_VERSION);
     info->active = active;
     info->reason = active ? NULL : g_strdup(reason);
     g_free(reason);
