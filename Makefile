@@ -37,7 +37,7 @@ check-libvirt: build
 bench: build
 	@tests/bench/all $(BENCH)
 
-lint: setup
+lint: build
 	@scripts/lint
 
 format: setup
