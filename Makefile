@@ -11,7 +11,7 @@
 PREFIX ?= /usr/local
 export QEMU_SRC
 
-.PHONY: build setup demo check check-asan check-upstream check-libvirt bench lint format install deb clean
+.PHONY: build setup demo check check-asan check-upstream check-libvirt bench lint coverage format install deb clean
 
 build: setup
 	@scripts/build-qemu
@@ -39,6 +39,10 @@ bench: build
 
 lint: build
 	@scripts/lint
+
+coverage:
+	@scripts/setup gcovr
+	@scripts/coverage
 
 format: setup
 	@scripts/lint --format
