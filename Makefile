@@ -12,7 +12,7 @@
 PREFIX ?= /usr/local
 export QEMU_SRC
 
-.PHONY: help build setup demo check check-asan check-upstream check-libvirt check-debian bench lint format install deb clean
+.PHONY: help build setup demo check check-asan check-upstream check-libvirt check-debian bench lint coverage format install deb clean
 
 build: setup ## build QEMU with Ferry: build/qemu-system-x86_64 and build/qemu-img
 	@scripts/build-qemu
@@ -41,8 +41,12 @@ check-debian: ## run demo and check in bare chroots of Debian 12 and 13
 bench: build ## measure for some hours, or minutes with BENCH=--quick
 	@tests/bench/all $(BENCH)
 
-lint: setup ## look at every file; changes none
+lint: build ## build, then look at every file; changes none
 	@scripts/lint
+
+coverage: ## print line coverage of the engine by file
+	@scripts/setup gcovr
+	@scripts/coverage
 
 format: setup ## put C into shape with clang-format
 	@scripts/lint --format
