@@ -9,6 +9,7 @@
 
 #include "../wire/control.h"
 #include "../error.h"
+#include "../events.h"
 
 void ferry_channels_init(FerryChannels *channels)
 {
@@ -47,6 +48,7 @@ static bool keep(FerryChannels *channels, FerryChannel **place, FerryChannel *ch
         ferry_channel_shutdown(channel);
     }
     g_mutex_unlock(&channels->lock);
+    ferry_event(channel_opened, "source", channel->name);
     if (shut) {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_IO,
                             "the connection was broken while it was opened");

@@ -30,6 +30,7 @@ static bool send_handoff(FerrySource *source, uint64_t nr_missing)
 {
     g_autoptr(GByteArray) body = ferry_count_encode(nr_missing);
 
+    ferry_event(handoff, "source", nr_missing);
     return ferry_control_send(source->channels.control, FERRY_FRAME_HANDOFF, source->last_fence,
                               body, NULL);
 }

@@ -11,6 +11,7 @@
 #include "ferry/glue/ferry.h"
 #include "destination/load.h"
 #include "destination/session.h"
+#include "events.h"
 #include "internal.h"
 #include "source/postcopy.h"
 #include "source/save.h"
@@ -89,6 +90,7 @@ SaveVMHandlers *ferry_ram_handlers(SaveVMHandlers *handlers)
 {
     static SaveVMHandlers wrapped;
 
+    ferry_trace_engine();
     stock = *handlers;
     wrapped = stock;
     wrapped.save_setup = save_setup;

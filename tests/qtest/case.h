@@ -179,6 +179,7 @@ void add_refusal_cases(void);
 void add_report_cases(void);
 void add_ring_cases(void);
 void add_storm_cases(void);
+void add_story_cases(void);
 void add_stranger_cases(void);
 void add_tls_cases(void);
 void add_tracker_cases(void);

@@ -118,6 +118,7 @@ int main(int argc, char **argv)
     add_report_cases();
     add_device_cases();
     add_storm_cases();
+    add_story_cases();
     add_stranger_cases();
     add_tls_cases();
     add_tracker_cases();

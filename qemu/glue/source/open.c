@@ -17,6 +17,7 @@
 #include "ferry/glue/tracker/tracker.h"
 #include "ferry/migration/error.h"
 #include "../internal.h"
+#include "../trace.h"
 #include "peer.h"
 #include "session.h"
 
@@ -74,6 +75,7 @@ bool ferry_wants_return_path(MigrationState *s)
         return ferry_outgoing_active();
     }
     reason = why_not(s);
+    trace_ferry_session_wanted(reason ?: "Ferry is wanted");
     ferry_outgoing_reset(reason);
     return reason == NULL;
 }
@@ -152,6 +154,7 @@ static bool open_session(MigrationState *s, char **reason)
     config.send_hot = !ferry_settings()->x_defer;
 
     if (ferry_outgoing_open(s, &config, &error)) {
+        trace_ferry_session_opened(version, config.nr_channels, config.nr_fetch);
         return true;
     }
     if (g_error_matches(error, FERRY_ERROR, FERRY_ERROR_REFUSED)) {

@@ -20,6 +20,7 @@
 #include "ferry/migration/source/converge.h"
 #include "ferry/migration/error.h"
 #include "../internal.h"
+#include "../trace.h"
 #include "peer.h"
 #include "postcopy.h"
 #include "session.h"
@@ -60,6 +61,7 @@ void ferry_postcopy_consider(bool round_ended, uint64_t pending)
         return;
     }
     if (is_time(round_ended, pending)) {
+        trace_ferry_postcopy_decided(pending);
         qatomic_set(&s->start_postcopy, true);
     }
     /* Whatever is discarded there now is no part of the blackout. */

@@ -29,6 +29,7 @@
 #include "ferry/glue/tracker/tracker.h"
 #include "ferry/migration/source/converge.h"
 #include "../internal.h"
+#include "../trace.h"
 #include "postcopy.h"
 #include "save.h"
 #include "session.h"
@@ -253,6 +254,7 @@ static uint64_t pending_bytes(bool exact, bool *round_ended)
         go_on = true;
     }
     pending = ferry_source_remaining_bytes(ferry_outgoing_source());
+    trace_ferry_switch_considered(pending, limit, *round_ended, go_on);
     /*
      * QEMU switches over as soon as the rest fits downtime-limit.  When another round would still
      * shorten the blackout, say that it does not fit yet.

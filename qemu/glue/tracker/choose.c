@@ -23,6 +23,7 @@
 #include "ferry/glue/kvm/kvm.h"
 #include "ferry/migration/error.h"
 #include "../internal.h"
+#include "../trace.h"
 #include "bitmap.h"
 #include "tracker.h"
 
@@ -260,6 +261,7 @@ static void set_info(FerryTrackerMode mode, const char *reason)
 
     info->mode = mode;
     info->reason = g_strdup(reason);
+    trace_ferry_tracker_chosen(FerryTrackerMode_str(mode), reason);
     g_mutex_lock(&tracking.lock);
     qapi_free_FerryTrackerInfo(tracking.info);
     tracking.info = info;
