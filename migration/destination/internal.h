@@ -85,7 +85,8 @@ struct FerryDestination {
      * again after a broken connection, and counts once.
      */
     bool may_run;
-    bool reported; /* the report was sent, or would have been; the source's phase, not ours */
+    bool
+        reported; /* the report was due, and is not sent twice; what the source knows is no phase */
 
     /* When: the vCPUs stopped, all memory was in place, the device state was in, the vCPUs ran; or 0. */
     uint64_t stopped_ns, complete_ns, loaded_ns, running_ns;

@@ -4,10 +4,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include <inttypes.h>
-#include <string.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "fake-machine.h"
 #include "migration/destination/state.h"
@@ -31,11 +29,10 @@
 
 static struct {
     GMutex lock;
-    GString *phases; /* "copying " for each change */
-    unsigned nr_refused, nr_causes, nr_paused, nr_resumed, nr_go, nr_loaded, nr_complete;
-    unsigned nr_opened, nr_proved, nr_turned_away, nr_lost;
-    uint64_t nr_drafted, nr_missing; /* at the last draft; at the hand-off */
-    unsigned nr_undrafted;
+    GString *phases; /* under the lock: each that was entered, after the first that was left */
+    _Atomic unsigned nr_refused, nr_causes, nr_paused, nr_resumed, nr_go, nr_loaded, nr_complete;
+    _Atomic unsigned nr_opened, nr_proved, nr_turned_away, nr_lost, nr_undrafted;
+    _Atomic uint64_t nr_drafted, nr_missing; /* at the last draft; at the hand-off */
 } told;
 
 static void tell_phase(const char *side, const char *from, const char *to)
@@ -49,70 +46,59 @@ static void tell_phase(const char *side, const char *from, const char *to)
     g_mutex_unlock(&told.lock);
 }
 
-static void count(unsigned *what)
-{
-    g_mutex_lock(&told.lock);
-    (*what)++;
-    g_mutex_unlock(&told.lock);
-}
-
 static void tell_refused(const char *side, const char *from, const char *to)
 {
-    count(&told.nr_refused);
+    atomic_fetch_add(&told.nr_refused, 1);
 }
 
 static void tell_cause(const char *side, const char *message)
 {
-    count(&told.nr_causes);
+    atomic_fetch_add(&told.nr_causes, 1);
 }
 
 static void tell_opened(const char *side, const char *name)
 {
-    count(&told.nr_opened);
+    atomic_fetch_add(&told.nr_opened, 1);
 }
 
 static void tell_proved(const char *name)
 {
-    count(&told.nr_proved);
+    atomic_fetch_add(&told.nr_proved, 1);
 }
 
 static void tell_turned_away(const char *name, const char *why)
 {
-    count(&told.nr_turned_away);
+    atomic_fetch_add(&told.nr_turned_away, 1);
 }
 
 static void tell_lost(const char *side, const char *name, const char *why)
 {
-    count(&told.nr_lost);
+    atomic_fetch_add(&told.nr_lost, 1);
 }
 
 static void tell_draft(const char *side, uint64_t nr_pages)
 {
-    g_mutex_lock(&told.lock);
-    told.nr_drafted = nr_pages;
-    g_mutex_unlock(&told.lock);
+    atomic_store(&told.nr_drafted, nr_pages);
 }
 
 static void tell_undraft(const char *side)
 {
-    count(&told.nr_undrafted);
+    atomic_fetch_add(&told.nr_undrafted, 1);
 }
 
 static void tell_handoff(const char *side, uint64_t nr_missing)
 {
-    g_mutex_lock(&told.lock);
-    told.nr_missing = nr_missing;
-    g_mutex_unlock(&told.lock);
+    atomic_store(&told.nr_missing, nr_missing);
 }
 
 static void tell_loaded(const char *side)
 {
-    count(&told.nr_loaded);
+    atomic_fetch_add(&told.nr_loaded, 1);
 }
 
 static void tell_go(const char *side)
 {
-    count(&told.nr_go);
+    atomic_fetch_add(&told.nr_go, 1);
 }
 
 static void tell_fault_asked(uint32_t region, uint64_t page)
@@ -125,17 +111,17 @@ static void tell_fault_answered(uint32_t region, uint64_t page, uint64_t waited_
 
 static void tell_paused(const char *side, const char *why)
 {
-    count(&told.nr_paused);
+    atomic_fetch_add(&told.nr_paused, 1);
 }
 
 static void tell_resumed(const char *side, uint64_t nr_missing)
 {
-    count(&told.nr_resumed);
+    atomic_fetch_add(&told.nr_resumed, 1);
 }
 
 static void tell_complete(const char *side)
 {
-    count(&told.nr_complete);
+    atomic_fetch_add(&told.nr_complete, 1);
 }
 
 static const FerryEvents events = {
@@ -162,11 +148,11 @@ static void forget_told(void)
 {
     g_mutex_lock(&told.lock);
     g_string_truncate(told.phases, 0);
+    g_mutex_unlock(&told.lock);
     told.nr_refused = told.nr_causes = told.nr_paused = told.nr_resumed = told.nr_go = 0;
     told.nr_loaded = told.nr_complete = told.nr_opened = told.nr_proved = 0;
     told.nr_turned_away = told.nr_lost = told.nr_undrafted = 0;
     told.nr_drafted = told.nr_missing = 0;
-    g_mutex_unlock(&told.lock);
 }
 
 static void assert_phases(const char *story)
