@@ -20,7 +20,7 @@
  * ring drained by ferry_kvm_ring_full(); no other vCPU is disturbed, and no lock of QEMU's is taken.
  *
  * A vCPU whose instructions KVM emulates can overrun its ring, overwriting entries that nobody has
- * seen.  That is found (see `overrun`), and ends the tracker with an error: another one must begin
+ * seen.  That is found (see ring-overrun.h), and ends the tracker with an error: another one must begin
  * from scratch.
  *
  * Knows KVM's interface only, no QEMU.  Any thread may call anything, unless said otherwise.
@@ -38,26 +38,9 @@
 #include <stdint.h>
 
 #include "../migration/tracker.h"
+#include "vcpu-ring.h"
 
 typedef struct FerryKvmRing FerryKvmRing;
-
-/**
- * FerryKvmRingStats: one vCPU's ring, since ferry_kvm_ring_start()
- * @vcpu: index of the vCPU
- * @collected: entries found
- * @full_exits: times the vCPU left the guest because its ring was full
- * @resets: entries reset, hence pages protected again
- * @forced_resets: those of them that were reset because the ring was filling
- * @redirtied: entries for a page that had been reported in the same round or the one before
- */
-typedef struct FerryKvmRingStats {
-    unsigned vcpu;
-    uint64_t collected;
-    uint64_t full_exits;
-    uint64_t resets;
-    uint64_t forced_resets;
-    uint64_t redirtied;
-} FerryKvmRingStats;
 
 /**
  * ferry_kvm_ring_supported: entries per ring that @vm_fd's kernel allows, 0 without rings
