@@ -4,7 +4,7 @@
  * whether every page is what it should be and how long the guest stood still. The protocol is
  * described in docs/guests.md.
  *
- * load.c is freestanding C. The guest around it (native/main.c, linux/ferry-load.c) provides the
+ * It is freestanding C. The guest around it (native/main.c, linux/ferry-load.c) provides the
  * guest_*() functions below and calls load_run() once on each vCPU or thread.
  */
 #ifndef FERRY_GUEST_LOAD_H
