@@ -10,8 +10,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "wire/frame.h"
-
 typedef enum {
     FERRY_SESSION_CONNECT,  /* opening channels, checking regions */
     FERRY_SESSION_COPY,     /* the first pass over memory */
@@ -72,6 +70,13 @@ typedef struct FerryFetchStats {
     uint64_t all_blocked_ms; /* how long all vCPUs at once waited */
     FerryLatency latency;    /* of faults, from their being seen to their being answered */
 } FerryFetchStats;
+
+/* The blackout, as the destination measured it; nanoseconds since the notice that vCPUs stopped. */
+typedef struct FerryReport {
+    uint64_t memory_ns;  /* until the last page was in place */
+    uint64_t loaded_ns;  /* until the device state was loaded */
+    uint64_t running_ns; /* until the vCPUs ran; 0 when the guest is to stay paused */
+} FerryReport;
 
 typedef struct FerryStats {
     FerrySessionPhase phase;

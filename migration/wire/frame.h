@@ -81,6 +81,7 @@
 #include <stdint.h>
 
 #include "../memory/region.h"
+#include "../stats.h"
 
 #define FERRY_WIRE_MAGIC       UINT32_C(0x59525246) /* "FRRY" */
 #define FERRY_WIRE_VERSION_MIN 3
@@ -168,13 +169,6 @@ typedef struct FerryHello {
     uint8_t role;  /* FerryRole */
     uint8_t index; /* among the channels of that role */
 } FerryHello;
-
-/* The blackout, as the destination measured it; nanoseconds since the notice that vCPUs stopped. */
-typedef struct FerryReport {
-    uint64_t memory_ns;  /* until the last page was in place */
-    uint64_t loaded_ns;  /* until the device state was loaded */
-    uint64_t running_ns; /* until the vCPUs ran; 0 when the guest is to stay paused */
-} FerryReport;
 
 /* Encoders write exactly FERRY_FRAME_BYTES, nr_extents * FERRY_EXTENT_BYTES + 4, and so on. */
 void ferry_frame_encode(const FerryFrame *frame, uint8_t out[FERRY_FRAME_BYTES]);
