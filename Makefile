@@ -41,7 +41,7 @@ check-debian: ## run demo and check in bare chroots of Debian 12 and 13
 bench: build ## measure for some hours, or minutes with BENCH=--quick
 	@tests/bench/all $(BENCH)
 
-lint: setup ## look at every file; changes none
+lint: build ## build, then look at every file; changes none
 	@scripts/lint
 
 format: setup ## put C into shape with clang-format
