@@ -12,7 +12,7 @@
 PREFIX ?= /usr/local
 export QEMU_SRC
 
-.PHONY: help build setup demo check check-asan check-upstream check-libvirt check-debian bench lint format install deb clean
+.PHONY: help build setup demo check check-asan check-upstream check-libvirt check-debian bench lint coverage format install deb clean
 
 build: setup ## build QEMU with Ferry: build/qemu-system-x86_64 and build/qemu-img
 	@scripts/build-qemu
@@ -43,6 +43,10 @@ bench: build ## measure for some hours, or minutes with BENCH=--quick
 
 lint: build ## build, then look at every file; changes none
 	@scripts/lint
+
+coverage: setup ## print which lines of the engine the unit tests run
+	@scripts/setup gcovr
+	@scripts/coverage
 
 format: setup ## put C into shape with clang-format
 	@scripts/lint --format
