@@ -44,7 +44,7 @@ bench: build ## measure for some hours, or minutes with BENCH=--quick
 lint: build ## build, then look at every file; changes none
 	@scripts/lint
 
-coverage: ## print line coverage of the engine by file
+coverage: setup ## print which lines of the engine the unit tests run
 	@scripts/setup gcovr
 	@scripts/coverage
 
