@@ -1,0 +1,72 @@
+/*
+ * ferry-storm's own: the device as its files see it
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_HW_FERRY_STORM_H
+#define FERRY_HW_FERRY_STORM_H
+
+#include "hw/pci/pci_device.h"
+#include "qapi/qapi-types-ferry.h"
+#include "qemu/thread.h"
+#include "qemu/timer.h"
+#include "system/runstate.h"
+
+#include "dma-memory.h"
+#include "storm.h"
+
+#define TYPE_FERRY_STORM "ferry-storm"
+OBJECT_DECLARE_SIMPLE_TYPE(StormDevice, FERRY_STORM)
+
+/* More than any memory can be written; keeps products in 64 bits. */
+#define FERRY_STORM_MOST_RATE UINT64_C(10000000000)
+
+struct StormDevice {
+    PCIDevice parent;
+
+    /* Properties that are fixed once it is realized. */
+    uint64_t start;
+    uint64_t size;
+    uint64_t seed;
+    uint32_t forget;
+    StormClockMode clock;
+
+    QemuThread thread;
+    VMChangeStateEntry *state_entry;
+    QEMUTimer *timer; /* with the virtual clock */
+    StormMemory *memory;
+    bool realized;
+
+    QemuMutex lock;
+    QemuCond wake;  /* for the thread */
+    QemuCond quiet; /* it is not writing any more */
+    bool exiting;
+    bool vm_running;
+    bool running; /* as asked for */
+    bool writing; /* the thread is in a turn */
+    uint64_t rate;
+    uint64_t working_bytes;
+    uint64_t hot_bytes;
+    FerryStormSettings settings; /* wanted from the next turn on */
+    uint64_t due;                /* pages that the clock has let through */
+    uint64_t due_rest;           /* of a page, in parts of a second's ticks or nanoseconds */
+    int64_t last_ns;             /* with the host's clock: when due was last worked out */
+    char *error;                 /* why it does not write any more, or NULL */
+
+    /* The thread's while it is writing or verifying, the lock's otherwise. */
+    FerryStorm *storm;
+    uint64_t nr_written; /* a copy, guarded by the lock */
+
+    bool verify_wanted;
+    bool verify_stop;
+    bool verifying;
+    uint64_t nr_verified; /* verifications that have been completed */
+    FerryStormVerdict verdict;
+    char *verdict_error;
+
+    /* What travels. */
+    uint8_t *saved;
+    uint32_t saved_bytes;
+};
+
+#endif
