@@ -4,387 +4,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include <stdatomic.h>
-#include <sys/socket.h>
-
-#include "fake-machine.h"
-#include "migration/destination/state.h"
+#include "hand.h"
 #include "migration/error.h"
-#include "migration/events.h"
 #include "migration/wire/control.h"
-
-#define SESSION UINT64_C(0xfe44)
-
-#define OPENING    FERRY_DESTINATION_OPENING
-#define COPYING    FERRY_DESTINATION_COPYING
-#define DRAFTING   FERRY_DESTINATION_DRAFTING
-#define HANDED_OFF FERRY_DESTINATION_HANDED_OFF
-#define FETCHING   FERRY_DESTINATION_FETCHING
-#define PAUSED     FERRY_DESTINATION_PAUSED
-#define DONE       FERRY_DESTINATION_DONE
-#define PARTED     FERRY_DESTINATION_PARTED
-#define FAILED     FERRY_DESTINATION_FAILED
-
-/* --- What a session tells ------------------------------------------------------------------------- */
-
-static struct {
-    GMutex lock;
-    GString *phases; /* under the lock: each that was entered, after the first that was left */
-    _Atomic unsigned nr_refused, nr_causes, nr_paused, nr_resumed, nr_go, nr_loaded, nr_complete;
-    _Atomic unsigned nr_opened, nr_proved, nr_turned_away, nr_lost, nr_undrafted;
-    _Atomic uint64_t nr_drafted, nr_missing; /* at the last draft; at the hand-off */
-} told;
-
-static void tell_phase(const char *side, const char *from, const char *to)
-{
-    g_mutex_lock(&told.lock);
-    g_assert_cmpstr(side, ==, "destination");
-    if (told.phases->len == 0) {
-        g_string_append(told.phases, from);
-    }
-    g_string_append_printf(told.phases, " %s", to);
-    g_mutex_unlock(&told.lock);
-}
-
-static void tell_refused(const char *side, const char *from, const char *to)
-{
-    atomic_fetch_add(&told.nr_refused, 1);
-}
-
-static void tell_cause(const char *side, const char *message)
-{
-    atomic_fetch_add(&told.nr_causes, 1);
-}
-
-static void tell_opened(const char *side, const char *name)
-{
-    atomic_fetch_add(&told.nr_opened, 1);
-}
-
-static void tell_proved(const char *name)
-{
-    atomic_fetch_add(&told.nr_proved, 1);
-}
-
-static void tell_turned_away(const char *name, const char *why)
-{
-    atomic_fetch_add(&told.nr_turned_away, 1);
-}
-
-static void tell_lost(const char *side, const char *name, const char *why)
-{
-    atomic_fetch_add(&told.nr_lost, 1);
-}
-
-static void tell_draft(const char *side, uint64_t nr_pages)
-{
-    atomic_store(&told.nr_drafted, nr_pages);
-}
-
-static void tell_undraft(const char *side)
-{
-    atomic_fetch_add(&told.nr_undrafted, 1);
-}
-
-static void tell_handoff(const char *side, uint64_t nr_missing)
-{
-    atomic_store(&told.nr_missing, nr_missing);
-}
-
-static void tell_loaded(const char *side)
-{
-    atomic_fetch_add(&told.nr_loaded, 1);
-}
-
-static void tell_go(const char *side)
-{
-    atomic_fetch_add(&told.nr_go, 1);
-}
-
-static void tell_fault_asked(uint32_t region, uint64_t page)
-{
-}
-
-static void tell_fault_answered(uint32_t region, uint64_t page, uint64_t waited_ns)
-{
-}
-
-static void tell_paused(const char *side, const char *why)
-{
-    atomic_fetch_add(&told.nr_paused, 1);
-}
-
-static void tell_resumed(const char *side, uint64_t nr_missing)
-{
-    atomic_fetch_add(&told.nr_resumed, 1);
-}
-
-static void tell_complete(const char *side)
-{
-    atomic_fetch_add(&told.nr_complete, 1);
-}
-
-static const FerryEvents events = {
-    .phase = tell_phase,
-    .phase_refused = tell_refused,
-    .cause = tell_cause,
-    .channel_opened = tell_opened,
-    .channel_proved = tell_proved,
-    .channel_refused = tell_turned_away,
-    .channel_lost = tell_lost,
-    .draft = tell_draft,
-    .undraft = tell_undraft,
-    .handoff = tell_handoff,
-    .loaded = tell_loaded,
-    .go = tell_go,
-    .fault_asked = tell_fault_asked,
-    .fault_answered = tell_fault_answered,
-    .paused = tell_paused,
-    .resumed = tell_resumed,
-    .complete = tell_complete,
-};
-
-static void forget_told(void)
-{
-    g_mutex_lock(&told.lock);
-    g_string_truncate(told.phases, 0);
-    g_mutex_unlock(&told.lock);
-    told.nr_refused = told.nr_causes = told.nr_paused = told.nr_resumed = told.nr_go = 0;
-    told.nr_loaded = told.nr_complete = told.nr_opened = told.nr_proved = 0;
-    told.nr_turned_away = told.nr_lost = told.nr_undrafted = 0;
-    told.nr_drafted = told.nr_missing = 0;
-}
-
-static void assert_phases(const char *story)
-{
-    g_mutex_lock(&told.lock);
-    g_assert_cmpstr(told.phases->str, ==, story);
-    g_mutex_unlock(&told.lock);
-}
-
-/* --- A source by hand --------------------------------------------------------------------------- */
-
-static const FakeRegion regions[] = {{.id = "pc.ram", .nr_pages = 64}, {0}};
-
-typedef struct Hand {
-    FerryDestination *destination;
-    FakeMachine *machine;
-    FerryChannel *control, *data, *fetch; /* the source's ends of the connection in use */
-    _Atomic unsigned nr_complete, nr_broken, nr_resumed, nr_went;
-} Hand;
-
-static bool hand_list_regions(void *opaque, const FerryRegions *remote, FerryRegions *local,
-                              GError **errp)
-{
-    *local = fake_machine_list(((Hand *)opaque)->machine);
-    return true;
-}
-
-static void hand_complete(void *opaque)
-{
-    atomic_fetch_add(&((Hand *)opaque)->nr_complete, 1);
-}
-
-static void hand_warn(void *opaque, const char *message)
-{
-}
-
-static void hand_go(void *opaque)
-{
-    atomic_fetch_add(&((Hand *)opaque)->nr_went, 1);
-}
-
-static void hand_broken(void *opaque, const GError *why)
-{
-    atomic_fetch_add(&((Hand *)opaque)->nr_broken, 1);
-}
-
-static void hand_resumed(void *opaque)
-{
-    atomic_fetch_add(&((Hand *)opaque)->nr_resumed, 1);
-}
-
-static void hand_damaged(void *opaque, const GError *why)
-{
-    g_error("damaged: %s", why->message);
-}
-
-static Hand *hand_new(void)
-{
-    static const FerryDestinationOps ops = {
-        .list_regions = hand_list_regions,
-        .complete = hand_complete,
-        .warn = hand_warn,
-        .go = hand_go,
-        .broken = hand_broken,
-        .resumed = hand_resumed,
-        .damaged = hand_damaged,
-    };
-    Hand *hand = g_new0(Hand, 1);
-
-    forget_told();
-    hand->machine = fake_machine_new(regions, false);
-    hand->destination = ferry_destination_new(
-        &(FerryDestinationConfig){.session = SESSION, .timeout_ms = 10000}, &ops, hand);
-    return hand;
-}
-
-static void hand_cut(Hand *hand)
-{
-    g_clear_pointer(&hand->control, ferry_channel_free);
-    g_clear_pointer(&hand->data, ferry_channel_free);
-    g_clear_pointer(&hand->fetch, ferry_channel_free);
-}
-
-static void hand_free(Hand *hand)
-{
-    hand_cut(hand);
-    ferry_destination_free(hand->destination, NULL);
-    fake_machine_free(hand->machine);
-    g_free(hand);
-}
-
-static FerryChannel *hand_dial(Hand *hand, uint8_t role, uint32_t attempt)
-{
-    const FerryHello hello = {
-        .session = SESSION,
-        .version = FERRY_WIRE_VERSION_MAX,
-        .role = role,
-        .attempt = attempt,
-    };
-    g_autoptr(GByteArray) body = ferry_hello_encode(&hello);
-    FerryChannel *channel;
-    int ends[2];
-
-    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), ==, 0);
-    ferry_destination_add_channel(hand->destination, ferry_channel_new_socket(ends[1], "new"));
-    channel = ferry_channel_new_socket(ends[0], "hand");
-    g_assert_true(ferry_control_send(channel, FERRY_FRAME_HELLO, 0, body, NULL));
-    return channel;
-}
-
-/* All channels; the first frame on the control channel says what is to be done with them. */
-static void hand_connect(Hand *hand, uint32_t attempt)
-{
-    const FerryLayout layout = {.nr_data = 1, .nr_fetch = 1};
-    g_autoptr(GByteArray) body = attempt ? ferry_layout_encode(&layout)
-                                         : ferry_regions_encode(&hand->machine->regions, &layout);
-
-    hand->control = hand_dial(hand, FERRY_ROLE_CONTROL, attempt);
-    hand->data = hand_dial(hand, FERRY_ROLE_DATA, attempt);
-    hand->fetch = hand_dial(hand, FERRY_ROLE_FETCH, attempt);
-    g_assert_true(ferry_control_send(
-        hand->control, attempt ? FERRY_FRAME_RESUME : FERRY_FRAME_REGIONS, 0, body, NULL));
-}
-
-static void hand_send(Hand *hand, FerryFrameType type, uint64_t number)
-{
-    g_assert_true(ferry_control_send(hand->control, type, number, NULL, NULL));
-}
-
-/* The next frame on the control channel but for heartbeats is a @type; returns its number. */
-static uint64_t hand_expect(Hand *hand, FerryFrameType type, char **text)
-{
-    FerryFrame frame;
-
-    for (;;) {
-        g_autoptr(GByteArray) body = NULL;
-        g_autoptr(GError) error = NULL;
-
-        ferry_control_receive(hand->control, &frame, &body, &error);
-        g_assert_no_error(error);
-        if (frame.type == FERRY_FRAME_BEAT) {
-            continue;
-        }
-        g_assert_cmpuint(frame.type, ==, type);
-        if (text) {
-            *text = ferry_error_text_decode(body ? body->data : NULL, body ? body->len : 0);
-        }
-        return frame.first_page;
-    }
-}
-
-static void hand_fence(Hand *hand, uint64_t number)
-{
-    const FerryFrame frame = {.type = FERRY_FRAME_FENCE, .first_page = number};
-    uint8_t head[FERRY_FRAME_BYTES];
-
-    ferry_frame_encode(&frame, head);
-    g_assert_true(ferry_channel_write_all(hand->data, head, sizeof(head), NULL));
-    g_assert_cmpuint(hand_expect(hand, FERRY_FRAME_REACHED, NULL), ==, number);
-}
-
-static void hand_announce_page(Hand *hand, uint64_t page)
-{
-    g_autoptr(GError) error = NULL;
-    FerryPageset *set = ferry_pageset_new(regions[0].nr_pages);
-
-    ferry_pageset_add(set, page, 1);
-    ferry_missing_send(hand->control, &hand->machine->regions, &set, true, &error);
-    g_assert_no_error(error);
-    ferry_pageset_free(set);
-}
-
-static void hand_handoff(Hand *hand, uint64_t fence, uint64_t nr_missing)
-{
-    g_autoptr(GByteArray) body = ferry_count_encode(nr_missing);
-
-    g_assert_true(ferry_control_send(hand->control, FERRY_FRAME_HANDOFF, fence, body, NULL));
-}
-
-/* A page of zeroes: what the machine wants to see is the place, not the content. */
-static void hand_page(FerryChannel *channel, uint64_t page)
-{
-    const FerryFrame frame = {.type = FERRY_FRAME_PAGES, .nr_extents = 1};
-    const FerryExtent extent = {.first = (uint32_t)page, .nr_pages = 1, .zero = true};
-    uint8_t head[FERRY_FRAME_BYTES + FERRY_EXTENT_BYTES + sizeof(uint32_t)];
-
-    ferry_frame_encode(&frame, head);
-    ferry_extents_encode(&extent, 1, head + FERRY_FRAME_BYTES);
-    g_assert_true(ferry_channel_write_all(channel, head, sizeof(head), NULL));
-}
-
-static FerryDestinationPhase phase_of(Hand *hand)
-{
-    FerryDestinationPhase phase;
-
-    g_mutex_lock(&hand->destination->lock);
-    phase = hand->destination->phase;
-    g_mutex_unlock(&hand->destination->lock);
-    return phase;
-}
-
-static void await_phase(Hand *hand, FerryDestinationPhase phase)
-{
-    while (phase_of(hand) != phase) {
-        g_usleep(1000);
-    }
-}
-
-static void await_count(_Atomic unsigned *what, unsigned nr)
-{
-    while (atomic_load(what) < nr) {
-        g_usleep(1000);
-    }
-}
-
-/* Up to a hand-off with pages 3 and 5 missing, which the destination has taken. */
-static void hand_leave(Hand *hand)
-{
-    g_autoptr(GError) error = NULL;
-
-    hand_connect(hand, 0);
-    hand_expect(hand, FERRY_FRAME_READY, NULL);
-    hand_announce_page(hand, 3);
-    hand_send(hand, FERRY_FRAME_DRAFT, 1);
-    hand_expect(hand, FERRY_FRAME_DRAFTED, NULL);
-    hand_send(hand, FERRY_FRAME_STOPPED, 0);
-    hand_fence(hand, 1);
-    hand_announce_page(hand, 5);
-    hand_handoff(hand, 1, 2);
-    ferry_destination_wait_left(hand->destination, &error);
-    g_assert_no_error(error);
-}
 
 /* --- The table ---------------------------------------------------------------------------------- */
 
@@ -433,15 +55,15 @@ static void test_table(void)
                                                      ferry_destination_phase_name(to));
             bool may = may_follow(from, to);
 
-            forget_told();
+            hand_forget_told();
             set_phase(hand, from);
             g_mutex_lock(&hand->destination->lock);
             g_assert_cmpint(ferry_destination_may_enter(hand->destination, to), ==, may);
             g_assert_cmpint(ferry_destination_enter(hand->destination, to), ==, may);
             g_mutex_unlock(&hand->destination->lock);
-            g_assert_cmpint(phase_of(hand), ==, may ? to : from);
-            assert_phases(may ? story : "");
-            g_assert_cmpuint(told.nr_refused, ==, !may);
+            g_assert_cmpint(hand_phase(hand), ==, may ? to : from);
+            hand_assert_phases(may ? story : "");
+            g_assert_cmpuint(hand_told.nr_refused, ==, !may);
             nr_allowed += may;
         }
     }
@@ -522,14 +144,14 @@ static void test_failures(void)
         set_phase(hand, cases[i].from);
         ferry_destination_fail(hand->destination,
                                g_error_new_literal(FERRY_ERROR, FERRY_ERROR_SYSTEM, "first"));
-        g_assert_cmpint(phase_of(hand), ==, cases[i].to);
+        g_assert_cmpint(hand_phase(hand), ==, cases[i].to);
         ferry_destination_break(hand->destination);
-        g_assert_cmpint(phase_of(hand), ==, cases[i].to);
+        g_assert_cmpint(hand_phase(hand), ==, cases[i].to);
         g_assert_cmpuint(hand->nr_complete, ==, cases[i].nr_complete);
         g_assert_cmpuint(hand->nr_broken, ==, cases[i].nr_broken);
-        g_assert_cmpuint(told.nr_causes, ==, cases[i].nr_complete);
-        g_assert_cmpuint(told.nr_paused, ==, cases[i].nr_broken);
-        g_assert_cmpuint(told.nr_refused, ==, 0);
+        g_assert_cmpuint(hand_told.nr_causes, ==, cases[i].nr_complete);
+        g_assert_cmpuint(hand_told.nr_paused, ==, cases[i].nr_broken);
+        g_assert_cmpuint(hand_told.nr_refused, ==, 0);
         if (cases[i].nr_complete) {
             g_autoptr(GError) error = NULL;
 
@@ -548,7 +170,7 @@ static void test_abandon(void)
 
         set_phase(hand, from);
         g_assert_cmpint(ferry_destination_abandon(hand->destination, &error), ==, from == PAUSED);
-        g_assert_cmpint(phase_of(hand), ==, from == PAUSED ? FAILED : from);
+        g_assert_cmpint(hand_phase(hand), ==, from == PAUSED ? FAILED : from);
         if (from == PAUSED) {
             g_assert_false(ferry_destination_is_complete(hand->destination, &error));
             g_assert_error(error, FERRY_ERROR, FERRY_ERROR_CANCELLED);
@@ -573,7 +195,7 @@ static void test_nothing_missing(void)
     hand_send(hand, FERRY_FRAME_STOPPED, 0);
     /* Said before it has come. */
     hand_handoff(hand, 2, 0);
-    await_phase(hand, HANDED_OFF);
+    hand_await_phase(hand, HANDED_OFF);
     g_assert_false(ferry_destination_is_complete(hand->destination, NULL));
     hand_fence(hand, 2);
     g_assert_true(ferry_destination_wait_complete(hand->destination, NULL));
@@ -581,10 +203,10 @@ static void test_nothing_missing(void)
     ferry_destination_send_report(hand->destination);
     hand_expect(hand, FERRY_FRAME_REPORT, NULL);
     g_assert_cmpuint(hand->nr_complete, ==, 1);
-    assert_phases("opening copying handed-off done");
-    g_assert_cmpuint(told.nr_proved, ==, 3);
-    g_assert_cmpuint(told.nr_opened, ==, 3);
-    g_assert_cmpuint(told.nr_refused, ==, 0);
+    hand_assert_phases("opening copying handed-off done");
+    g_assert_cmpuint(hand_told.nr_proved, ==, 3);
+    g_assert_cmpuint(hand_told.nr_opened, ==, 3);
+    g_assert_cmpuint(hand_told.nr_refused, ==, 0);
     hand_free(hand);
 }
 
@@ -594,16 +216,16 @@ static void test_fetched(void)
     Hand *hand = hand_new();
 
     hand_leave(hand);
-    g_assert_cmpuint(told.nr_drafted, ==, 1);
-    g_assert_cmpuint(told.nr_missing, ==, 2);
+    g_assert_cmpuint(hand_told.nr_drafted, ==, 1);
+    g_assert_cmpuint(hand_told.nr_missing, ==, 2);
     g_assert_true(ferry_destination_loaded(hand->destination, NULL));
     hand_expect(hand, FERRY_FRAME_LOADED, NULL);
     hand_send(hand, FERRY_FRAME_GO, 0);
-    await_count(&hand->nr_went, 1);
+    hand_await_count(&hand->nr_went, 1);
     hand_page(hand->data, 3);
 
     hand_cut(hand);
-    await_count(&hand->nr_broken, 1);
+    hand_await_count(&hand->nr_broken, 1);
     hand_connect(hand, 1);
     /* Page 3 has come, or has not: it may have been cut off with the channel. */
     hand_expect(hand, FERRY_FRAME_MISSING, NULL);
@@ -615,7 +237,7 @@ static void test_fetched(void)
     g_assert_true(ferry_destination_wait_complete(hand->destination, NULL));
 
     hand_cut(hand);
-    await_phase(hand, PARTED);
+    hand_await_phase(hand, PARTED);
     g_assert_true(ferry_destination_is_complete(hand->destination, NULL));
     hand_connect(hand, 2);
     g_assert_cmpuint(hand_expect(hand, FERRY_FRAME_RESUMED, NULL), ==, 0);
@@ -623,18 +245,19 @@ static void test_fetched(void)
     ferry_destination_send_report(hand->destination);
     hand_expect(hand, FERRY_FRAME_REPORT, NULL);
 
-    assert_phases("opening copying drafting handed-off fetching paused fetching done parted done");
+    hand_assert_phases(
+        "opening copying drafting handed-off fetching paused fetching done parted done");
     g_assert_cmpuint(hand->nr_complete, ==, 1);
     g_assert_cmpuint(hand->nr_broken, ==, 1);
     g_assert_cmpuint(hand->nr_resumed, ==, 2);
     g_assert_cmpuint(hand->nr_went, ==, 1);
-    g_assert_cmpuint(told.nr_go, ==, 1);
-    g_assert_cmpuint(told.nr_loaded, ==, 1);
-    g_assert_cmpuint(told.nr_paused, ==, 2);
-    g_assert_cmpuint(told.nr_resumed, ==, 2);
-    g_assert_cmpuint(told.nr_complete, ==, 1);
-    g_assert_cmpuint(told.nr_proved, ==, 9);
-    g_assert_cmpuint(told.nr_refused, ==, 0);
+    g_assert_cmpuint(hand_told.nr_go, ==, 1);
+    g_assert_cmpuint(hand_told.nr_loaded, ==, 1);
+    g_assert_cmpuint(hand_told.nr_paused, ==, 2);
+    g_assert_cmpuint(hand_told.nr_resumed, ==, 2);
+    g_assert_cmpuint(hand_told.nr_complete, ==, 1);
+    g_assert_cmpuint(hand_told.nr_proved, ==, 9);
+    g_assert_cmpuint(hand_told.nr_refused, ==, 0);
     hand_free(hand);
 }
 
@@ -656,8 +279,8 @@ static void test_taken_back(void)
     hand_expect(hand, FERRY_FRAME_DRAFTED, NULL);
     hand_send(hand, FERRY_FRAME_FORGET, 0);
     hand_expect(hand, FERRY_FRAME_DRAFTED, NULL);
-    assert_phases("opening copying copying drafting drafting copying");
-    g_assert_cmpuint(told.nr_undrafted, ==, 2);
+    hand_assert_phases("opening copying copying drafting drafting copying");
+    g_assert_cmpuint(hand_told.nr_undrafted, ==, 2);
     hand_free(hand);
 }
 
@@ -671,14 +294,14 @@ static void test_last_page_first(void)
     hand_page(hand->fetch, 3);
     hand_page(hand->fetch, 5);
     hand_expect(hand, FERRY_FRAME_COMPLETE, NULL);
-    g_assert_cmpint(phase_of(hand), ==, HANDED_OFF);
+    g_assert_cmpint(hand_phase(hand), ==, HANDED_OFF);
     g_assert_cmpuint(hand->nr_complete, ==, 0);
     g_assert_true(ferry_destination_loaded(hand->destination, NULL));
     hand_expect(hand, FERRY_FRAME_LOADED, NULL);
-    g_assert_cmpint(phase_of(hand), ==, DONE);
+    g_assert_cmpint(hand_phase(hand), ==, DONE);
     g_assert_cmpuint(hand->nr_complete, ==, 1);
     hand_send(hand, FERRY_FRAME_GO, 0);
-    await_count(&hand->nr_went, 1);
+    hand_await_count(&hand->nr_went, 1);
     ferry_destination_query(hand->destination, &stats);
     g_assert_true(stats.has_report && stats.has_fetch);
     g_assert_cmpuint(stats.fetch.missing_pages, ==, 0);
@@ -700,7 +323,7 @@ static void test_broken_before_loaded(gconstpointer data)
         hand_expect(hand, FERRY_FRAME_COMPLETE, NULL);
     }
     hand_cut(hand);
-    await_phase(hand, FAILED);
+    hand_await_phase(hand, FAILED);
     g_assert_false(ferry_destination_loaded(hand->destination, &error));
     g_assert_nonnull(error);
     g_clear_error(&error);
@@ -725,7 +348,7 @@ static void test_report_when_parted(void)
     hand_page(hand->data, 5);
     hand_expect(hand, FERRY_FRAME_COMPLETE, NULL);
     hand_cut(hand);
-    await_phase(hand, PARTED);
+    hand_await_phase(hand, PARTED);
     g_mutex_lock(&hand->destination->lock);
     /* As it is while the old connection's channels are let go. */
     hand->destination->control = NULL;
@@ -763,7 +386,7 @@ static void test_out_of_turn(gconstpointer data)
         ferry_control_send(hand->control, turn->type, turn->with_count ? 1 : 0, body, NULL));
     hand_expect(hand, FERRY_FRAME_ERROR, &text);
     g_assert_cmpstr(text, ==, wanted);
-    await_phase(hand, FAILED);
+    hand_await_phase(hand, FAILED);
     g_assert_cmpuint(hand->nr_went, ==, 0);
     hand_free(hand);
 }
@@ -800,8 +423,7 @@ int main(int argc, char **argv)
     };
 
     g_test_init(&argc, &argv, NULL);
-    told.phases = g_string_new(NULL);
-    ferry_events = &events;
+    hand_listen();
     g_test_add_func("/destination/phases/table", test_table);
     g_test_add_func("/destination/phases/names", test_names);
     g_test_add_func("/destination/phases/predicates", test_predicates);
