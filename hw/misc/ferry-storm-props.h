@@ -6,7 +6,7 @@
 #ifndef FERRY_HW_FERRY_STORM_PROPS_H
 #define FERRY_HW_FERRY_STORM_PROPS_H
 
-#include "ferry-storm.h"
+#include "ferry-storm-state.h"
 
 /* For the class: all properties, with their descriptions. */
 void ferry_storm_add_props(ObjectClass *class);

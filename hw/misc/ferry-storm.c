@@ -29,7 +29,7 @@
 #include "system/qtest.h"
 
 #include "ferry-storm-props.h"
-#include "ferry-storm.h"
+#include "ferry-storm-state.h"
 
 /*
  * Nobody's: 1234 is what QEMU and Bochs use for devices that stand for no vendor's (its standard VGA,

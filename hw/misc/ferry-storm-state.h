@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#ifndef FERRY_HW_FERRY_STORM_H
-#define FERRY_HW_FERRY_STORM_H
+#ifndef FERRY_HW_FERRY_STORM_STATE_H
+#define FERRY_HW_FERRY_STORM_STATE_H
 
 #include "hw/pci/pci_device.h"
 #include "qapi/qapi-types-ferry.h"
