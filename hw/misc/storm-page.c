@@ -151,6 +151,7 @@ typedef struct Word {
 } Word;
 
 #define WORD(text)             \
+    (Word)                     \
     {                          \
         sizeof(text) - 1, text \
     }

@@ -11,6 +11,7 @@
 
 /* An initializer of a PropertyInfo, for DEFINE_PROP_SIGNED. */
 #define FERRY_ENUM_PROPERTY(Type, words)                                   \
+    (PropertyInfo)                                                         \
     {                                                                      \
         .type = #Type, .description = words, .enum_table = &Type##_lookup, \
         .get = qdev_propinfo_get_enum, .set = qdev_propinfo_set_enum,      \

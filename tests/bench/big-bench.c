@@ -425,6 +425,17 @@ static void print_json(FILE *json, bool first, uint64_t tib, unsigned percent, c
             f->apart_ms, f->stop_ms, f->read_ms);
 }
 
+/* Whether each of LIST is a number from LOWEST to HIGHEST. */
+static bool all_within(char **list, uint64_t lowest, uint64_t highest)
+{
+    for (; *list; list++) {
+        if (!g_ascii_string_to_unsigned(*list, 10, lowest, highest, NULL, NULL)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     g_autofree char *tib_list = g_strdup("1,4,24"), *dirty_list = g_strdup("0,10,30");
@@ -448,12 +459,20 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", error->message);
         return 2;
     }
+    sizes = g_strsplit(tib_list, ",", -1);
+    shares = g_strsplit(dirty_list, ",", -1);
+    if (!all_within(sizes, 1, 64) || touched_gib < 1 || touched_gib > 8) {
+        fprintf(stderr, "--tib takes 1 to 64, --touched 1 to 8\n");
+        return 2;
+    }
+    if (!all_within(shares, 0, 50)) {
+        fprintf(stderr, "--dirty takes 0 to 50\n");
+        return 2;
+    }
     if (json_path && !(json = fopen(json_path, "w"))) {
         perror(json_path);
         return 1;
     }
-    sizes = g_strsplit(tib_list, ",", -1);
-    shares = g_strsplit(dirty_list, ",", -1);
     if (json) {
         fputs("[", json);
     }
@@ -462,22 +481,12 @@ int main(int argc, char **argv)
            "release", "forget", "apart", "stop", "read");
     for (char **size = sizes; *size; size++) {
         uint64_t tib = g_ascii_strtoull(*size, NULL, 10);
-        uint8_t *host;
+        uint8_t *host = map_guest(tib * TIB, (uint64_t)touched_gib * GIB);
 
-        if (tib < 1 || tib > 64 || touched_gib < 1 || touched_gib > 8) {
-            fprintf(stderr, "--tib takes 1 to 64, --touched 1 to 8\n");
-            return 2;
-        }
-        host = map_guest(tib * TIB, (uint64_t)touched_gib * GIB);
         for (char **share = shares; *share; share++) {
             unsigned percent = (unsigned)g_ascii_strtoull(*share, NULL, 10);
-            Figures f;
+            Figures f = measure(host, tib * TIB, percent);
 
-            if (percent > 50) {
-                fprintf(stderr, "--dirty takes 0 to 50\n");
-                return 2;
-            }
-            f = measure(host, tib * TIB, percent);
             printf(
                 "%4u %7u%% %8.2f %9.1f %9.0f %6.4f%% %11.0f %6.4f%% %9.1f %9.3f %9.2f %9.2f %9.2f "
                 "%9.2f %8.2f %8.2f\n",

@@ -369,7 +369,7 @@ static void test_out_of_turn(gconstpointer data)
 {
     const Turn *turn = data;
     const FerryLayout layout = {.nr_data = 1, .nr_fetch = 1};
-    g_autofree char *wanted = g_strdup_printf("frame type %u out of turn", turn->type);
+    g_autofree char *wanted = g_strdup_printf("frame type %u out of turn", (unsigned)turn->type);
     g_autofree char *text = NULL;
     g_autoptr(GByteArray) body = turn->with_count    ? ferry_count_encode(0)
                                  : turn->with_layout ? ferry_layout_encode(&layout)
@@ -398,7 +398,7 @@ static void test_too_early(void)
                                            FERRY_FRAME_RESUME};
 
     for (size_t i = 0; i < G_N_ELEMENTS(types); i++) {
-        g_autofree char *wanted = g_strdup_printf("frame type %u out of turn", types[i]);
+        g_autofree char *wanted = g_strdup_printf("frame type %u out of turn", (unsigned)types[i]);
         g_autofree char *text = NULL;
         Hand *hand = hand_new();
 

@@ -25,7 +25,7 @@ static void test_exact(void)
     bed_put_slot(bed, 1, bed_gpa(0), 0, 0, 1024, true);
     bed_put_slot(bed, 9, bed_gpa(0) + BED_GIB / 2, 0, 1024, 3072, true);
     bed_put_slot(bed, 2, bed_gpa(1), 1, 0, 4096, true);
-    for (uint32_t page = 0; page < 4096; page += (uint32_t)g_test_rand_int_range(1, 8)) {
+    for (uint64_t page = 0; page < 4096; page += 1 + (uint64_t)g_test_rand_int() % 7) {
         unsigned region = (unsigned)g_test_rand_int_range(0, 2);
         uint64_t gpa = bed_gpa(region) + page * RAW_PAGE;
 
