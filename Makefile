@@ -12,7 +12,8 @@
 PREFIX ?= /usr/local
 export QEMU_SRC
 
-.PHONY: help build setup demo check check-asan check-upstream check-libvirt check-debian bench lint coverage format install deb clean
+.PHONY: help build setup demo check check-asan check-upstream check-libvirt check-debian
+.PHONY: bench lint coverage format install deb clean
 
 build: setup ## build QEMU with Ferry: build/qemu-system-x86_64 and build/qemu-img
 	@scripts/build-qemu
