@@ -16,7 +16,6 @@
 #include "system/runstate.h"
 
 #include "ferry/glue/hmp.h"
-#include "ferry/migration/wire/frame.h"
 #include "ferry/version.h"
 #include "destination/session.h"
 #include "internal.h"
@@ -162,61 +161,6 @@ FerryInfo *qmp_query_ferry(Error **errp)
         ferry_stats_clear(&stats);
     }
     return info;
-}
-
-void qmp_ferry_set_parameters(FerryParameters *params, Error **errp)
-{
-    FerrySettings *current = ferry_settings();
-
-    if (params->has_channels && params->channels > FERRY_DATA_CHANNELS_MAX) {
-        error_setg(errp, "Parameter 'channels' expects a value in the range of 0 to %d",
-                   FERRY_DATA_CHANNELS_MAX);
-        return;
-    }
-    if (params->has_enabled) {
-        current->enabled = params->enabled;
-    }
-    if (params->has_channels) {
-        current->channels = params->channels;
-    }
-    if (params->has_compression) {
-        current->compression = params->compression;
-    }
-    if (params->has_checksum) {
-        current->checksum = params->checksum;
-    }
-    if (params->has_tracker || params->has_trace) {
-        current->tracker = params->has_tracker ? params->tracker : params->trace;
-    }
-    if (params->has_switchover) {
-        current->switchover = params->switchover;
-    }
-    if (params->has_network_timeout) {
-        current->network_timeout_ms = params->network_timeout;
-    }
-    if (params->has_recovery_timeout) {
-        current->recovery_timeout_s = params->recovery_timeout;
-    }
-}
-
-FerryParameters *qmp_query_ferry_parameters(Error **errp)
-{
-    const FerrySettings *current = ferry_settings();
-    FerryParameters *params = g_new0(FerryParameters, 1);
-
-    params->has_enabled = params->has_channels = params->has_checksum = true;
-    params->has_tracker = params->has_trace = true;
-    params->has_switchover = params->has_compression = true;
-    params->compression = current->compression;
-    params->has_network_timeout = params->has_recovery_timeout = true;
-    params->recovery_timeout = current->recovery_timeout_s;
-    params->switchover = current->switchover;
-    params->network_timeout = current->network_timeout_ms;
-    params->tracker = params->trace = current->tracker;
-    params->enabled = current->enabled;
-    params->channels = current->channels;
-    params->checksum = current->checksum;
-    return params;
 }
 
 static void print_tracker(Monitor *mon, const FerryInfo *info)

@@ -8,19 +8,17 @@
 
 #include "qapi/qapi-types-ferry.h"
 
+/* A member for each line of the table that is no alias. */
 typedef struct FerrySettings {
-    bool enabled;
-    bool checksum;
-    FerryCompression compression;
-    uint8_t channels; /* 0: choose from the CPUs */
-    FerryTrackerMode tracker;
-    bool x_defer; /* put off pages that stay hot; off to measure what that saves */
-    FerrySwitchoverMode switchover;
-    uint32_t network_timeout_ms;
-    uint32_t recovery_timeout_s; /* 0: none */
+#define FERRY_SWITCH(member, ...)             bool member;
+#define FERRY_HIDDEN_SWITCH(member, ...)      bool member;
+#define FERRY_NUMBER(member, ...)             uint32_t member;
+#define FERRY_CHOICE(member, name, type, ...) type member;
+#define FERRY_ALIAS(...)
+#include "parameters.def"
 } FerrySettings;
 
-/* The parameters as they stand.  Main thread changes them, under the BQL. */
-FerrySettings *ferry_settings(void);
+/* The parameters as they stand.  The main thread changes them, for migrations that start later. */
+const FerrySettings *ferry_settings(void);
 
 #endif

@@ -246,57 +246,6 @@ static void expect_active(Run *run)
     qobject_unref(info);
 }
 
-/* --- Parameters ------------------------------------------------------------------------------ */
-
-static void expect_parameters(Vm *vm, bool enabled, int64_t channels, bool checksum)
-{
-    QDict *parameters = vm_command(vm, "query-ferry-parameters", NULL);
-
-    g_assert_cmpint(qdict_get_bool(parameters, "enabled"), ==, enabled);
-    g_assert_cmpint(qdict_get_int(parameters, "channels"), ==, channels);
-    g_assert_cmpint(qdict_get_bool(parameters, "checksum"), ==, checksum);
-    qobject_unref(parameters);
-}
-
-static void expect_bad(Vm *vm, const char *arguments, const char *words)
-{
-    g_autofree char *error = vm_command_fails(vm, "ferry-set-parameters", arguments);
-
-    if (!strstr(error, words)) {
-        g_error("ferry-set-parameters %s: '%s', without '%s'", arguments, error, words);
-    }
-}
-
-static void check_parameters(Run *run)
-{
-    Vm *vm = run->source;
-
-    expect_parameters(run->destination, true, 5, true);
-    expect_parameters(vm, true, 0, false);
-    vm_do(vm, "ferry-set-parameters", "{}");
-    expect_parameters(vm, true, 0, false);
-    vm_do(vm, "ferry-set-parameters", "{ 'channels': 64, 'enabled': false }");
-    expect_parameters(vm, false, 64, false);
-    vm_do(vm, "ferry-set-parameters", "{ 'checksum': true }");
-    expect_parameters(vm, false, 64, true);
-
-    vm_do(vm, "ferry-set-parameters", "{ 'compression': 'zstd' }");
-    expect_parameters(vm, false, 64, true);
-    expect_bad(vm, "{ 'compression': 'lzma' }", "compression");
-
-    expect_bad(vm, "{ 'channels': 65, 'checksum': false }", "channels");
-    expect_bad(vm, "{ 'channels': 256 }", "channels");
-    expect_bad(vm, "{ 'channels': -1 }", "channels");
-    expect_bad(vm, "{ 'channels': 'many' }", "channels");
-    expect_bad(vm, "{ 'enabled': 1 }", "enabled");
-    expect_bad(vm, "{ 'speed': 1 }", "speed");
-    /* A command that fails changes nothing. */
-    expect_parameters(vm, false, 64, true);
-
-    vm_do(vm, "ferry-set-parameters", "{ 'channels': 0, 'enabled': true, 'checksum': false }");
-    expect_parameters(vm, true, 0, false);
-}
-
 /* --- The human monitor ----------------------------------------------------------------------- */
 
 static void expect_text(Vm *vm, const char *line, const char *const *words)
@@ -419,11 +368,6 @@ static const Case cases[] = {
         .hold = HOLD_ROUNDS,
         .channels = 3,
         .after = check_ferry,
-    },
-    {
-        .name = "report/parameters",
-        .destination_options = "-global ferry.channels=5 -global ferry.checksum=on",
-        .before = check_parameters,
     },
     {
         .name = "report/hmp",

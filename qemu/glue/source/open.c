@@ -95,7 +95,7 @@ static unsigned choose_channels(void)
         return MIN((unsigned)migrate_multifd_channels(), FERRY_DATA_CHANNELS_MAX);
     }
     if (ferry_settings()->channels) {
-        return MIN(ferry_settings()->channels, FERRY_DATA_CHANNELS_MAX);
+        return ferry_settings()->channels;
     }
     return CLAMP(MAX(nr_cpus - nr_vcpus, nr_cpus / 4), 1, CHANNELS_AUTO_MAX);
 }
