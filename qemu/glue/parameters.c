@@ -264,7 +264,7 @@ static void add_property(ObjectClass *class, const Parameter *p)
         object_class_property_add(class, p->name, p->kind == CHOICE ? p->type : types[p->kind],
                                   get_property, set_property, NULL, (void *)p);
     g_autofree char *values = describe_values(p);
-    g_autofree char *description = g_strdup_printf("%s; %s", values, p->help);
+    g_autofree char *description = g_strdup_printf("%s: %s", values, p->help);
 
     object_class_property_set_description(class, p->name, description);
     if (p->alias) {

@@ -316,12 +316,12 @@ static void check_good_globals(Run *run)
 static void check_help(Run *run)
 {
     static const char *const lines[] = {
-        "  channels=<uint32>      - a number from 0 to 64; ",
-        "  compression=<FerryCompression> - none or zstd; ",
-        "  network-timeout=<uint32> - a number of milliseconds from 2000 to 3600000; ",
-        "  x-defer=<bool>         - on (true) or off (false); ",
+        "  channels=<uint32>      - a number from 0 to 64: ",
+        "  compression=<FerryCompression> - none or zstd: ",
+        "  network-timeout=<uint32> - a number of milliseconds from 2000 to 3600000: ",
+        "  x-defer=<bool>         - on (true) or off (false): ",
         " (default: 10000)",
-        " (default: \"auto\")",
+        " (default: auto)",
     };
     int status;
     g_autofree char *output = start_and_end("-device ferry,help", &status);
