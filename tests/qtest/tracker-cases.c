@@ -145,8 +145,8 @@ static void check_parameters(Run *run)
     vm_do(run->source, "ferry-set-parameters", "{}");
     error = vm_command_fails(run->source, "ferry-set-parameters",
                              "{ 'channels': 3, 'tracker': 'sideways' }");
-    g_assert_nonnull(strstr(error, "tracker"));
-    g_assert_nonnull(strstr(error, "sideways"));
+    g_assert_nonnull(strstr(error, "'tracker' expects"));
+    g_assert_nonnull(strstr(error, "kvm-ring"));
     expect_parameter(run->source, "pagemap");
 }
 

@@ -192,7 +192,7 @@ bool ferry_outgoing_is_stopped(void)
 
 bool ferry_outgoing_is_left(void)
 {
-    return ferry_source_is_left(outgoing.source);
+    return outgoing.source && ferry_source_is_left(outgoing.source);
 }
 
 void ferry_outgoing_count(void)

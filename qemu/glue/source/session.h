@@ -54,10 +54,10 @@ const FerryRegions *ferry_outgoing_regions(void);
  */
 bool ferry_outgoing_stop(GError **errp);
 
-/* Whether they have. */
+/* Whether they have; while the session is active. */
 bool ferry_outgoing_is_stopped(void);
 
-/* Whether pages were left missing at the destination.  The migration thread. */
+/* Whether there is a session that left pages missing at the destination.  The migration thread. */
 bool ferry_outgoing_is_left(void);
 
 /* Bring QEMU's counters up to date. */
