@@ -7,8 +7,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#ifndef FERRY_ACCEL_KERNEL_ABI_H
-#define FERRY_ACCEL_KERNEL_ABI_H
+#ifndef FERRY_KERNEL_ABI_H
+#define FERRY_KERNEL_ABI_H
 
 #include <linux/ioctl.h>
 #include <stdint.h>

@@ -6,8 +6,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#ifndef FERRY_ACCEL_SCAN_H
-#define FERRY_ACCEL_SCAN_H
+#ifndef FERRY_SCAN_H
+#define FERRY_SCAN_H
 
 #include <glib.h>
 #include <stdbool.h>

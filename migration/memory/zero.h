@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#ifndef FERRY_MIGRATION_ZERO_H
-#define FERRY_MIGRATION_ZERO_H
+#ifndef FERRY_ZERO_H
+#define FERRY_ZERO_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#ifndef FERRY_MIGRATION_PACE_H
-#define FERRY_MIGRATION_PACE_H
+#ifndef FERRY_PACE_H
+#define FERRY_PACE_H
 
 #include <glib.h>
 #include <stdbool.h>

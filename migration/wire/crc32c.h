@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#ifndef FERRY_MIGRATION_CRC32C_H
-#define FERRY_MIGRATION_CRC32C_H
+#ifndef FERRY_CRC32C_H
+#define FERRY_CRC32C_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -72,8 +72,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#ifndef FERRY_WIRE_H
-#define FERRY_WIRE_H
+#ifndef FERRY_FRAME_H
+#define FERRY_FRAME_H
 
 #include <glib.h>
 #include <stdbool.h>
