@@ -182,7 +182,7 @@ static bool check_missing(FerryDestination *destination, uint64_t nr_pages, GErr
     return true;
 }
 
-/* No pages are on their way: what the source has announced can be discarded. */
+/* No pages are on their way: what the source has drafted can be discarded. */
 static bool take_draft(ChannelReader *reader, const FerryFrame *frame, GError **errp)
 {
     FerryDestination *destination = reader->destination;

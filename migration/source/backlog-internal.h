@@ -47,7 +47,7 @@ struct FerryBacklog {
     uint64_t stale_granule;    /* and in that region up to here */
 
     _Atomic FerryGuest guest;
-    _Atomic bool drafted;             /* pages are set apart in `draft` */
+    _Atomic bool drafted;             /* there are pages in `draft` */
     _Atomic unsigned round;           /* tells which of the sets are this round's */
     _Atomic uint64_t in_flight_pages; /* taken out of a set, not handed to the network yet */
     _Atomic uint64_t normal_pages, zero_pages, deferred_pages, written_pages;

@@ -1,5 +1,5 @@
 /*
- * The wire protocol's encoders and decoders: see wire.h.
+ * The wire protocol's encoders and decoders: see frame.h.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -58,7 +58,7 @@ def exits(text):
 
 
 class GuestMeter(Meter):
-    """The guest's throughput, page fires and exits, in a quiet time and during the migration."""
+    """The guest's throughput, write faults and exits, in a quiet time and during the migration."""
 
     def __init__(self, options):
         self.options = options
@@ -95,7 +95,7 @@ class GuestMeter(Meter):
             return moments[1].counters[name] - moments[0].counters[name]
 
         background = grown('pf_taken', self.quiet) / quiet_s
-        fires = grown('pf_taken', (self.first, last)) - background * (stopped - result.begin)
+        faults = grown('pf_taken', (self.first, last)) - background * (stopped - result.begin)
         log = self.source.log()
         seen = exits(log[self.first.log:last.log])
         noise = exits(log[self.quiet[0].log:self.quiet[1].log])
@@ -104,8 +104,8 @@ class GuestMeter(Meter):
         other = sum(n for reason, n in seen.items()
                     if reason not in (None, KVM_EXIT_IO, KVM_EXIT_DIRTY_RING_FULL))
         return {'before_per_s': before, 'during_per_s': during,
-                'loss_percent': 100 * (1 - during / before), 'writes': writes, 'fires': fires,
-                'fires_per_write': fires / writes, 'background_fires_per_s': background,
+                'loss_percent': 100 * (1 - during / before), 'writes': writes, 'faults': faults,
+                'faults_per_write': faults / writes, 'background_faults_per_s': background,
                 'ring_full': seen[KVM_EXIT_DIRTY_RING_FULL], 'kicks': max(kicks, 0),
                 'other_exits': other, 'io_exits_per_s': seen[KVM_EXIT_IO] / (stopped - result.begin),
                 'quiet_io_exits_per_s': noise[KVM_EXIT_IO] / quiet_s,
