@@ -88,6 +88,9 @@ bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GEr
     FerryRegions regions;
 
     own.opaque = s;
+    g_mutex_lock(&outgoing.lock);
+    outgoing.version = (uint8_t)own.version;
+    g_mutex_unlock(&outgoing.lock);
     ferry_list_ram(&regions);
     outgoing.regions = (FerryRegions){
         .list = g_memdup2(regions.list, regions.nr * sizeof(*regions.list)),
@@ -102,7 +105,6 @@ bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GEr
     outgoing.counted_bytes = outgoing.counted_normal = outgoing.counted_zero = 0;
 
     g_mutex_lock(&outgoing.lock);
-    outgoing.version = (uint8_t)own.version;
     outgoing.source = ferry_source_new(&own, &regions, &outgoing.tracker);
     g_mutex_unlock(&outgoing.lock);
     yank_register_function(MIGRATION_YANK_INSTANCE, yank, NULL);
@@ -308,12 +310,18 @@ static void wait_for_cancel(void)
 int ferry_session_error(QEMUFile *f, GError *error)
 {
     Error *err = NULL;
+    bool cancelled;
 
     wait_for_cancel();
     if (g_error_matches(error, FERRY_ERROR, FERRY_ERROR_TRACKER)) {
         ferry_tracker_failed(error);
     }
+    cancelled = g_error_matches(error, FERRY_ERROR, FERRY_ERROR_CANCELLED);
     ferry_propagate_error(&err, error);
+    if (!cancelled) {
+        /* The first one counts: before QEMU says in its own words that the stream has an error. */
+        migrate_set_error(migrate_get_current(), err);
+    }
     qemu_file_set_error_obj(f, -EIO, err);
     return -EIO;
 }
