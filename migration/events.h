@@ -17,7 +17,7 @@
 typedef struct FerryEvents {
     /* The session's phase changed. */
     void (*phase)(const char *side, const char *from, const char *to);
-    /* A transition that the table does not have was asked for, and refused. */
+    /* A session that is not over was asked for a transition that its table does not have. */
     void (*phase_refused)(const char *side, const char *from, const char *to);
     /* The first cause of a failure, or one of a higher rank in its place. */
     void (*cause)(const char *side, const char *message);
@@ -26,7 +26,7 @@ typedef struct FerryEvents {
     void (*channel_opened)(const char *side, const char *name);
     void (*channel_proved)(const char *name);
     void (*channel_refused)(const char *name, const char *why);
-    void (*channel_lost)(const char *side, const char *name, const char *why);
+    void (*channel_lost)(const char *side, const char *why);
 
     /* Round @number (the first pass is 0) begins with so many written pages, found in @harvest_ns. */
     void (*round_begun)(unsigned number, uint64_t dirty_pages, uint64_t harvest_ns);

@@ -189,7 +189,7 @@ static void run(ChannelReader *reader, FerryRole role)
     g_mutex_lock(&destination->lock);
     stale = reader->stale;
     if (!destination->closing) {
-        ferry_event(channel_lost, "destination", reader->channel->name, error->message);
+        ferry_event(channel_lost, "destination", error->message);
     }
     g_mutex_unlock(&destination->lock);
     if (stale) {

@@ -52,7 +52,9 @@ bool ferry_destination_enter(FerryDestination *destination, FerryDestinationPhas
     const char *from = phases[destination->phase].name, *to = phases[phase].name;
 
     if (!ferry_destination_may_enter(destination, phase)) {
-        ferry_event(phase_refused, "destination", from, to);
+        if (destination->phase != FERRY_DESTINATION_FAILED) {
+            ferry_event(phase_refused, "destination", from, to);
+        }
         return false;
     }
     ferry_event(phase, "destination", from, to);
@@ -171,7 +173,9 @@ static bool cut_off(FerryDestination *destination, const GError *error, ChannelR
     if (!news) {
         return false;
     }
-    ferry_event(paused, "destination", error->message);
+    if (destination->phase == FERRY_DESTINATION_PAUSED) {
+        ferry_event(paused, "destination", error->message);
+    }
     if (!g_error_matches(error, FERRY_ERROR, FERRY_ERROR_IO)) {
         *control = destination->control;
     }
@@ -317,7 +321,8 @@ bool ferry_destination_wait_left(FerryDestination *destination, GError **errp)
     while (ferry_destination_is_before_handoff(destination) && !destination->closing) {
         g_cond_wait(&destination->changed, &destination->lock);
     }
-    left = ferry_destination_has_left(destination);
+    left =
+        destination->phase != FERRY_DESTINATION_FAILED && ferry_destination_has_left(destination);
     if (!left) {
         if (destination->error) {
             g_propagate_error(errp, g_error_copy(destination->error));

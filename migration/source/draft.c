@@ -63,13 +63,38 @@ static bool send_draft(FerrySource *source)
            ferry_source_wait(source, &source->drafted, 0);
 }
 
+bool ferry_source_undraft(FerrySource *source, GError **errp)
+{
+    if (!ferry_backlog_is_drafted(source->backlog)) {
+        return true;
+    }
+    ferry_event(undraft, "source");
+    expect_answer(source);
+    if (!ferry_control_send(source->channels.control, FERRY_FRAME_FORGET, 0, NULL, NULL) ||
+        !ferry_source_wait(source, &source->drafted, 0)) {
+        return ferry_source_fail(source, errp);
+    }
+    ferry_backlog_undraft(source->backlog);
+    ferry_senders_unfreeze(source->senders);
+    if (!ferry_source_is_stopped(source)) {
+        ferry_source_enter(source, ferry_first_pass_done(source->first_pass)
+                                       ? FERRY_SOURCE_ROUNDS
+                                       : FERRY_SOURCE_COPYING);
+    }
+    return true;
+}
+
 bool ferry_source_draft(FerrySource *source, GError **errp)
 {
     const FerryTracker *tracker = ferry_backlog_tracker(source->backlog);
     GError *error = NULL;
 
-    if (ferry_backlog_is_drafted(source->backlog)) {
+    if (ferry_backlog_is_drafted(source->backlog) && ferry_first_pass_done(source->first_pass)) {
         return true;
+    }
+    /* Another tracker took its predecessor's place: what was drafted before is not all. */
+    if (!ferry_source_undraft(source, errp)) {
+        return false;
     }
     if (!finish_first_pass(source, errp)) {
         return false;
@@ -90,23 +115,4 @@ bool ferry_source_draft(FerrySource *source, GError **errp)
         ferry_source_enter(source, FERRY_SOURCE_DRAFTED);
     }
     return send_draft(source) || ferry_source_fail(source, errp);
-}
-
-bool ferry_source_undraft(FerrySource *source, GError **errp)
-{
-    if (!ferry_backlog_is_drafted(source->backlog)) {
-        return true;
-    }
-    ferry_event(undraft, "source");
-    expect_answer(source);
-    if (!ferry_control_send(source->channels.control, FERRY_FRAME_FORGET, 0, NULL, NULL) ||
-        !ferry_source_wait(source, &source->drafted, 0)) {
-        return ferry_source_fail(source, errp);
-    }
-    ferry_backlog_undraft(source->backlog);
-    ferry_senders_unfreeze(source->senders);
-    if (!ferry_source_is_stopped(source)) {
-        ferry_source_enter(source, FERRY_SOURCE_ROUNDS);
-    }
-    return true;
 }

@@ -89,7 +89,7 @@ static void add_to_heartbeat(void *opaque, FerryChannel *channel)
 
 static void serving_failed(void *opaque, GError *error)
 {
-    ferry_source_note_failure(opaque, error);
+    ferry_source_lose_channel(opaque, error);
 }
 
 /* From here on, the destination may ask for pages, and silence is a failure. */

@@ -40,6 +40,7 @@ struct FerrySource {
     uint32_t attempt; /* of the next connection */
     FerryCause cause; /* of its failure */
 
+    GMutex phase_lock;                 /* for changing the phase */
     _Atomic FerrySourcePhase phase;    /* changed by ferry_source_enter() only */
     _Atomic uint64_t handed_off_pages; /* left missing at the hand-off; 0: none, or not yet */
     _Atomic uint64_t nr_requests;
@@ -78,12 +79,19 @@ struct FerrySource {
 
 /*
  * Go over to @phase, with what follows from that for senders and the backlog.  Does nothing in that
- * phase; false, and nothing is changed, if the phase may not come now.  The driver's.
+ * phase; false, and nothing is changed, if the phase may not come now.  The driver's, and whoever
+ * harvests beside it.
  */
 bool ferry_source_enter(FerrySource *source, FerrySourcePhase phase);
 
-/* Something failed: note it (takes over @error), and break all channels.  Any thread. */
+/* Something failed: note it (takes over @error), and have nobody wait for senders.  Any thread. */
 void ferry_source_note_failure(FerrySource *source, GError *error);
+
+/*
+ * A channel failed with @error (taken over): the same, unless the session is over, or ends the
+ * connection itself; then that is no failure.  Any thread.
+ */
+void ferry_source_lose_channel(FerrySource *source, GError *error);
 
 /* Something failed on a channel: say what, to a user.  Always false.  The driver's. */
 bool ferry_source_fail(FerrySource *source, GError **errp);

@@ -257,8 +257,8 @@ bool ferry_source_look(FerrySource *source, bool last, uint64_t *dirty_pages, GE
         *dirty_pages = nr_dirty;
     }
     turn_round(source, nr_dirty, ferry_now_ns() - start_ns);
-    return ferry_source_is_stopped(source) || ferry_source_enter(source, FERRY_SOURCE_ROUNDS) ||
-           ferry_source_fail(source, errp);
+    return ferry_source_is_stopped(source) || ferry_backlog_is_drafted(source->backlog) ||
+           ferry_source_enter(source, FERRY_SOURCE_ROUNDS) || ferry_source_fail(source, errp);
 }
 
 bool ferry_source_may_harvest(FerrySource *source)

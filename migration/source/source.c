@@ -17,7 +17,7 @@
 /* A sender, a page server or the heartbeat failed. */
 static void failed(void *opaque, GError *error)
 {
-    ferry_source_note_failure(opaque, error);
+    ferry_source_lose_channel(opaque, error);
 }
 
 FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *regions,
@@ -40,6 +40,7 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
     source->rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats));
     ferry_channels_init(&source->channels);
     ferry_cause_init(&source->cause);
+    g_mutex_init(&source->phase_lock);
     g_mutex_init(&source->stats_lock);
     g_mutex_init(&source->lock);
     g_cond_init(&source->changed);
@@ -90,6 +91,7 @@ void ferry_source_free(FerrySource *source)
     ferry_channels_destroy(&source->channels);
     g_array_unref(source->rounds);
     ferry_cause_destroy(&source->cause);
+    g_mutex_clear(&source->phase_lock);
     g_mutex_clear(&source->stats_lock);
     g_mutex_clear(&source->lock);
     g_cond_clear(&source->changed);
@@ -98,18 +100,9 @@ void ferry_source_free(FerrySource *source)
 
 /* --- Phase ----------------------------------------------------------------------------------- */
 
-bool ferry_source_enter(FerrySource *source, FerrySourcePhase phase)
+/* With the phase lock held. */
+static void enter(FerrySource *source, FerrySourcePhase from, FerrySourcePhase phase)
 {
-    FerrySourcePhase from = atomic_load(&source->phase);
-
-    if (from == phase) {
-        return true;
-    }
-    if (!ferry_source_phase_may_follow(from, phase)) {
-        ferry_event(phase_refused, "source", ferry_source_phase_name(from),
-                    ferry_source_phase_name(phase));
-        return false;
-    }
     switch (phase) {
     case FERRY_SOURCE_STOPPED:
         /* In the blackout there is no limit. */
@@ -131,7 +124,24 @@ bool ferry_source_enter(FerrySource *source, FerrySourcePhase phase)
         g_mutex_unlock(&source->stats_lock);
     }
     ferry_event(phase, "source", ferry_source_phase_name(from), ferry_source_phase_name(phase));
-    return true;
+}
+
+bool ferry_source_enter(FerrySource *source, FerrySourcePhase phase)
+{
+    FerrySourcePhase from;
+    bool ok;
+
+    g_mutex_lock(&source->phase_lock);
+    from = atomic_load(&source->phase);
+    ok = from == phase || ferry_source_phase_may_follow(from, phase);
+    if (ok && from != phase) {
+        enter(source, from, phase);
+    } else if (!ok && !ferry_source_phase_is_over(from)) {
+        ferry_event(phase_refused, "source", ferry_source_phase_name(from),
+                    ferry_source_phase_name(phase));
+    }
+    g_mutex_unlock(&source->phase_lock);
+    return ok;
 }
 
 FerrySourcePhase ferry_source_phase(const FerrySource *source)
@@ -212,7 +222,8 @@ static bool is_due(FerrySource *source, const FerryFrame *frame)
     case FERRY_FRAME_LOADED:
         return ferry_backlog_guest(source->backlog) == FERRY_GUEST_LEFT;
     case FERRY_FRAME_COMPLETE:
-        return ferry_source_phase_is_gone(ferry_source_phase(source));
+        /* Loading the device state may fetch the last page, before it is said to be loaded. */
+        return ferry_backlog_guest(source->backlog) == FERRY_GUEST_LEFT;
     default:
         return true;
     }
@@ -276,20 +287,12 @@ static gpointer control_run(gpointer opaque)
 {
     FerrySource *source = opaque;
     GError *error = NULL;
-    bool over;
 
     while (take_control_frame(source, &error)) {
     }
-    g_mutex_lock(&source->lock);
-    /* After its report the destination has nothing more to say: then this is the end, no error. */
-    over = source->has_report || atomic_load(&source->hanging_up);
-    g_mutex_unlock(&source->lock);
-    if (over) {
-        g_error_free(error);
-    } else {
-        ferry_event(channel_lost, "source", "control", error->message);
-        ferry_source_note_failure(source, error);
-    }
+    ferry_source_lose_channel(source, error);
+    /* Without it no channel is of use, and the destination must get to know. */
+    ferry_source_shutdown(source);
     ferry_cause_close(&source->cause);
     g_mutex_lock(&source->lock);
     g_cond_broadcast(&source->changed);
@@ -303,6 +306,21 @@ void ferry_source_note_failure(FerrySource *source, GError *error)
 {
     ferry_cause_note(&source->cause, error);
     ferry_senders_interrupt(source->senders);
+}
+
+void ferry_source_lose_channel(FerrySource *source, GError *error)
+{
+    bool over;
+
+    g_mutex_lock(&source->lock);
+    over = source->complete || source->has_report || atomic_load(&source->hanging_up);
+    g_mutex_unlock(&source->lock);
+    if (over) {
+        g_error_free(error);
+        return;
+    }
+    ferry_event(channel_lost, "source", error->message);
+    ferry_source_note_failure(source, error);
 }
 
 GError *ferry_source_cause(FerrySource *source, unsigned timeout_ms)
@@ -380,7 +398,7 @@ bool ferry_source_replace_tracker(FerrySource *source, GError *error, GError **e
     g_mutex_lock(&source->lock);
     source->round_fence = 0;
     g_mutex_unlock(&source->lock);
-    return ferry_source_enter(source, FERRY_SOURCE_COPYING);
+    return ferry_source_enter(source, FERRY_SOURCE_COPYING) || ferry_source_fail(source, errp);
 }
 
 /* --- Connecting ----------------------------------------------------------------------------- */

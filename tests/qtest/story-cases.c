@@ -107,6 +107,11 @@ static void check_postcopy(Run *run)
     settle(run);
     expect_story(run->source, at_source);
     expect_story(run->destination, at_destination);
+    /* It ended well: nothing failed, and nothing was paused. */
+    expect_no(run->source, "ferry_cause");
+    expect_no(run->source, "ferry_paused");
+    expect_no(run->destination, "ferry_cause");
+    expect_no(run->destination, "ferry_paused");
 }
 
 /* With pages missing for long enough that some are asked for. */
@@ -160,7 +165,7 @@ static void check_failure(Run *run)
 {
     static const char *const story[] = {
         "ferry_phase source: opening -> copying",
-        "ferry_channel_lost source: control: ",
+        "ferry_channel_lost source: channel 'control': ",
         "ferry_cause source: lost the connection to the destination: ",
         "-> failed",
         NULL,

@@ -51,7 +51,7 @@ static void tell_turned_away(const char *name, const char *why)
     atomic_fetch_add(&hand_told.nr_turned_away, 1);
 }
 
-static void tell_lost(const char *side, const char *name, const char *why)
+static void tell_lost(const char *side, const char *why)
 {
     atomic_fetch_add(&hand_told.nr_lost, 1);
 }
