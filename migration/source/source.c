@@ -313,7 +313,8 @@ void ferry_source_lose_channel(FerrySource *source, GError *error)
     bool over;
 
     g_mutex_lock(&source->lock);
-    over = source->complete || source->has_report || atomic_load(&source->hanging_up);
+    over = source->has_report || atomic_load(&source->hanging_up) ||
+           (source->complete && ferry_source_phase_is_gone(ferry_source_phase(source)));
     g_mutex_unlock(&source->lock);
     if (over) {
         g_error_free(error);
