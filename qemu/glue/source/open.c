@@ -92,6 +92,11 @@ static unsigned choose_channels(void)
     int nr_vcpus = (int)current_machine->smp.cpus;
 
     if (migrate_multifd()) {
+        if (migrate_multifd_channels() > FERRY_DATA_CHANNELS_MAX) {
+            warn_report(
+                "ferry: multifd-channels is %d, but %d data channels are all that Ferry opens",
+                migrate_multifd_channels(), FERRY_DATA_CHANNELS_MAX);
+        }
         return MIN((unsigned)migrate_multifd_channels(), FERRY_DATA_CHANNELS_MAX);
     }
     if (ferry_settings()->channels) {
