@@ -215,18 +215,16 @@ static bool take_report(FerrySource *source, const GByteArray *body, GError **er
     return true;
 }
 
-/* Whether @frame may come now. */
+/*
+ * Whether @frame may come now.  Loading the device state may fetch the last page, so that COMPLETE comes
+ * before LOADED.
+ */
 static bool is_due(FerrySource *source, const FerryFrame *frame)
 {
-    switch (frame->type) {
-    case FERRY_FRAME_LOADED:
-        return ferry_backlog_guest(source->backlog) == FERRY_GUEST_LEFT;
-    case FERRY_FRAME_COMPLETE:
-        /* Loading the device state may fetch the last page, before it is said to be loaded. */
-        return ferry_backlog_guest(source->backlog) == FERRY_GUEST_LEFT;
-    default:
-        return true;
-    }
+    bool tells_of_missing_pages =
+        frame->type == FERRY_FRAME_LOADED || frame->type == FERRY_FRAME_COMPLETE;
+
+    return !tells_of_missing_pages || ferry_backlog_guest(source->backlog) == FERRY_GUEST_LEFT;
 }
 
 /* One frame from the destination; false when the channel is over. */
