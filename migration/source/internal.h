@@ -79,8 +79,7 @@ struct FerrySource {
 
 /*
  * Go over to @phase, with what follows from that for senders and the backlog.  Does nothing in that
- * phase; false, and nothing is changed, if the phase may not come now.  The driver's, and whoever
- * harvests beside it.
+ * phase; false, and nothing is changed, if the phase may not come now.  Any thread.
  */
 bool ferry_source_enter(FerrySource *source, FerrySourcePhase phase);
 

@@ -374,6 +374,10 @@ void ferry_source_cancel(FerrySource *source)
 {
     ferry_source_note_failure(source,
                               g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED, "cancelled"));
+    /* The driver may never come back to see it; and a hand-off that is too late is refused. */
+    if (!ferry_source_phase_is_gone(ferry_source_phase(source))) {
+        ferry_source_enter(source, FERRY_SOURCE_CANCELLED);
+    }
     ferry_source_shutdown(source);
 }
 

@@ -486,6 +486,19 @@ static void test_strangers_are_named(void)
     fake_pair_free(pair);
 }
 
+/* Until a channel has shown that it belongs to the session. */
+static void wait_proved(FerryDestination *destination)
+{
+    for (guint nr = 0; nr == 0;) {
+        FerryStats stats;
+
+        g_usleep(1000);
+        ferry_destination_query(destination, &stats);
+        nr = stats.channels->len;
+        ferry_stats_clear(&stats);
+    }
+}
+
 /* A channel that turns bad after its hello ends the session, and both sides say why. */
 static void test_bad_data(void)
 {
@@ -505,10 +518,10 @@ static void test_bad_data(void)
     ferry_frame_encode(&frame, head);
     g_assert_true(ferry_control_send(bad, FERRY_FRAME_HELLO, 0, body, NULL));
     g_assert_true(ferry_channel_write_all(bad, head, sizeof(head), NULL));
-    g_usleep(20000);
+    wait_proved(pair->destination);
 
     if (ferry_source_connect(pair->source, &error)) {
-        while (ferry_source_step(pair->source, 50, &error)) {
+        for (unsigned i = 0; i < 200 && ferry_source_step(pair->source, 50, &error); i++) {
         }
     }
     g_assert_nonnull(error);
