@@ -9,15 +9,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "guest-memory.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
-#endif
-
-/* Guest memory changes under our feet by design; that is no finding. */
-#if defined(__clang__)
-#define READS_GUEST_MEMORY __attribute__((no_sanitize("thread")))
-#else
-#define READS_GUEST_MEMORY
 #endif
 
 /* Two machine words at any address: SSE2 on x86-64, NEON on arm64. */

@@ -15,15 +15,10 @@
 #include <glib.h>
 #include <string.h>
 
+#include "../memory/guest-memory.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
-#endif
-
-/* Guest memory changes under our feet by design; that is no finding. */
-#if defined(__clang__)
-#define READS_GUEST_MEMORY __attribute__((no_sanitize("thread")))
-#else
-#define READS_GUEST_MEMORY
 #endif
 
 /* x^32 is implied; bit 31 stands for x^0, as everywhere in this file. */
