@@ -323,8 +323,15 @@ uint64_t ferry_backlog_take_asked(FerryBacklog *backlog, uint32_t region, uint64
            ferry_pageset_remove_mask(state->swapped, word, mask);
 }
 
-void ferry_backlog_count_sent(FerryBacklog *backlog, uint64_t nr_normal, uint64_t nr_zero)
+void ferry_backlog_count_sent(FerryBacklog *backlog, const FerryPagesFrame *frame)
 {
+    uint64_t nr_normal = frame->content_bytes / FERRY_PAGE_BYTES;
+
     atomic_fetch_add_explicit(&backlog->normal_pages, nr_normal, memory_order_relaxed);
-    atomic_fetch_add_explicit(&backlog->zero_pages, nr_zero, memory_order_relaxed);
+    ferry_backlog_count_zero(backlog, frame->nr_pages - nr_normal);
+}
+
+void ferry_backlog_count_zero(FerryBacklog *backlog, uint64_t nr_pages)
+{
+    atomic_fetch_add_explicit(&backlog->zero_pages, nr_pages, memory_order_relaxed);
 }

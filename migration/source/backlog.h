@@ -20,6 +20,7 @@
 #include "../memory/pageset.h"
 #include "../memory/region.h"
 #include "../tracker.h"
+#include "../wire/pages-frame.h"
 
 /* Sets of pages written: this round's, the last round's, and one before it that is being emptied. */
 #define FERRY_WRITTEN_SETS 3
@@ -139,8 +140,11 @@ int64_t ferry_backlog_next(const FerryBacklog *backlog, uint32_t region, uint64_
 uint64_t ferry_backlog_take_asked(FerryBacklog *backlog, uint32_t region, uint64_t word,
                                   uint64_t mask);
 
-/* A frame was sent with so many pages.  Any thread. */
-void ferry_backlog_count_sent(FerryBacklog *backlog, uint64_t nr_normal, uint64_t nr_zero);
+/* A frame was sent: its pages count.  Any thread. */
+void ferry_backlog_count_sent(FerryBacklog *backlog, const FerryPagesFrame *frame);
+
+/* Pages were found to be zero, and need not be sent.  Any thread. */
+void ferry_backlog_count_zero(FerryBacklog *backlog, uint64_t nr_pages);
 
 /* --- Counts; any thread --- */
 

@@ -173,7 +173,7 @@ static void queue_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes
     queueing->touched_pages += nr_pages;
     if (kind == FERRY_SCAN_ZERO && !queueing->pass->restarted) {
         /* The destination's memory starts out empty: nothing to send. */
-        ferry_backlog_count_sent(backlog, 0, nr_pages);
+        ferry_backlog_count_zero(backlog, nr_pages);
     } else if (kind == FERRY_SCAN_SWAPPED && !is_stopped(queueing->pass)) {
         ferry_backlog_queue_swapped(backlog, queueing->region, first_page, nr_pages);
     } else {

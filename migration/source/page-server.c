@@ -27,14 +27,12 @@ static bool send_pages(FerryPageServer *server, uint32_t region, uint64_t granul
                        const uint64_t pages[FERRY_GRANULE_WORDS], GError **errp)
 {
     FerryPagesFrame *frame = &server->frame;
-    uint64_t nr_normal;
 
     ferry_pages_frame_build(frame, &server->regions->list[region], region, granule, pages);
     if (!ferry_pages_frame_send(frame, server->config.channel, errp)) {
         return false;
     }
-    nr_normal = frame->content_bytes / FERRY_PAGE_BYTES;
-    ferry_backlog_count_sent(server->config.backlog, nr_normal, frame->nr_pages - nr_normal);
+    ferry_backlog_count_sent(server->config.backlog, frame);
     return true;
 }
 

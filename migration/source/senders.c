@@ -51,7 +51,6 @@ static bool send_granule(Sender *sender, uint32_t region, uint64_t granule,
 {
     FerryBacklog *backlog = sender->senders->backlog;
     FerryPagesFrame *frame = &sender->frame;
-    uint64_t nr_normal;
 
     ferry_pages_frame_build(frame, &ferry_backlog_regions(backlog)->list[region], region, granule,
                             pages);
@@ -59,8 +58,7 @@ static bool send_granule(Sender *sender, uint32_t region, uint64_t granule,
         !ferry_pages_frame_send(frame, sender->channel, errp)) {
         return false;
     }
-    nr_normal = frame->content_bytes / FERRY_PAGE_BYTES;
-    ferry_backlog_count_sent(backlog, nr_normal, frame->nr_pages - nr_normal);
+    ferry_backlog_count_sent(backlog, frame);
     return true;
 }
 
