@@ -87,18 +87,13 @@ static void add_to_heartbeat(void *opaque, FerryChannel *channel)
     ferry_heartbeat_add(source->heartbeat, channel, true, !is_data);
 }
 
-static void serving_failed(void *opaque, GError *error)
-{
-    ferry_source_lose_channel(opaque, error);
-}
-
 /* From here on, the destination may ask for pages, and silence is a failure. */
 static void start_serving(FerrySource *source)
 {
     FerryPageServerConfig config = {
         .backlog = source->backlog,
         .senders = source->senders,
-        .failed = serving_failed,
+        .failed = ferry_source_lose_channel,
         .opaque = source,
         .nr_requests = &source->nr_requests,
     };

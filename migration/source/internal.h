@@ -87,10 +87,11 @@ bool ferry_source_enter(FerrySource *source, FerrySourcePhase phase);
 void ferry_source_note_failure(FerrySource *source, GError *error);
 
 /*
- * A channel failed with @error (taken over): the same, unless the session is over, or ends the
- * connection itself; then that is no failure.  Any thread.
+ * A channel of the source @opaque failed with @error (taken over): the same, unless the session is
+ * over, or ends the connection itself; then that is no failure.  What senders and page servers call.
+ * Any thread.
  */
-void ferry_source_lose_channel(FerrySource *source, GError *error);
+void ferry_source_lose_channel(void *opaque, GError *error);
 
 /* Something failed on a channel: say what, to a user.  Always false.  The driver's. */
 bool ferry_source_fail(FerrySource *source, GError **errp);

@@ -14,12 +14,6 @@
 /* How long an I/O error on one channel waits for the peer's own words on the control channel. */
 #define LAST_WORDS_MS 500
 
-/* A sender, a page server or the heartbeat failed. */
-static void failed(void *opaque, GError *error)
-{
-    ferry_source_lose_channel(opaque, error);
-}
-
 FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *regions,
                               const FerryTracker *tracker)
 {
@@ -27,7 +21,7 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
     const FerrySendersConfig senders = {
         .checksum = config->checksum,
         .compress = config->compress,
-        .failed = failed,
+        .failed = ferry_source_lose_channel,
         .opaque = source,
     };
 
@@ -306,8 +300,9 @@ void ferry_source_note_failure(FerrySource *source, GError *error)
     ferry_senders_interrupt(source->senders);
 }
 
-void ferry_source_lose_channel(FerrySource *source, GError *error)
+void ferry_source_lose_channel(void *opaque, GError *error)
 {
+    FerrySource *source = opaque;
     bool over;
 
     g_mutex_lock(&source->lock);
