@@ -3,7 +3,8 @@
  *
  * Preloaded into a QEMU with dirty rings, it has one entry in FORGET_EVERY pass over when rings are
  * reset: the page of that entry stays writable, and what is written there later is never logged.  A
- * migration then completes with stale pages, and the guest's own check must find them.
+ * migration then completes with stale pages, and the guest's own check must find them.  Its program
+ * and stacks are spared: a guest that has lost those ends before it can check anything.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -15,6 +16,7 @@
 #include <sys/mman.h>
 
 #define FORGET_EVERY 16
+#define FORGET_FROM  (0x1000000 / 4096) /* page of the slot; see tests/guest/native/layout.h */
 #define RINGS_MAX    64
 #define RING_OFFSET  (KVM_DIRTY_LOG_PAGE_OFFSET * 4096)
 
@@ -35,7 +37,7 @@ static void forget_some(void)
             struct kvm_dirty_gfn *entry = &rings[i].entries[j];
 
             if (__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) == KVM_DIRTY_GFN_F_RESET &&
-                ++nr_seen % FORGET_EVERY == 0) {
+                entry->offset >= FORGET_FROM && ++nr_seen % FORGET_EVERY == 0) {
                 entry->slot = SLOT_NONE;
             }
         }
