@@ -17,6 +17,7 @@ typedef enum {
     FERRY_ERROR_REFUSED,   /* the peer, or we, cannot take this guest: no use retrying as it is */
     FERRY_ERROR_CANCELLED, /* somebody asked for it */
     FERRY_ERROR_SYSTEM,    /* the kernel said no */
+    FERRY_ERROR_TIMEOUT,   /* a limit that the user can set has passed */
     FERRY_ERROR_TRACKER,   /* writes may have been missed: another tracker must begin anew */
 } FerryErrorCode;
 

@@ -43,6 +43,8 @@ typedef struct FerryEvents {
     /* The device state is loaded; the destination may run the guest. */
     void (*loaded)(const char *side);
     void (*go)(const char *side);
+    /* The destination has heard it, and has said so. */
+    void (*taken)(const char *side);
 
     /* Somebody waits for a page and it was asked for; it came; the source sent it. */
     void (*fault_asked)(uint32_t region, uint64_t page);

@@ -20,6 +20,63 @@ static bool out_of_turn(const FerryFrame *frame, GError **errp)
     return false;
 }
 
+/* --- Silence ---------------------------------------------------------------------------------- */
+
+static void silent(void *opaque, GError *error)
+{
+    FerryDestination *destination = opaque;
+    bool cut_off;
+
+    /* The channels of a connection that broke are silent, and no reason to break the next one. */
+    g_mutex_lock(&destination->lock);
+    cut_off = ferry_destination_is_cut_off(destination);
+    g_mutex_unlock(&destination->lock);
+    if (cut_off) {
+        g_error_free(error);
+    } else {
+        ferry_destination_fail(destination, error);
+    }
+}
+
+static GError *look_at_stream(void *opaque)
+{
+    FerryDestination *destination = opaque;
+    unsigned timeout_ms = destination->config.timeout_ms;
+
+    return destination->ops.stream_idle_ms(destination->opaque) <= timeout_ms
+               ? NULL
+               : g_error_new(FERRY_ERROR, FERRY_ERROR_IO,
+                             "the migration stream: nothing came for %u ms", timeout_ms);
+}
+
+/* From here on, silence on any channel is a failure. */
+static void start_heartbeat(FerryDestination *destination)
+{
+    FerryHeartbeat *heartbeat =
+        ferry_heartbeat_new(destination->config.timeout_ms, silent, destination);
+
+    g_mutex_lock(&destination->lock);
+    if (!ferry_destination_is_connected(destination)) {
+        /* Already again: there may be no channels any more. */
+        g_mutex_unlock(&destination->lock);
+        ferry_heartbeat_free(heartbeat);
+        return;
+    }
+    ferry_heartbeat_add(heartbeat, destination->control->channel, true, true);
+    for (unsigned i = 0; i < destination->layout.nr_data; i++) {
+        ferry_heartbeat_add(heartbeat, destination->data[i]->channel, false, true);
+    }
+    for (unsigned i = 0; i < destination->layout.nr_fetch; i++) {
+        ferry_heartbeat_add(heartbeat, destination->fetch[i]->channel, true, true);
+    }
+    g_mutex_unlock(&destination->lock);
+    if (destination->ops.stream_idle_ms) {
+        ferry_heartbeat_set_watch(heartbeat, look_at_stream, destination);
+    }
+    destination->heartbeat = heartbeat;
+    ferry_heartbeat_start(heartbeat);
+}
+
 /* --- Regions ---------------------------------------------------------------------------------- */
 
 /* Make all of @regions read as zero: from here on, what the source does not send is zero. */
@@ -107,7 +164,11 @@ static bool take_regions(ChannelReader *reader, const FerryFrame *frame, const G
     if (!ok) {
         return out_of_turn(frame, errp);
     }
-    return ferry_control_send(reader->channel, FERRY_FRAME_READY, 0, NULL, errp);
+    if (!ferry_control_send(reader->channel, FERRY_FRAME_READY, 0, NULL, errp)) {
+        return false;
+    }
+    start_heartbeat(destination);
+    return true;
 }
 
 /* --- What will be missing, and what is --------------------------------------------------------- */
@@ -200,51 +261,6 @@ static bool take_draft(ChannelReader *reader, const FerryFrame *frame, GError **
     return ferry_control_send(reader->channel, FERRY_FRAME_DRAFTED, 0, NULL, errp);
 }
 
-static void silent(void *opaque, GError *error)
-{
-    FerryDestination *destination = opaque;
-    bool cut_off;
-
-    /* The channels of a connection that broke are silent, and no reason to break the next one. */
-    g_mutex_lock(&destination->lock);
-    cut_off = ferry_destination_is_cut_off(destination);
-    g_mutex_unlock(&destination->lock);
-    if (cut_off) {
-        g_error_free(error);
-    } else {
-        ferry_destination_fail(destination, error);
-    }
-}
-
-/* From here on, silence on any channel is a failure. */
-static void start_heartbeat(FerryDestination *destination)
-{
-    FerryHeartbeat *heartbeat =
-        ferry_heartbeat_new(destination->config.timeout_ms, silent, destination);
-
-    g_mutex_lock(&destination->lock);
-    if (!ferry_destination_is_connected(destination)) {
-        /* Already again: there may be no channels any more. */
-        g_mutex_unlock(&destination->lock);
-        ferry_heartbeat_free(heartbeat);
-        return;
-    }
-    ferry_heartbeat_add(heartbeat, destination->control->channel, true, true);
-    for (unsigned i = 0; i < destination->layout.nr_data; i++) {
-        ferry_heartbeat_add(heartbeat, destination->data[i]->channel, false, true);
-    }
-    for (unsigned i = 0; i < destination->layout.nr_fetch; i++) {
-        ferry_heartbeat_add(heartbeat, destination->fetch[i]->channel, true, true);
-    }
-    g_mutex_unlock(&destination->lock);
-    if (destination->ops.stream_idle_ms) {
-        ferry_heartbeat_set_probe(heartbeat, "the migration stream",
-                                  destination->ops.stream_idle_ms, destination->opaque);
-    }
-    destination->heartbeat = heartbeat;
-    ferry_heartbeat_start(heartbeat);
-}
-
 static void set_vcpus(FerryDestination *destination)
 {
     g_autoptr(GArray) threads = g_array_new(FALSE, FALSE, sizeof(uint32_t));
@@ -270,11 +286,7 @@ static bool take_over(FerryDestination *destination, uint64_t nr_missing, GError
         return false;
     }
     set_vcpus(destination);
-    if (!ferry_fetch_go_live(receiver->fetch, errp)) {
-        return false;
-    }
-    start_heartbeat(destination);
-    return true;
+    return ferry_fetch_go_live(receiver->fetch, errp);
 }
 
 static bool take_handoff(FerryDestination *destination, const FerryFrame *frame,
@@ -305,21 +317,34 @@ static bool take_handoff(FerryDestination *destination, const FerryFrame *frame,
         ferry_destination_check_complete(destination);
     }
     g_mutex_unlock(&destination->lock);
+    if (ok && nr_missing && destination->ops.handed_off) {
+        destination->ops.handed_off(destination->opaque);
+    }
     return ok || out_of_turn(frame, errp);
 }
 
-static bool take_go(FerryDestination *destination, const FerryFrame *frame, GError **errp)
+static bool take_go(ChannelReader *reader, const FerryFrame *frame, GError **errp)
 {
+    FerryDestination *destination = reader->destination;
     bool ok, first;
 
     g_mutex_lock(&destination->lock);
-    ok = ferry_destination_is_committed(destination);
+    ok = ferry_destination_is_committed(destination) ||
+         ferry_destination_may_enter(destination, FERRY_DESTINATION_DONE);
     first = ok && !destination->may_run;
     destination->may_run |= first;
+    if (destination->phase == FERRY_DESTINATION_LOADED) {
+        ok = ferry_destination_enter(destination, FERRY_DESTINATION_DONE);
+    }
     g_mutex_unlock(&destination->lock);
     if (!ok) {
         return out_of_turn(frame, errp);
     }
+    /*
+     * If it cannot be said any more, the guest is this side's all the same.  First of all, because the
+     * session may be over as soon as the guest runs.
+     */
+    ferry_control_send(reader->channel, FERRY_FRAME_TAKEN, 0, NULL, NULL);
     if (first) {
         ferry_event(go, "destination");
         destination->ops.go(destination->opaque);
@@ -410,7 +435,7 @@ static bool take_frame(ChannelReader *reader, const FerryFrame *frame, const GBy
     case FERRY_FRAME_HANDOFF:
         return take_handoff(destination, frame, body, errp);
     case FERRY_FRAME_GO:
-        return take_go(destination, frame, errp);
+        return take_go(reader, frame, errp);
     case FERRY_FRAME_RESUME:
         return destination->receiver.fetch ? take_resume(reader, frame, body, errp)
                                            : out_of_turn(frame, errp);

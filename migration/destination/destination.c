@@ -43,9 +43,10 @@ bool ferry_destination_loaded(FerryDestination *destination, GError **errp)
 
     g_mutex_lock(&destination->lock);
     destination->loaded_ns = ferry_now_ns();
-    if (ferry_destination_has_left(destination) &&
-        destination->phase == FERRY_DESTINATION_HANDED_OFF &&
-        ferry_destination_enter(destination, FERRY_DESTINATION_FETCHING)) {
+    if (destination->phase != FERRY_DESTINATION_FAILED &&
+        ferry_destination_enter(destination, ferry_destination_has_left(destination)
+                                                 ? FERRY_DESTINATION_FETCHING
+                                                 : FERRY_DESTINATION_LOADED)) {
         control = destination->control->channel;
         /* Loading it may have needed the last page. */
         ferry_destination_check_complete(destination);

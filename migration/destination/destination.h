@@ -5,7 +5,8 @@
  *     ferry_destination_add_channel     for every further connection
  *     ferry_destination_wait_complete   (or the complete callback) when the source hands off
  *       or ferry_destination_wait_left    when pages are missing
- *     ferry_destination_loaded, _running  what the report of the blackout needs
+ *     ferry_destination_loaded          the device state is in; go() comes in return
+ *     ferry_destination_running         what the report of the blackout needs
  *     ferry_destination_free
  *
  * Each channel has a thread of its own, which first makes sure that the channel belongs to the
@@ -44,17 +45,22 @@ typedef struct FerryDestinationOps {
      */
     bool (*list_regions)(void *opaque, const FerryRegions *remote, FerryRegions *local,
                          GError **errp);
-    /* All memory is in place, or the session failed.  At most once. */
+    /*
+     * All memory is in place, or the session failed.  At most once each; the guest may not run here for
+     * that.
+     */
     void (*complete)(void *opaque);
+    /* The source has let go of the guest: it may run here.  Once, and never after a failure. */
+    void (*go)(void *opaque);
     /* A line for the log. */
     void (*warn)(void *opaque, const char *message);
 
     /* What follows is for sessions in which pages can be left missing. */
 
+    /* The source has handed off, and missing pages can be fetched; optional.  Once. */
+    void (*handed_off)(void *opaque);
     /* Add the kernel's thread numbers of all vCPUs, uint32_t each; optional. */
     void (*list_vcpus)(void *opaque, GArray *threads);
-    /* The source has let go of the guest: it may run here.  Once. */
-    void (*go)(void *opaque);
     /*
      * For how many milliseconds nothing has come on the migration stream, which belongs to the
      * session; optional.  Any thread.
@@ -92,6 +98,9 @@ bool ferry_destination_is_complete(FerryDestination *destination, GError **errp)
 /* Block until that is decided. */
 bool ferry_destination_wait_complete(FerryDestination *destination, GError **errp);
 
+/* Whether the source may still hand off. */
+bool ferry_destination_awaits_handoff(FerryDestination *destination);
+
 /* Block until the source has handed off with pages missing, and they can be fetched. */
 bool ferry_destination_wait_left(FerryDestination *destination, GError **errp);
 
@@ -111,8 +120,8 @@ bool ferry_destination_abandon(FerryDestination *destination, GError **errp);
 char *ferry_destination_describe_missing(FerryDestination *destination);
 
 /*
- * The device state is in; the vCPUs run.  For the report; and with pages missing, the source is told
- * that it is in, and go() comes in return.  False if the session has failed before that.
+ * The device state is in: the source is told so, and go() comes in return.  False if the session has failed
+ * before that.  The vCPUs run: for the report.
  */
 bool ferry_destination_loaded(FerryDestination *destination, GError **errp);
 void ferry_destination_running(FerryDestination *destination);

@@ -27,11 +27,13 @@ typedef enum FerryDestinationPhase {
     FERRY_DESTINATION_COPYING,    /* regions fit and memory is empty: pages may be written */
     FERRY_DESTINATION_DRAFTING,   /* the same, but some have been discarded, to be left missing */
     FERRY_DESTINATION_HANDED_OFF, /* it is known what comes still, or will be missing */
+    FERRY_DESTINATION_IN_PLACE,   /* nothing is missing: the device state is loaded next */
     /* The source was told that the guest can run here, and may have let go of it. */
-    FERRY_DESTINATION_FETCHING,
-    FERRY_DESTINATION_PAUSED, /* the same, but the connection broke: another one is waited for */
-    FERRY_DESTINATION_DONE,   /* all memory is in place */
-    FERRY_DESTINATION_PARTED, /* the same, but the connection broke before the source let it go */
+    FERRY_DESTINATION_LOADED,   /* with all of its memory: GO is waited for */
+    FERRY_DESTINATION_FETCHING, /* with pages missing */
+    FERRY_DESTINATION_PAUSED,   /* the same, but the connection broke: another one is waited for */
+    FERRY_DESTINATION_DONE,     /* all memory is in place; if none was left missing, GO has come */
+    FERRY_DESTINATION_PARTED,   /* all memory is in place, but the connection broke too early */
     FERRY_DESTINATION_FAILED, /* of `error` */
     FERRY_DESTINATION_NR_PHASES
 } FerryDestinationPhase;
@@ -81,8 +83,8 @@ struct FerryDestination {
     uint64_t reached;    /* the newest fence that has come on all data channels */
     uint64_t handed_off; /* number of the fence that ends it, or 0 */
     /*
-     * GO came, and ops.go was called.  Not a phase: it comes while fetching, paused or done, is sent
-     * again after a broken connection, and counts once.
+     * GO came, and ops.go was called: only then may the guest run here.  Not a phase: it comes while
+     * loaded, fetching, paused or done, is sent again after a broken connection, and counts once.
      */
     bool may_run;
     bool

@@ -61,6 +61,9 @@ static FerrySessionPhase session_phase(const FerryDestination *destination)
     case FERRY_DESTINATION_HANDED_OFF:
         return ferry_destination_has_left(destination) ? FERRY_SESSION_FETCH
                                                        : FERRY_SESSION_HAND_OFF;
+    case FERRY_DESTINATION_IN_PLACE:
+    case FERRY_DESTINATION_LOADED:
+        return FERRY_SESSION_HAND_OFF;
     case FERRY_DESTINATION_FETCHING:
         return FERRY_SESSION_FETCH;
     case FERRY_DESTINATION_PAUSED:

@@ -27,11 +27,14 @@ static const Phase phases[FERRY_DESTINATION_NR_PHASES] = {
                                    TO(COPYING) | TO(DRAFTING) | TO(HANDED_OFF) | TO(FAILED)},
     [FERRY_DESTINATION_DRAFTING] = {"drafting",
                                     TO(COPYING) | TO(DRAFTING) | TO(HANDED_OFF) | TO(FAILED)},
-    [FERRY_DESTINATION_HANDED_OFF] = {"handed-off", TO(FETCHING) | TO(DONE) | TO(FAILED)},
-    [FERRY_DESTINATION_FETCHING] = {"fetching", TO(PAUSED) | TO(DONE)},
+    [FERRY_DESTINATION_HANDED_OFF] = {"handed-off", TO(IN_PLACE) | TO(FETCHING) | TO(FAILED)},
+    [FERRY_DESTINATION_IN_PLACE] = {"in-place", TO(LOADED) | TO(FAILED)},
+    [FERRY_DESTINATION_LOADED] = {"loaded", TO(DONE) | TO(FAILED)},
+    /* As long as GO has not come, the source may say that it keeps the guest. */
+    [FERRY_DESTINATION_FETCHING] = {"fetching", TO(PAUSED) | TO(DONE) | TO(FAILED)},
     [FERRY_DESTINATION_PAUSED] = {"paused", TO(FETCHING) | TO(PARTED) | TO(FAILED)},
-    [FERRY_DESTINATION_DONE] = {"done", TO(PARTED)},
-    [FERRY_DESTINATION_PARTED] = {"parted", TO(DONE)},
+    [FERRY_DESTINATION_DONE] = {"done", TO(PARTED) | TO(FAILED)},
+    [FERRY_DESTINATION_PARTED] = {"parted", TO(DONE) | TO(FAILED)},
     [FERRY_DESTINATION_FAILED] = {"failed", 0},
 };
 
@@ -95,7 +98,9 @@ bool ferry_destination_is_connected(const FerryDestination *destination)
 
 bool ferry_destination_has_all(const FerryDestination *destination)
 {
-    return destination->phase == FERRY_DESTINATION_DONE ||
+    return destination->phase == FERRY_DESTINATION_IN_PLACE ||
+           destination->phase == FERRY_DESTINATION_LOADED ||
+           destination->phase == FERRY_DESTINATION_DONE ||
            destination->phase == FERRY_DESTINATION_PARTED;
 }
 
@@ -106,7 +111,7 @@ bool ferry_destination_has_left(const FerryDestination *destination)
 
 /* --- The end ------------------------------------------------------------------------------------ */
 
-/* With the lock held: tell the machine that the session is done, or has failed; once. */
+/* With the lock held: tell the machine that all memory is in place, or that the session has failed. */
 static void announce(FerryDestination *destination)
 {
     if (!destination->closing) {
@@ -126,14 +131,15 @@ static bool has_last_page(const FerryDestination *destination)
 void ferry_destination_check_complete(FerryDestination *destination)
 {
     bool paused = destination->phase == FERRY_DESTINATION_PAUSED;
+    bool left = ferry_destination_has_left(destination);
     /* With pages missing, a session is not done before the source knows that the state is in. */
     bool may_end = paused || destination->phase == FERRY_DESTINATION_FETCHING ||
-                   (destination->phase == FERRY_DESTINATION_HANDED_OFF &&
-                    !ferry_destination_has_left(destination));
+                   (destination->phase == FERRY_DESTINATION_HANDED_OFF && !left);
 
     if (may_end && has_last_page(destination) &&
-        ferry_destination_enter(destination,
-                                paused ? FERRY_DESTINATION_PARTED : FERRY_DESTINATION_DONE)) {
+        ferry_destination_enter(destination, paused ? FERRY_DESTINATION_PARTED
+                                             : left ? FERRY_DESTINATION_DONE
+                                                    : FERRY_DESTINATION_IN_PLACE)) {
         if (!destination->complete_ns) {
             destination->complete_ns = ferry_now_ns();
         }
@@ -190,10 +196,15 @@ static bool cut_off(FerryDestination *destination, const GError *error, ChannelR
     return true;
 }
 
-/* The session fails, unless it is over.  With the lock held.  True if it does; tell *@control then. */
+/*
+ * The session fails, unless it is over, or the guest is this side's.  With the lock held.  True if it
+ * does; tell *@control then.
+ */
 static bool give_up(FerryDestination *destination, const GError *error, ChannelReader **control)
 {
-    if (!ferry_destination_may_enter(destination, FERRY_DESTINATION_FAILED) ||
+    bool keeps = destination->may_run && !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_CANCELLED);
+
+    if (keeps || !ferry_destination_may_enter(destination, FERRY_DESTINATION_FAILED) ||
         !ferry_destination_enter(destination, FERRY_DESTINATION_FAILED)) {
         return false;
     }
@@ -227,8 +238,12 @@ void ferry_destination_fail(FerryDestination *destination, GError *error)
     bool committed, news, parted;
 
     g_mutex_lock(&destination->lock);
-    /* Decided once: LOADED may be about to be sent. */
-    committed = ferry_destination_is_committed(destination);
+    /*
+     * Decided once: LOADED may be about to be sent.  A source that says that it keeps the guest, before GO,
+     * will not come back.
+     */
+    committed = ferry_destination_is_committed(destination) &&
+                (destination->may_run || !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_REFUSED));
     news =
         committed ? cut_off(destination, error, &control) : give_up(destination, error, &control);
     parted = ferry_destination_has_all(destination);
@@ -311,6 +326,16 @@ bool ferry_destination_wait_complete(FerryDestination *destination, GError **err
     complete = is_complete_locked(destination, errp);
     g_mutex_unlock(&destination->lock);
     return complete;
+}
+
+bool ferry_destination_awaits_handoff(FerryDestination *destination)
+{
+    bool awaits;
+
+    g_mutex_lock(&destination->lock);
+    awaits = ferry_destination_is_before_handoff(destination) && !destination->closing;
+    g_mutex_unlock(&destination->lock);
+    return awaits;
 }
 
 bool ferry_destination_wait_left(FerryDestination *destination, GError **errp)

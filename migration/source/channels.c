@@ -108,6 +108,15 @@ void ferry_channels_foreach(FerryChannels *channels, FerryChannelFn *fn, void *o
     g_mutex_unlock(&channels->lock);
 }
 
+void ferry_channels_tell(FerryChannels *channels, const char *why)
+{
+    g_mutex_lock(&channels->lock);
+    if (channels->control) {
+        ferry_control_send_error(channels->control, why);
+    }
+    g_mutex_unlock(&channels->lock);
+}
+
 static void shut_down(void *opaque, FerryChannel *channel)
 {
     ferry_channel_shutdown(channel);

@@ -37,6 +37,9 @@ void ferry_channels_init(FerryChannels *channels);
 bool ferry_channels_open(FerryChannels *channels, const FerryLayout *layout,
                          const FerryHello *hello, FerryDialFn *dial, void *opaque, GError **errp);
 
+/* Tell the peer why, as well as it goes. */
+void ferry_channels_tell(FerryChannels *channels, const char *why);
+
 /* Break all channels that exist, and those that are being opened. */
 void ferry_channels_shutdown(FerryChannels *channels);
 

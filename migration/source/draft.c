@@ -35,7 +35,8 @@ static bool drain(FerrySource *source)
         return false;
     }
     g_mutex_lock(&source->lock);
-    while (source->reached < source->last_fence && !ferry_cause_is_closed(&source->cause)) {
+    while (source->reached < source->last_fence && !ferry_cause_is_closed(&source->cause) &&
+           !ferry_cause_is_known(&source->cause)) {
         g_cond_wait(&source->changed, &source->lock);
     }
     reached = source->reached >= source->last_fence;

@@ -15,8 +15,9 @@
 /* How long the destination may take to say what is missing. */
 #define RESUME_MS 10000
 
-bool ferry_source_stopped(FerrySource *source, GError **errp)
+bool ferry_source_stopped(FerrySource *source, unsigned limit_ms, GError **errp)
 {
+    ferry_source_limit_blackout(source, limit_ms);
     if (!ferry_source_enter(source, FERRY_SOURCE_STOPPED) ||
         !ferry_control_send(source->channels.control, FERRY_FRAME_STOPPED, 0, NULL, NULL)) {
         return ferry_source_fail(source, errp);
@@ -70,43 +71,6 @@ bool ferry_source_hand_off(FerrySource *source, GError **errp)
     return ferry_source_enter(source, FERRY_SOURCE_HANDED_OFF) || ferry_source_fail(source, errp);
 }
 
-/* A channel went silent. */
-static void silent(void *opaque, GError *error)
-{
-    FerrySource *source = opaque;
-
-    ferry_source_note_failure(source, error);
-    ferry_source_shutdown(source);
-}
-
-static void add_to_heartbeat(void *opaque, FerryChannel *channel)
-{
-    FerrySource *source = opaque;
-    bool is_data = g_str_has_prefix(channel->name, "data");
-
-    ferry_heartbeat_add(source->heartbeat, channel, true, !is_data);
-}
-
-/* From here on, the destination may ask for pages, and silence is a failure. */
-static void start_serving(FerrySource *source)
-{
-    FerryPageServerConfig config = {
-        .backlog = source->backlog,
-        .senders = source->senders,
-        .failed = ferry_source_lose_channel,
-        .opaque = source,
-        .nr_requests = &source->nr_requests,
-    };
-
-    for (unsigned i = 0; i < source->channels.layout.nr_fetch; i++) {
-        config.channel = source->channels.fetch[i];
-        source->servers[i] = ferry_page_server_start(&config, i);
-    }
-    source->heartbeat = ferry_heartbeat_new(source->config.timeout_ms, silent, source);
-    ferry_channels_foreach(&source->channels, add_to_heartbeat, source);
-    ferry_heartbeat_start(source->heartbeat);
-}
-
 /* How many pages are missing; the destination waits for some to be, so there is one at least. */
 static uint64_t count_missing(FerrySource *source, FerryPageset **late)
 {
@@ -138,7 +102,6 @@ bool ferry_source_leave(FerrySource *source, GError **errp)
     if (!ferry_source_enter(source, FERRY_SOURCE_HANDED_OFF)) {
         return ferry_source_fail(source, errp);
     }
-    start_serving(source);
     if (!ferry_missing_send(source->channels.control, source->regions, late, false, NULL) ||
         !send_handoff(source, source->handed_off_pages)) {
         return ferry_source_fail(source, errp);
@@ -147,18 +110,57 @@ bool ferry_source_leave(FerrySource *source, GError **errp)
     return true;
 }
 
+bool ferry_source_wait_loaded(FerrySource *source, GError **errp)
+{
+    /* A guest that had been paused before has waited without a limit so far. */
+    if (!atomic_load(&source->give_up_us)) {
+        ferry_source_limit_blackout(source, source->config.switchover_ms);
+    }
+    return ferry_source_wait(source, &source->loaded, 0) || ferry_source_fail(source, errp);
+}
+
 bool ferry_source_go(FerrySource *source, GError **errp)
 {
+    bool left = ferry_source_is_left(source);
+
     /* Before it is said: from here on nobody can know whether the destination has heard it. */
-    if (!ferry_source_wait(source, &source->loaded, 0) ||
-        !ferry_source_enter(source, FERRY_SOURCE_FETCHING)) {
+    if (ferry_cause_is_known(&source->cause) ||
+        !ferry_source_enter(source, left ? FERRY_SOURCE_FETCHING : FERRY_SOURCE_RELEASED)) {
         return ferry_source_fail(source, errp);
     }
     ferry_event(go, "source");
     ferry_control_send(source->channels.control, FERRY_FRAME_GO, 0, NULL, NULL);
-    ferry_backlog_undraft(source->backlog);
-    ferry_senders_unfreeze(source->senders);
+    if (left) {
+        ferry_backlog_undraft(source->backlog);
+        ferry_senders_unfreeze(source->senders);
+    }
     return true;
+}
+
+bool ferry_source_wait_taken(FerrySource *source, GError **errp)
+{
+    gint64 deadline = g_get_monotonic_time() + (gint64)source->config.switchover_ms * 1000;
+    g_autoptr(GError) cause = NULL;
+    bool taken;
+
+    g_mutex_lock(&source->lock);
+    /* Other channels may be closed already when the word is still on its way on this one. */
+    while (!source->taken && !source->has_report && !ferry_cause_is_closed(&source->cause) &&
+           g_cond_wait_until(&source->changed, &source->lock, deadline)) {
+    }
+    taken = source->taken || source->has_report;
+    g_mutex_unlock(&source->lock);
+    if (taken) {
+        return true;
+    }
+    cause = ferry_source_cause(source, 0);
+    ferry_source_enter(source, FERRY_SOURCE_IN_DOUBT);
+    ferry_source_shutdown(source);
+    g_set_error(errp, FERRY_ERROR, FERRY_ERROR_LOST,
+                "the destination was told to run the guest, and did not say that it does (%s): let the "
+                "guest go on here only if it does not run there",
+                cause ? cause->message : "nothing came");
+    return false;
 }
 
 /* --- Until nothing is missing ------------------------------------------------------------------- */
@@ -266,8 +268,7 @@ bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t sess
         return ferry_source_fail(source, errp);
     }
     ferry_control_send(source->channels.control, FERRY_FRAME_GO, 0, NULL, NULL);
-    ferry_senders_start(source->senders, source->channels.data, layout.nr_data);
-    start_serving(source);
+    ferry_source_start(source);
     source->nr_recoveries++;
     ferry_source_enter(source, FERRY_SOURCE_FETCHING);
     ferry_senders_unfreeze(source->senders);

@@ -47,6 +47,10 @@ struct FerrySource {
     _Atomic uint64_t bandwidth;  /* bytes a second that are allowed; 0: no limit */
     _Atomic uint64_t left_pages; /* pages of the round that the tracker still keeps */
     _Atomic bool hanging_up;     /* this side ends the connection: that it breaks is no news */
+    _Atomic bool is_open;        /* the session has been opened: its end is news to the caller */
+    /* Monotonic: when the guest is taken back unless it is gone by then; 0: not limited. */
+    _Atomic gint64 give_up_us;
+    unsigned limit_ms; /* how long that was */
     uint64_t last_fence;         /* number of the newest fence */
     uint64_t seen_written;       /* pages known to have been written at the last harvest */
 
@@ -64,6 +68,7 @@ struct FerrySource {
     bool ready;    /* it accepted the regions */
     bool drafted;  /* it has discarded, or forgotten, what was drafted last */
     bool loaded;   /* it has loaded the device state */
+    bool taken;    /* it has been told to run the guest */
     bool resumed;  /* it has said what is missing, into `resume_missing` */
     bool complete; /* nothing is missing any more */
     FerryMissingReader resume_reader;
@@ -113,6 +118,10 @@ bool ferry_source_replace_tracker(FerrySource *source, GError *error, GError **e
 
 /* On channels that have been opened: read what the destination says, in a thread. */
 void ferry_source_listen(FerrySource *source);
+
+/* The destination is ready: senders, servers and the heartbeat begin. */
+void ferry_source_start(FerrySource *source);
+
 
 /* Open @layout's channels. */
 bool ferry_source_open(FerrySource *source, const FerryLayout *layout, GError **errp);

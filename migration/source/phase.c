@@ -27,11 +27,13 @@ static const struct {
                               BIT(COPYING) | BIT(ROUNDS) | BIT(STOPPED) | ENDS},
     [FERRY_SOURCE_STOPPED] = {"stopped", FERRY_SESSION_HAND_OFF, BIT(HANDED_OFF) | ENDS},
     [FERRY_SOURCE_HANDED_OFF] = {"handed-off", FERRY_SESSION_HAND_OFF,
-                                 BIT(FETCHING) | BIT(DONE) | ENDS},
+                                 BIT(RELEASED) | BIT(FETCHING) | ENDS},
+    [FERRY_SOURCE_RELEASED] = {"released", FERRY_SESSION_HAND_OFF, BIT(IN_DOUBT) | BIT(DONE)},
     [FERRY_SOURCE_FETCHING] = {"fetching", FERRY_SESSION_FETCH, BIT(PAUSED) | BIT(DONE)},
     /* The last page may have come just before the connection broke. */
     [FERRY_SOURCE_PAUSED] = {"paused", FERRY_SESSION_PAUSED, BIT(RESUMING) | BIT(DONE)},
     [FERRY_SOURCE_RESUMING] = {"resuming", FERRY_SESSION_PAUSED, BIT(FETCHING) | BIT(PAUSED)},
+    [FERRY_SOURCE_IN_DOUBT] = {"in-doubt", FERRY_SESSION_FAILED, 0},
     [FERRY_SOURCE_DONE] = {"done", FERRY_SESSION_DONE, 0},
     [FERRY_SOURCE_FAILED] = {"failed", FERRY_SESSION_FAILED, 0},
     [FERRY_SOURCE_CANCELLED] = {"cancelled", FERRY_SESSION_FAILED, 0},
@@ -59,5 +61,5 @@ bool ferry_source_phase_is_over(FerrySourcePhase phase)
 
 bool ferry_source_phase_is_gone(FerrySourcePhase phase)
 {
-    return phase >= FERRY_SOURCE_FETCHING && phase <= FERRY_SOURCE_DONE;
+    return phase >= FERRY_SOURCE_RELEASED && phase <= FERRY_SOURCE_DONE;
 }

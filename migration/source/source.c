@@ -58,6 +58,7 @@ static void free_resume_missing(FerrySource *source)
 void ferry_source_hang_up(FerrySource *source)
 {
     atomic_store(&source->hanging_up, true);
+    atomic_store(&source->is_open, false);
     ferry_source_shutdown(source);
     if (source->control_thread) {
         g_thread_join(source->control_thread);
@@ -143,6 +144,16 @@ FerrySourcePhase ferry_source_phase(const FerrySource *source)
     return atomic_load(&source->phase);
 }
 
+bool ferry_source_is_gone(const FerrySource *source)
+{
+    return ferry_source_phase_is_gone(ferry_source_phase(source));
+}
+
+bool ferry_source_is_over(const FerrySource *source)
+{
+    return ferry_source_phase_is_over(ferry_source_phase(source));
+}
+
 bool ferry_source_is_left(const FerrySource *source)
 {
     return atomic_load(&source->handed_off_pages) > 0;
@@ -215,10 +226,19 @@ static bool take_report(FerrySource *source, const GByteArray *body, GError **er
  */
 static bool is_due(FerrySource *source, const FerryFrame *frame)
 {
-    bool tells_of_missing_pages =
-        frame->type == FERRY_FRAME_LOADED || frame->type == FERRY_FRAME_COMPLETE;
+    FerrySourcePhase phase = ferry_source_phase(source);
+    bool left = ferry_backlog_guest(source->backlog) == FERRY_GUEST_LEFT;
 
-    return !tells_of_missing_pages || ferry_backlog_guest(source->backlog) == FERRY_GUEST_LEFT;
+    switch (frame->type) {
+    case FERRY_FRAME_LOADED:
+        return left || phase == FERRY_SOURCE_HANDED_OFF;
+    case FERRY_FRAME_COMPLETE:
+        return left;
+    case FERRY_FRAME_TAKEN:
+        return ferry_source_phase_is_gone(phase);
+    default:
+        return true;
+    }
 }
 
 /* One frame from the destination; false when the channel is over. */
@@ -246,6 +266,10 @@ static bool take_control_frame(FerrySource *source, GError **errp)
     case FERRY_FRAME_LOADED:
         ferry_event(loaded, "source");
         note(source, &source->loaded);
+        return true;
+    case FERRY_FRAME_TAKEN:
+        ferry_event(taken, "source");
+        note(source, &source->taken);
         return true;
     case FERRY_FRAME_COMPLETE:
         ferry_event(complete, "source");
@@ -275,20 +299,56 @@ static bool take_control_frame(FerrySource *source, GError **errp)
     }
 }
 
+/* Whether the destination has nothing more to say, or this side ends the connection. */
+static bool is_expected(FerrySource *source)
+{
+    bool expected;
+
+    g_mutex_lock(&source->lock);
+    expected = source->has_report || atomic_load(&source->hanging_up) ||
+               (source->complete && ferry_source_is_gone(source));
+    g_mutex_unlock(&source->lock);
+    return expected;
+}
+
+/* Whether the connection has served its purpose: that it breaks is no failure. */
+static bool is_over(FerrySource *source)
+{
+    FerrySourcePhase phase = ferry_source_phase(source);
+    bool taken;
+
+    g_mutex_lock(&source->lock);
+    taken =
+        source->taken && (phase == FERRY_SOURCE_RELEASED || phase == FERRY_SOURCE_DONE);
+    g_mutex_unlock(&source->lock);
+    return taken || is_expected(source);
+}
+
+/* Have those look who wait for the destination. */
+static void wake(FerrySource *source)
+{
+    g_mutex_lock(&source->lock);
+    g_cond_broadcast(&source->changed);
+    g_mutex_unlock(&source->lock);
+}
+
 static gpointer control_run(gpointer opaque)
 {
     FerrySource *source = opaque;
     GError *error = NULL;
+    bool is_news;
 
     while (take_control_frame(source, &error)) {
     }
+    is_news = !is_expected(source);
     ferry_source_lose_channel(source, error);
     /* Without it no channel is of use, and the destination must get to know. */
     ferry_source_shutdown(source);
     ferry_cause_close(&source->cause);
-    g_mutex_lock(&source->lock);
-    g_cond_broadcast(&source->changed);
-    g_mutex_unlock(&source->lock);
+    wake(source);
+    if (is_news && atomic_load(&source->is_open) && source->config.broken) {
+        source->config.broken(source->config.opaque);
+    }
     return NULL;
 }
 
@@ -298,22 +358,23 @@ void ferry_source_note_failure(FerrySource *source, GError *error)
 {
     ferry_cause_note(&source->cause, error);
     ferry_senders_interrupt(source->senders);
+    wake(source);
 }
 
 void ferry_source_lose_channel(void *opaque, GError *error)
 {
     FerrySource *source = opaque;
-    bool over;
 
-    g_mutex_lock(&source->lock);
-    over = source->has_report || atomic_load(&source->hanging_up) ||
-           (source->complete && ferry_source_phase_is_gone(ferry_source_phase(source)));
-    g_mutex_unlock(&source->lock);
-    if (over) {
+    if (is_over(source)) {
         g_error_free(error);
         return;
     }
     ferry_event(channel_lost, "source", error->message);
+    ferry_source_note_failure(source, error);
+}
+
+void ferry_source_abort(FerrySource *source, GError *error)
+{
     ferry_source_note_failure(source, error);
 }
 
@@ -322,12 +383,24 @@ GError *ferry_source_cause(FerrySource *source, unsigned timeout_ms)
     return ferry_cause_wait(&source->cause, timeout_ms);
 }
 
+/* The destination may be waiting to be told to run the guest: it never will be. */
+static void tell_peer(FerrySource *source, const GError *error)
+{
+    bool ours = error && error->code != FERRY_ERROR_REFUSED && error->code != FERRY_ERROR_IO &&
+                error->code != FERRY_ERROR_LOST;
+
+    ferry_channels_tell(&source->channels,
+                        ours ? error->message : "the guest goes on at the source");
+}
+
 /* The connection is of no use any more: the session waits for another one, or is over. */
 static void break_off(FerrySource *source, const GError *error)
 {
     FerrySourcePhase phase = ferry_source_phase(source);
 
-    if (ferry_source_phase_is_gone(phase)) {
+    if (phase == FERRY_SOURCE_RELEASED) {
+        ferry_source_enter(source, FERRY_SOURCE_IN_DOUBT);
+    } else if (ferry_source_phase_is_gone(phase)) {
         if (phase == FERRY_SOURCE_FETCHING) {
             ferry_event(paused, "source", error ? error->message : "");
         }
@@ -335,6 +408,9 @@ static void break_off(FerrySource *source, const GError *error)
     } else if (!ferry_source_phase_is_over(phase)) {
         ferry_source_enter(source, ferry_cause_is_cancelled(&source->cause) ? FERRY_SOURCE_CANCELLED
                                                                             : FERRY_SOURCE_FAILED);
+    }
+    if (!ferry_source_is_gone(source)) {
+        tell_peer(source, error);
     }
     ferry_source_shutdown(source);
 }
@@ -370,8 +446,8 @@ void ferry_source_cancel(FerrySource *source)
     ferry_source_note_failure(source,
                               g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED, "cancelled"));
     /* The driver may never come back to see it; and a hand-off that is too late is refused. */
-    if (!ferry_source_phase_is_gone(ferry_source_phase(source))) {
-        ferry_source_enter(source, FERRY_SOURCE_CANCELLED);
+    if (!ferry_source_is_gone(source) && ferry_source_enter(source, FERRY_SOURCE_CANCELLED)) {
+        ferry_channels_tell(&source->channels, "the migration was cancelled");
     }
     ferry_source_shutdown(source);
 }
@@ -418,6 +494,72 @@ void ferry_source_listen(FerrySource *source)
     source->control_thread = g_thread_new("ferry-control", control_run, source);
 }
 
+/* A channel went silent, or the blackout has become too long. */
+static void silent(void *opaque, GError *error)
+{
+    FerrySource *source = opaque;
+
+    ferry_source_note_failure(source, error);
+    ferry_source_shutdown(source);
+}
+
+void ferry_source_limit_blackout(FerrySource *source, unsigned limit_ms)
+{
+    source->limit_ms = limit_ms;
+    atomic_store(&source->give_up_us,
+                 limit_ms ? g_get_monotonic_time() + (gint64)limit_ms * 1000 : 0);
+}
+
+/* The guest must not stay stopped for ever, whatever it is that is waited for. */
+static GError *look_at_blackout(void *opaque)
+{
+    FerrySource *source = opaque;
+    gint64 give_up_us = atomic_load(&source->give_up_us);
+    bool handed_off = ferry_source_phase(source) == FERRY_SOURCE_HANDED_OFF;
+
+    /* Decided once: it may be about to be let go of. */
+    if (!give_up_us || g_get_monotonic_time() < give_up_us ||
+        ferry_source_phase_is_over(ferry_source_phase(source)) ||
+        !ferry_source_enter(source, FERRY_SOURCE_FAILED)) {
+        return NULL;
+    }
+    return g_error_new(FERRY_ERROR, FERRY_ERROR_TIMEOUT,
+                       "the guest was stopped for %u ms (switchover-timeout), waiting for %s",
+                       source->limit_ms,
+                       handed_off ? "the destination to load the state of its devices"
+                                  : "the last pages to arrive");
+}
+
+static void add_to_heartbeat(void *opaque, FerryChannel *channel)
+{
+    FerrySource *source = opaque;
+    bool is_data = g_str_has_prefix(channel->name, "data");
+
+    ferry_heartbeat_add(source->heartbeat, channel, true, !is_data);
+}
+
+void ferry_source_start(FerrySource *source)
+{
+    FerryPageServerConfig config = {
+        .backlog = source->backlog,
+        .senders = source->senders,
+        .failed = ferry_source_lose_channel,
+        .opaque = source,
+        .nr_requests = &source->nr_requests,
+    };
+
+    atomic_store(&source->is_open, true);
+    for (unsigned i = 0; i < source->channels.layout.nr_fetch; i++) {
+        config.channel = source->channels.fetch[i];
+        source->servers[i] = ferry_page_server_start(&config, i);
+    }
+    ferry_senders_start(source->senders, source->channels.data, source->channels.layout.nr_data);
+    source->heartbeat = ferry_heartbeat_new(source->config.timeout_ms, silent, source);
+    ferry_channels_foreach(&source->channels, add_to_heartbeat, source);
+    ferry_heartbeat_set_watch(source->heartbeat, look_at_blackout, source);
+    ferry_heartbeat_start(source->heartbeat);
+}
+
 bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_ms)
 {
     gint64 deadline = timeout_ms ? g_get_monotonic_time() + (gint64)timeout_ms * 1000 : G_MAXINT64;
@@ -425,6 +567,7 @@ bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_m
 
     g_mutex_lock(&source->lock);
     while (!*what && !ferry_cause_is_closed(&source->cause) &&
+           !ferry_cause_is_known(&source->cause) &&
            g_cond_wait_until(&source->changed, &source->lock, deadline)) {
     }
     came = *what;
@@ -462,6 +605,6 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     if (!ferry_source_wait(source, &source->ready, 0)) {
         return ferry_source_fail(source, errp);
     }
-    ferry_senders_start(source->senders, source->channels.data, layout.nr_data);
+    ferry_source_start(source);
     return ferry_source_enter(source, FERRY_SOURCE_COPYING) || ferry_source_fail(source, errp);
 }

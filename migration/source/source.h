@@ -9,17 +9,21 @@
  *     ferry_source_step ...      copies for a while; harvest when little is left
  *     ferry_source_harvest ...   a new round
  *     (the caller stops the vCPUs)
- *     ferry_source_hand_off     last harvest, last pages, fence: nothing is left missing
+ *     ferry_source_hand_off      last harvest, last pages, fence: nothing is left missing
+ *     (the caller sends the device state)
+ *     ferry_source_wait_loaded   the destination has it
+ *     ferry_source_go            it is to run the guest: the caller must not any more
+ *     ferry_source_wait_taken    it says that it does
  *     ferry_source_finish        waits for the destination's report
  *     ferry_source_free
  *
- * or, to hand off with pages missing, after which the source must not run the guest any more:
+ * or, to hand off with pages missing:
  *
  *     ferry_source_draft         the destination discards what it holds out of date
  *     (the caller stops the vCPUs)
  *     ferry_source_leave         last harvest, bitmap
  *     (the caller sends the device state)
- *     ferry_source_go            waits until it is loaded, and has the guest run there
+ *     ferry_source_wait_loaded, ferry_source_go
  *     ferry_source_push ...      until ferry_source_is_complete
  *     ferry_source_reconnect     after a failure in between
  *     ferry_source_finish, ferry_source_free
@@ -52,6 +56,8 @@ typedef struct FerrySourceConfig {
     unsigned
         nr_fetch; /* fetch channels, 0 to FERRY_FETCH_CHANNELS_MAX; none: nothing is left missing */
     unsigned timeout_ms; /* silence that means a broken connection: see heartbeat.h */
+    /* For how long the destination may take to load the device state, and to answer GO. */
+    unsigned switchover_ms;
     bool compress;       /* compress payloads where that helps (costs a stable copy) */
     bool checksum;       /* send a CRC32C of each payload (costs a stable copy of it) */
     bool send_hot;       /* do not put off pages that stay hot: to measure what that saves */
@@ -66,6 +72,12 @@ typedef struct FerrySourceConfig {
      * has not been stopped yet.
      */
     bool (*next_tracker)(void *opaque, const GError *why, FerryTracker *next);
+    /*
+     * The session's connection is of no use any more, after it had been opened: whatever else belongs to
+     * the migration can be broken off; optional.  Once for each connection, from a thread of its own,
+     * while the cause is known: see ferry_source_cause.
+     */
+    void (*broken)(void *opaque);
     void *opaque;
 } FerrySourceConfig;
 
@@ -120,8 +132,11 @@ bool ferry_source_harvest(FerrySource *source, uint64_t *dirty_pages, GError **e
 /* Whether another round of pre-copy would still shorten the blackout: see converge.h. */
 bool ferry_source_wants_round(FerrySource *source, uint64_t limit_bytes);
 
-/* The vCPUs have stopped: the blackout begins.  Tells the destination at once. */
-bool ferry_source_stopped(FerrySource *source, GError **errp);
+/*
+ * The vCPUs have stopped: the blackout begins, of at most @limit_ms as ferry_source_limit_blackout says.
+ * Tells the destination at once.
+ */
+bool ferry_source_stopped(FerrySource *source, unsigned limit_ms, GError **errp);
 
 /* Last harvest, all that is left, fences and the hand-off; the tracker is not used afterwards. */
 bool ferry_source_hand_off(FerrySource *source, GError **errp);
@@ -138,11 +153,20 @@ bool ferry_source_draft(FerrySource *source, GError **errp);
  */
 bool ferry_source_leave(FerrySource *source, GError **errp);
 
+/* Wait until the destination has loaded the device state, and can run the guest. */
+bool ferry_source_wait_loaded(FerrySource *source, GError **errp);
+
 /*
- * Wait until the destination has loaded the device state, and have it run the guest.  Until this
- * returns true, the guest may be taken back; after that never.
+ * Have the destination run the guest.  Does not wait.  False: it was not told, and the guest may be taken
+ * back.  After it returned true, the guest must never run on this side again.
  */
 bool ferry_source_go(FerrySource *source, GError **errp);
+
+/*
+ * With nothing missing: wait until the destination says that it has the guest.  False: the connection broke
+ * before that, and only a person can find out who has it.
+ */
+bool ferry_source_wait_taken(FerrySource *source, GError **errp);
 
 /* Let the channels work for at most @timeout_ms.  False: the connection broke; reconnect. */
 bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp);
@@ -169,6 +193,9 @@ FerrySourcePhase ferry_source_phase(const FerrySource *source);
 /* Whether the vCPUs of this side have stopped for the hand-off.  Any thread. */
 bool ferry_source_is_stopped(const FerrySource *source);
 
+/* Whether the guest may run at the destination, or may come to run there: from GO on.  Any thread. */
+bool ferry_source_is_gone(const FerrySource *source);
+
 /* Whether the guest was handed off with pages missing.  Any thread. */
 bool ferry_source_is_left(const FerrySource *source);
 
@@ -178,6 +205,18 @@ bool ferry_source_is_left(const FerrySource *source);
  * thread.
  */
 GError *ferry_source_cause(FerrySource *source, unsigned timeout_ms);
+
+/* Whether nothing comes after its phase.  Any thread. */
+bool ferry_source_is_over(const FerrySource *source);
+
+/*
+ * From now on, the session fails unless ferry_source_go has been called @limit_ms later; 0: whenever.  The
+ * driver's, or with what keeps that from going on.
+ */
+void ferry_source_limit_blackout(FerrySource *source, unsigned limit_ms);
+
+/* Something else that the migration needs has failed with @error (taken over).  Any thread. */
+void ferry_source_abort(FerrySource *source, GError *error);
 
 /* Break all channels, as a broken network would.  Any thread. */
 void ferry_source_shutdown(FerrySource *source);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -26,6 +27,11 @@ FerryChannel *ferry_channel_new(const FerryChannelOps *ops, void *opaque, const 
 void ferry_channel_shutdown(FerryChannel *channel)
 {
     channel->ops->shutdown(channel->opaque);
+}
+
+int ferry_channel_fd(const FerryChannel *channel)
+{
+    return channel->ops->fd ? channel->ops->fd(channel->opaque) : -1;
 }
 
 void ferry_channel_free(FerryChannel *channel)
@@ -56,9 +62,13 @@ bool ferry_channel_readv_all(FerryChannel *channel, struct iovec *iov, int nr_io
 {
     nr_iov = advance(&iov, nr_iov, 0);
     while (nr_iov > 0) {
-        ssize_t done =
-            channel->ops->readv(channel->opaque, iov, nr_iov > IOV_MAX ? IOV_MAX : nr_iov, errp);
+        ssize_t done;
 
+        atomic_store_explicit(&channel->read_began_us, g_get_monotonic_time(),
+                              memory_order_relaxed);
+        done =
+            channel->ops->readv(channel->opaque, iov, nr_iov > IOV_MAX ? IOV_MAX : nr_iov, errp);
+        atomic_store_explicit(&channel->read_began_us, 0, memory_order_relaxed);
         if (done < 0) {
             g_prefix_error(errp, "channel '%s': ", channel->name);
             return false;
@@ -109,15 +119,24 @@ bool ferry_channel_writev_all(FerryChannel *channel, struct iovec *iov, int nr_i
     return ok;
 }
 
+/* Whether the socket takes a few bytes at once; what waits in it already is heard as well. */
+static bool has_room(const FerryChannel *channel)
+{
+    struct pollfd out = {.fd = ferry_channel_fd(channel), .events = POLLOUT};
+
+    return out.fd < 0 || poll(&out, 1, 0) != 0;
+}
+
 bool ferry_channel_try_write_all(FerryChannel *channel, const void *data, size_t nr_bytes,
                                  bool *written, GError **errp)
 {
     struct iovec iov = {.iov_base = (void *)data, .iov_len = nr_bytes};
     bool ok = true;
 
-    *written = g_mutex_trylock(&channel->write_lock);
-    if (*written) {
-        ok = writev_locked(channel, &iov, 1, errp);
+    *written = false;
+    if (g_mutex_trylock(&channel->write_lock)) {
+        *written = has_room(channel);
+        ok = !*written || writev_locked(channel, &iov, 1, errp);
         g_mutex_unlock(&channel->write_lock);
     }
     return ok;
@@ -166,6 +185,11 @@ static ssize_t socket_writev(void *opaque, const struct iovec *iov, int nr_iov, 
     return done;
 }
 
+static int socket_fd(void *opaque)
+{
+    return GPOINTER_TO_INT(opaque);
+}
+
 static void socket_shutdown(void *opaque)
 {
     shutdown(GPOINTER_TO_INT(opaque), SHUT_RDWR);
@@ -181,6 +205,7 @@ FerryChannel *ferry_channel_new_socket(int fd, const char *name)
     static const FerryChannelOps socket_ops = {
         .readv = socket_readv,
         .writev = socket_writev,
+        .fd = socket_fd,
         .shutdown = socket_shutdown,
         .destroy = socket_destroy,
     };

@@ -24,6 +24,8 @@ typedef struct FerryChannelOps {
     /* Both block for at least one byte and return how many; 0 is end of stream, -1 an error. */
     ssize_t (*readv)(void *opaque, const struct iovec *iov, int nr_iov, GError **errp);
     ssize_t (*writev)(void *opaque, const struct iovec *iov, int nr_iov, GError **errp);
+    /* The socket behind it, to look at, or -1; optional. */
+    int (*fd)(void *opaque);
     /* Breaks the stream in both directions, at once, for both sides. */
     void (*shutdown)(void *opaque);
     /* Closes and frees @opaque. */
@@ -37,7 +39,8 @@ typedef struct FerryChannel {
     _Atomic uint64_t sent_bytes;
     _Atomic uint64_t received_bytes;
     GMutex write_lock;              /* held while a vector is written */
-    _Atomic int64_t write_began_us; /* monotonic: since when the write under way has waited; or 0 */
+    /* Monotonic: since when the read, or the write, that is under way has waited; or 0. */
+    _Atomic int64_t read_began_us, write_began_us;
 } FerryChannel;
 
 /* Takes over @opaque. */
@@ -56,7 +59,10 @@ void ferry_channel_free(FerryChannel *channel);
 bool ferry_channel_readv_all(FerryChannel *channel, struct iovec *iov, int nr_iov, GError **errp);
 bool ferry_channel_writev_all(FerryChannel *channel, struct iovec *iov, int nr_iov, GError **errp);
 
-/* Write all of it unless somebody is writing; *@written tells whether. */
+/* The socket behind it, or -1 if that is not known. */
+int ferry_channel_fd(const FerryChannel *channel);
+
+/* Write all of it unless somebody is writing, or it would have to wait; *@written tells whether. */
 bool ferry_channel_try_write_all(FerryChannel *channel, const void *data, size_t nr_bytes,
                                  bool *written, GError **errp);
 

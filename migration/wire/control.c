@@ -10,6 +10,10 @@
 #include "crc32c.h"
 #include "../error.h"
 
+/* How often, and after how long each, to try to send the reason of a failure. */
+#define ERROR_TRIES  50
+#define ERROR_TRY_MS 5
+
 bool ferry_control_send_for(FerryChannel *channel, FerryFrameType type, uint32_t region,
                             uint64_t number, const GByteArray *body, GError **errp)
 {
@@ -36,11 +40,27 @@ bool ferry_control_send(FerryChannel *channel, FerryFrameType type, uint64_t num
 
 void ferry_control_send_error(FerryChannel *channel, const char *text)
 {
-    g_autoptr(GByteArray) body = g_byte_array_new();
+    const uint32_t nr_bytes = (uint32_t)MIN(strlen(text), FERRY_ERROR_TEXT_MAX);
+    const FerryFrame frame = {
+        .type = FERRY_FRAME_ERROR,
+        .flags = nr_bytes ? FERRY_FRAME_PAYLOAD_CRC : 0,
+        .payload_bytes = nr_bytes,
+        .payload_crc = nr_bytes ? ferry_crc32c(0, text, nr_bytes) : 0,
+    };
+    uint8_t whole[FERRY_FRAME_BYTES + FERRY_ERROR_TEXT_MAX];
+    bool written = false;
 
-    g_byte_array_append(body, (const uint8_t *)text,
-                        (guint)MIN(strlen(text), FERRY_ERROR_TEXT_MAX));
-    ferry_control_send(channel, FERRY_FRAME_ERROR, 0, body, NULL);
+    ferry_frame_encode(&frame, whole);
+    memcpy(whole + FERRY_FRAME_BYTES, text, nr_bytes);
+    for (int i = 0; i < ERROR_TRIES && !written; i++) {
+        if (!ferry_channel_try_write_all(channel, whole, FERRY_FRAME_BYTES + nr_bytes, &written,
+                                         NULL)) {
+            return;
+        }
+        if (!written) {
+            g_usleep(ERROR_TRY_MS * 1000);
+        }
+    }
 }
 
 bool ferry_control_receive(FerryChannel *channel, FerryFrame *frame, GByteArray **body,

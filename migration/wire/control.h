@@ -21,7 +21,10 @@ bool ferry_control_send(FerryChannel *channel, FerryFrameType type, uint64_t num
 bool ferry_control_send_for(FerryChannel *channel, FerryFrameType type, uint32_t region,
                             uint64_t number, const GByteArray *body, GError **errp);
 
-/* Send an ERROR frame as well as it goes; a failure to send it is of no interest. */
+/*
+ * Send an ERROR frame as well as it goes; a failure to send it is of no interest.  Waits a quarter of a
+ * second at most for others that write, or for room.
+ */
 void ferry_control_send_error(FerryChannel *channel, const char *text);
 
 /*

@@ -33,27 +33,30 @@
  *     | -- PAGES, then FENCE number --------------> |  each data channel, if there are any left
  *     | -- MISSING region, segment -------------->  |  control: what the draft did not have
  *     | -- HANDOFF number, pages missing --------->  |  number of the last fence
+ *     | <-- LOADED ------------------------------- |  control: the device state is in
+ *     | -- GO ------------------------------------> |  control: run.  Until it sent this, the source
+ *     |                                            |  may take the guest back; after it, never
+ *     | <-- TAKEN -------------------------------- |  control: the guest is the destination's
  *     | <-- REPORT blackout ---------------------- |  control: once the guest runs, if nothing is
  *     |                                            |  missing; else when nothing is any more
  *
- * With pages missing, the destination asks for them from here on, and the source pushes the rest:
+ * With pages missing, the destination asks for them from HANDOFF on, and the source pushes the rest
+ * after GO:
  *
  *     | <-- FETCH page --------------------------- |  fetch channel: the guest waits for it
  *     | -- PAGES ---------------------------------> |  the same channel
- *     | <-- LOADED ------------------------------- |  control: the device state is in
- *     | -- GO ------------------------------------> |  control: run.  Until it sent this, the source
- *     |                                            |  may take the guest back
  *     | -- PAGES ---------------------------------> |  data channels: the rest
  *     | <-- COMPLETE ----------------------------- |  control: nothing is missing any more
  *
- * After a broken connection, between LOADED and COMPLETE, on new channels (HELLO as above):
+ * After a broken connection, between LOADED and COMPLETE with pages missing, on new channels (HELLO as
+ * above):
  *
  *     | -- RESUME number of channels ------------>  |  control
  *     | <-- MISSING region, segment -------------- |  control: all that is missing now
  *     | <-- RESUMED pages missing ---------------- |
- *     | -- GO ------------------------------------> |  it may have been lost
+ *     | -- GO ------------------------------------> |  it may have been lost; TAKEN answers again
  *
- * From STOPPED on, both sides send BEAT on every channel that they write to and that is idle, so
+ * From READY on, both sides send BEAT on every channel that they write to and that is idle, so
  * that silence means a broken connection.
  *
  * Either side may send ERROR on the control channel at any time before it closes it.
@@ -84,8 +87,8 @@
 #include "../stats.h"
 
 #define FERRY_WIRE_MAGIC       UINT32_C(0x59525246) /* "FRRY" */
-#define FERRY_WIRE_VERSION_MIN 3
-#define FERRY_WIRE_VERSION_MAX 3
+#define FERRY_WIRE_VERSION_MIN 4
+#define FERRY_WIRE_VERSION_MAX 4
 
 #define FERRY_FRAME_BYTES  32
 #define FERRY_EXTENT_BYTES 8
@@ -122,7 +125,8 @@ typedef enum {
     FERRY_FRAME_RESUME = 19,
     FERRY_FRAME_RESUMED = 20,
     FERRY_FRAME_FORGET = 21,
-    FERRY_FRAME_LAST = FERRY_FRAME_FORGET,
+    FERRY_FRAME_TAKEN = 22,
+    FERRY_FRAME_LAST = FERRY_FRAME_TAKEN,
 } FerryFrameType;
 
 typedef enum {

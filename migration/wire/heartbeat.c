@@ -7,6 +7,7 @@
 
 #include "../error.h"
 #include "frame.h"
+#include "progress.h"
 
 /* How often it is looked for silence. */
 #define LOOK_MS 100
@@ -14,9 +15,8 @@
 typedef struct BeatingChannel {
     FerryChannel *channel;
     bool writes, reads;
-    uint64_t sent_bytes;     /* at the last beat; the beating thread's */
-    uint64_t received_bytes; /* the looking thread's, like what follows */
-    gint64 heard_us;         /* when received_bytes last grew */
+    uint64_t sent_bytes;    /* at the last beat; the beating thread's */
+    FerryProgress progress; /* the looking thread's */
 } BeatingChannel;
 
 struct FerryHeartbeat {
@@ -24,9 +24,8 @@ struct FerryHeartbeat {
     FerrySilentFn *silent;
     void *opaque;
     GArray *channels; /* of BeatingChannel */
-    const char *probe_name;
-    FerrySilenceProbe *probe;
-    void *probe_opaque;
+    FerryWatchFn *watch;
+    void *watch_opaque;
     GThread *beating, *looking;
 
     GMutex lock;
@@ -54,19 +53,15 @@ void ferry_heartbeat_add(FerryHeartbeat *heartbeat, FerryChannel *channel, bool 
         .writes = writes,
         .reads = reads,
         .sent_bytes = channel->sent_bytes,
-        .received_bytes = channel->received_bytes,
-        .heard_us = g_get_monotonic_time(),
     };
 
     g_array_append_val(heartbeat->channels, one);
 }
 
-void ferry_heartbeat_set_probe(FerryHeartbeat *heartbeat, const char *name,
-                               FerrySilenceProbe *probe, void *opaque)
+void ferry_heartbeat_set_watch(FerryHeartbeat *heartbeat, FerryWatchFn *watch, void *opaque)
 {
-    heartbeat->probe_name = name;
-    heartbeat->probe = probe;
-    heartbeat->probe_opaque = opaque;
+    heartbeat->watch = watch;
+    heartbeat->watch_opaque = opaque;
 }
 
 /* Sleep; false when it is over. */
@@ -106,23 +101,31 @@ static gpointer beat_run(gpointer opaque)
     return NULL;
 }
 
+/* Whether what is written waits for longer than the time-out while the peer takes nothing. */
+static bool is_stuck(BeatingChannel *one, gint64 now_us, unsigned timeout_ms)
+{
+    gint64 began_us = one->channel->write_began_us;
+    gint64 stalled_ms;
+
+    if (!began_us) {
+        return false;
+    }
+    stalled_ms = ferry_progress_stalled_ms(&one->progress, ferry_channel_fd(one->channel), now_us);
+    return now_us - began_us > (gint64)timeout_ms * 1000 &&
+           (stalled_ms < 0 || stalled_ms > timeout_ms);
+}
+
 /* What is wrong with a channel, or NULL. */
 static GError *look_at(FerryHeartbeat *heartbeat, BeatingChannel *one)
 {
     gint64 now_us = g_get_monotonic_time();
-    gint64 timeout_us = (gint64)heartbeat->timeout_ms * 1000;
-    gint64 began_us = one->channel->write_began_us;
-    uint64_t received_bytes = one->channel->received_bytes;
+    gint64 began_us = one->channel->read_began_us;
 
-    if (received_bytes != one->received_bytes) {
-        one->received_bytes = received_bytes;
-        one->heard_us = now_us;
-    }
-    if (one->reads && now_us - one->heard_us > timeout_us) {
+    if (one->reads && began_us && now_us - began_us > (gint64)heartbeat->timeout_ms * 1000) {
         return g_error_new(FERRY_ERROR, FERRY_ERROR_IO, "channel '%s': nothing came for %u ms",
                            one->channel->name, heartbeat->timeout_ms);
     }
-    if (one->writes && began_us && now_us - began_us > timeout_us) {
+    if (one->writes && is_stuck(one, now_us, heartbeat->timeout_ms)) {
         return g_error_new(FERRY_ERROR, FERRY_ERROR_IO, "channel '%s': nothing went out for %u ms",
                            one->channel->name, heartbeat->timeout_ms);
     }
@@ -137,10 +140,8 @@ static GError *look(FerryHeartbeat *heartbeat)
     for (guint i = 0; i < heartbeat->channels->len && !error; i++) {
         error = look_at(heartbeat, &g_array_index(heartbeat->channels, BeatingChannel, i));
     }
-    if (!error && heartbeat->probe &&
-        heartbeat->probe(heartbeat->probe_opaque) > heartbeat->timeout_ms) {
-        error = g_error_new(FERRY_ERROR, FERRY_ERROR_IO, "%s: nothing came for %u ms",
-                            heartbeat->probe_name, heartbeat->timeout_ms);
+    if (!error && heartbeat->watch) {
+        error = heartbeat->watch(heartbeat->watch_opaque);
     }
     return error;
 }

@@ -2,7 +2,8 @@
  * Heartbeat: makes a connection that hangs show like one that broke.
  *
  * Both sides let something be heard on every channel at least each FERRY_BEAT_MS; whoever hears
- * nothing for longer than its time-out, or cannot get rid of what it writes, gives up.
+ * nothing for longer than its time-out while it reads, or writes what nobody takes (see progress.h), gives
+ * up.  Bytes count, not frames: a slow path is not a silent one.
  *
  * Threads: one that sends beats and one that looks; everything is called from the owner's thread.
  *
@@ -33,12 +34,11 @@ FerryHeartbeat *ferry_heartbeat_new(unsigned timeout_ms, FerrySilentFn *silent, 
 void ferry_heartbeat_add(FerryHeartbeat *heartbeat, FerryChannel *channel, bool writes, bool reads);
 
 /*
- * Something else that must be heard, called @name in messages: for how long it has been silent, in ms.
- * Before it starts; called from a thread of its own.
+ * Something else to look at as often: what is wrong with it, or NULL.  Before it starts; called from a
+ * thread of its own.
  */
-typedef uint64_t FerrySilenceProbe(void *opaque);
-void ferry_heartbeat_set_probe(FerryHeartbeat *heartbeat, const char *name,
-                               FerrySilenceProbe *probe, void *opaque);
+typedef GError *FerryWatchFn(void *opaque);
+void ferry_heartbeat_set_watch(FerryHeartbeat *heartbeat, FerryWatchFn *watch, void *opaque);
 
 void ferry_heartbeat_start(FerryHeartbeat *heartbeat);
 

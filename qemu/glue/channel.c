@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include <netinet/tcp.h>
 #include "io/channel-socket.h"
 #include "io/channel-tls.h"
 
@@ -46,6 +47,13 @@ static ssize_t ioc_writev(void *opaque, const struct iovec *iov, int nr_iov, GEr
     return done;
 }
 
+static int ioc_fd(void *opaque)
+{
+    QIOChannelSocket *socket = ferry_underlying_socket(opaque);
+
+    return socket ? socket->fd : -1;
+}
+
 static void ioc_shutdown(void *opaque)
 {
     qio_channel_shutdown(opaque, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
@@ -61,6 +69,7 @@ FerryChannel *ferry_channel_new_ioc(QIOChannel *ioc, const char *name)
     static const FerryChannelOps ops = {
         .readv = ioc_readv,
         .writev = ioc_writev,
+        .fd = ioc_fd,
         .shutdown = ioc_shutdown,
         .destroy = ioc_destroy,
     };
@@ -75,6 +84,26 @@ QIOChannelSocket *ferry_underlying_socket(QIOChannel *ioc)
         ioc = QIO_CHANNEL_TLS(ioc)->master;
     }
     return (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
+}
+
+void ferry_watch_socket(QIOChannelSocket *socket, unsigned timeout_ms, unsigned unsent_ms)
+{
+    const struct {
+        int level, name, value;
+    } options[] = {
+        {SOL_SOCKET, SO_KEEPALIVE, 1},
+        /* Three probes, each of which has a sixth of the time, after half of it. */
+        {IPPROTO_TCP, TCP_KEEPIDLE, MAX((int)timeout_ms / 2000, 1)},
+        {IPPROTO_TCP, TCP_KEEPINTVL, MAX((int)timeout_ms / 6000, 1)},
+        {IPPROTO_TCP, TCP_KEEPCNT, 3},
+        {IPPROTO_TCP, TCP_USER_TIMEOUT, (int)unsent_ms},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
+        /* On a UNIX socket the kernel says no, and nothing can get lost there. */
+        (void)setsockopt(socket->fd, options[i].level, options[i].name, &options[i].value,
+                         sizeof(options[i].value));
+    }
 }
 
 void ferry_propagate_error(Error **errp, GError *error)

@@ -43,6 +43,7 @@ static const FerryEvents events = {
     .handoff = trace_ferry_handoff,
     .loaded = trace_ferry_loaded,
     .go = trace_ferry_go,
+    .taken = trace_ferry_taken,
     .fault_asked = trace_ferry_fault_asked,
     .fault_answered = fault_answered,
     .fault_served = trace_ferry_fault_served,

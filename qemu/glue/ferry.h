@@ -49,6 +49,28 @@ void ferry_outgoing_cancelling(void);
 /* The migration is being cancelled.  Any thread. */
 void ferry_outgoing_cancel(void);
 
+/*
+ * Precopy is over, and the device state was sent: wait until the destination has loaded it, have it run the
+ * guest, and wait until it says that it does.  Not 0: the migration fails.  Where Ferry is not in use it
+ * sees to it that nobody waits for the word of a peer that never says any.  Migration thread, no BQL.
+ */
+int ferry_let_go(MigrationState *s);
+
+/* Whether the guest may run at the destination, so that it must not any more on this side.  Any thread. */
+bool ferry_is_gone(void);
+
+/* What is wrong with the stream to the destination; nothing that matters once the guest is gone. */
+int ferry_stream_error(MigrationState *s);
+
+/* Take the block devices back, unless the guest is gone.  With the BQL. */
+bool ferry_take_blocks_back(Error **errp);
+
+/* Whether it is too late to cancel; @errp then says why.  Main thread. */
+bool ferry_refuses_cancel(Error **errp);
+
+/* Whether the guest's memory is being sent with the vCPUs stopped, so that a reset has to wait. */
+bool ferry_delays_reset(void);
+
 /* Look for written pages, as auto-converge wants it.  False: QEMU is to do it.  With the BQL. */
 bool ferry_bitmap_sync(bool last_stage);
 
@@ -67,8 +89,8 @@ bool ferry_has_session(void);
 void ferry_postcopy_leave(MigrationState *s);
 
 /*
- * Send the device state, and wait until the destination has it.  Not 0: the guest is still this
- * side's.  Migration thread, with the BQL.
+ * Send the device state, wait until the destination has it, and have it run the guest.  Not 0: the guest
+ * is still this side's.  Migration thread, with the BQL, which is let go of meanwhile.
  */
 int ferry_send_packaged(MigrationState *s, const uint8_t *data, size_t nr_bytes);
 
@@ -80,9 +102,6 @@ int ferry_postcopy_prepare(struct MigrationIncomingState *mis);
 
 /* At the destination: memory lacks pages, which are to be fetched from here on.  Main thread. */
 int ferry_postcopy_listen(struct MigrationIncomingState *mis);
-
-/* The device state is loaded: have @run called in the main loop when the guest may run. */
-void ferry_postcopy_run(void (*run)(void *opaque), struct MigrationIncomingState *mis);
 
 /* The migration stream broke.  The thread that reads it. */
 void ferry_postcopy_paused(struct MigrationIncomingState *mis);
@@ -107,7 +126,10 @@ bool ferry_incoming_channel(struct QIOChannel *ioc);
 /* Whether no more connections are wanted; @all is what QEMU thinks.  Main thread. */
 bool ferry_has_all_channels(bool all);
 
-/* The device state is loaded.  Main thread. */
-void ferry_incoming_loaded(void);
+/*
+ * The device state is loaded, in precopy or postcopy: have @run called in the main loop when the guest may
+ * run.  Main thread.
+ */
+void ferry_incoming_run(void (*run)(void *opaque), struct MigrationIncomingState *mis);
 
 #endif

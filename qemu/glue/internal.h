@@ -42,6 +42,12 @@ FerryChannel *ferry_channel_new_ioc(QIOChannel *ioc, const char *name);
 /* The socket at the bottom of @ioc, plain or TLS; NULL if it is something else. */
 QIOChannelSocket *ferry_underlying_socket(QIOChannel *ioc);
 
+/*
+ * Have @socket's connection break when its peer, or the way there, has been silent for @timeout_ms, and when
+ * what was sent has not been taken for @unsent_ms.  Does nothing where it is not TCP.
+ */
+void ferry_watch_socket(QIOChannelSocket *socket, unsigned timeout_ms, unsigned unsent_ms);
+
 /* List this machine's RAM blocks that migrate. */
 void ferry_list_ram(FerryRegions *regions);
 

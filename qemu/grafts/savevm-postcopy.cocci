@@ -41,7 +41,7 @@ expression mis;
  {
  <...
 -migration_bh_schedule(loadvm_postcopy_handle_run_bh, mis);
-+ferry_postcopy_run(loadvm_postcopy_handle_run_bh, mis);
++ferry_incoming_run(loadvm_postcopy_handle_run_bh, mis);
  ...>
  }
 

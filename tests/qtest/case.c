@@ -357,7 +357,7 @@ static void check_used(Run *run, Vm *vm)
     if (reason || !qdict_haskey(info, "phase")) {
         g_error("%s: Ferry is not in use: %s", vm->name, reason ? reason : "no reason given");
     }
-    g_assert_cmpint(qdict_get_int(info, "version"), ==, 3);
+    g_assert_cmpint(qdict_get_int(info, "version"), ==, 4);
     for (const QListEntry *e = qlist_first(qdict_get_qlist(info, "channels")); e;
          e = qlist_next(e)) {
         const char *name = qdict_get_str(qobject_to(QDict, qlist_entry_obj(e)), "name");

@@ -32,6 +32,9 @@
 #endif
 #endif
 
+/* No test waits for it; longer than the slowest machine takes for anything. */
+#define PAIR_TIMEOUT_MS 120000
+
 static bool test_bit(_Atomic uint64_t *words, uint64_t bit)
 {
     return atomic_load(&words[bit / 64]) >> (bit % 64) & 1;
@@ -502,6 +505,8 @@ FakePair *fake_pair_new_full(const FakeRegion *from, const FakeRegion *to,
     FerrySourceConfig config = *wanted;
 
     config.session = 0xfe44;
+    config.timeout_ms = config.timeout_ms ?: PAIR_TIMEOUT_MS;
+    config.switchover_ms = config.switchover_ms ?: PAIR_TIMEOUT_MS;
     config.version = FERRY_WIRE_VERSION_MAX;
     config.dial = pair_dial;
     config.next_tracker = pair_next_tracker;
@@ -545,6 +550,15 @@ FakePair *fake_pair_new_fetching(const FakeRegion *from, const FakeRegion *to, u
                                   .timeout_ms = timeout_ms,
                               },
                               ordered);
+}
+
+void fake_pair_wait(FakePair *pair, const bool *what)
+{
+    g_mutex_lock(&pair->lock);
+    while (!*what) {
+        g_cond_wait(&pair->news, &pair->lock);
+    }
+    g_mutex_unlock(&pair->lock);
 }
 
 void fake_pair_free(FakePair *pair)

@@ -97,6 +97,9 @@ FakePair *fake_pair_new_fetching(const FakeRegion *from, const FakeRegion *to, u
 /* The same, configured like this; with a tracker that feeds if @ordered. */
 FakePair *fake_pair_new_full(const FakeRegion *from, const FakeRegion *to,
                              const FerrySourceConfig *wanted, bool ordered);
+/* Wait until @what, a flag of the pair's that is told by the session, is set. */
+void fake_pair_wait(FakePair *pair, const bool *what);
+
 void fake_pair_free(FakePair *pair);
 
 /* Cut all connections that are in use, or only the one that was dialled @number-th of them. */

@@ -81,7 +81,7 @@ static void test_control_breaks_after_hand_off(void)
 
     ferry_source_connect(source, &error);
     g_assert_no_error(error);
-    g_assert_true(ferry_source_stopped(source, &error));
+    g_assert_true(ferry_source_stopped(source, 0, &error));
     g_assert_true(ferry_source_hand_off(source, &error));
     shutdown(ends.control, SHUT_WR);
     g_assert_true(is_hung_up(ends.data));
@@ -110,6 +110,7 @@ static void finish(FakePair *pair)
 {
     g_autoptr(GError) error = NULL;
 
+    g_assert_true(ferry_source_wait_loaded(pair->source, &error));
     ferry_source_go(pair->source, &error);
     g_assert_no_error(error);
     while (!ferry_source_is_complete(pair->source)) {
@@ -135,7 +136,7 @@ static void test_tracker_fails_while_drafted(void)
     g_assert_nonnull(pair->failed_tracker);
     fake_machine_write(pair->from, 0, 77, 7777);
 
-    g_assert_true(ferry_source_stopped(pair->source, &error));
+    g_assert_true(ferry_source_stopped(pair->source, 0, &error));
     ferry_source_leave(pair->source, &error);
     g_assert_no_error(error);
     g_assert_true(ferry_destination_wait_left(pair->destination, &error));
@@ -152,7 +153,7 @@ static void test_last_page_before_loaded(void)
     g_autoptr(GError) error = NULL;
     volatile uint64_t *page;
 
-    g_assert_true(ferry_source_stopped(pair->source, &error));
+    g_assert_true(ferry_source_stopped(pair->source, 0, &error));
     ferry_source_leave(pair->source, &error);
     g_assert_no_error(error);
     g_assert_true(ferry_destination_wait_left(pair->destination, &error));

@@ -12,16 +12,18 @@
 
 /* May the column follow the row?  As written down in state.h, and not taken from the code. */
 static const char *const table[FERRY_DESTINATION_NR_PHASES] = {
-    /*               opening, copying, drafting, handed off, fetching, paused, done, parted, failed */
-    [OPENING] = "    -        y        -         -           -         -       -     -       y",
-    [COPYING] = "    -        y        y         y           -         -       -     -       y",
-    [DRAFTING] = "   -        y        y         y           -         -       -     -       y",
-    [HANDED_OFF] = " -        -        -         -           y         -       y     -       y",
-    [FETCHING] = "   -        -        -         -           -         y       y     -       -",
-    [PAUSED] = "     -        -        -         -           y         -       -     y       y",
-    [DONE] = "       -        -        -         -           -         -       -     y       -",
-    [PARTED] = "     -        -        -         -           -         -       y     -       -",
-    [FAILED] = "     -        -        -         -           -         -       -     -       -",
+    /*               opening copying drafting handed-off in-place loaded fetching paused done parted failed */
+    [OPENING] = "       -       y       -         -         -       -       -       -     -     -      y",
+    [COPYING] = "       -       y       y         y         -       -       -       -     -     -      y",
+    [DRAFTING] = "      -       y       y         y         -       -       -       -     -     -      y",
+    [HANDED_OFF] = "    -       -       -         -         y       -       y       -     -     -      y",
+    [IN_PLACE] = "      -       -       -         -         -       y       -       -     -     -      y",
+    [LOADED] = "        -       -       -         -         -       -       -       -     y     -      y",
+    [FETCHING] = "      -       -       -         -         -       -       -       y     y     -      y",
+    [PAUSED] = "        -       -       -         -         -       -       y       -     -     y      y",
+    [DONE] = "          -       -       -         -         -       -       -       -     -     y      y",
+    [PARTED] = "        -       -       -         -         -       -       -       -     y     -      y",
+    [FAILED] = "        -       -       -         -         -       -       -       -     -     -      -",
 };
 
 static bool may_follow(FerryDestinationPhase from, FerryDestinationPhase to)
@@ -68,7 +70,7 @@ static void test_table(void)
             nr_allowed += may;
         }
     }
-    g_assert_cmpuint(nr_allowed, ==, 20);
+    g_assert_cmpuint(nr_allowed, ==, 27);
     set_phase(hand, OPENING);
     hand_free(hand);
 }
@@ -97,6 +99,8 @@ static void test_predicates(void)
         {COPYING, true, false, false, true, false, FERRY_SESSION_COPY},
         {DRAFTING, true, false, false, true, false, FERRY_SESSION_COPY},
         {HANDED_OFF, false, false, false, true, false, FERRY_SESSION_HAND_OFF},
+        {IN_PLACE, false, false, false, true, true, FERRY_SESSION_HAND_OFF},
+        {LOADED, false, false, false, true, true, FERRY_SESSION_HAND_OFF},
         {FETCHING, false, true, false, true, false, FERRY_SESSION_FETCH},
         {PAUSED, false, true, true, false, false, FERRY_SESSION_PAUSED},
         {DONE, false, false, false, true, true, FERRY_SESSION_DONE},
@@ -135,7 +139,8 @@ static void test_failures(void)
     } cases[] = {
         {OPENING, FAILED, 1, 0},  {COPYING, FAILED, 1, 0},    {DRAFTING, FAILED, 1, 0},
         {FETCHING, PAUSED, 0, 1}, {HANDED_OFF, FAILED, 1, 0}, {PAUSED, PAUSED, 0, 0},
-        {DONE, DONE, 0, 0},       {PARTED, PARTED, 0, 0},     {FAILED, FAILED, 0, 0},
+        {IN_PLACE, FAILED, 1, 0}, {LOADED, FAILED, 1, 0},     {DONE, DONE, 0, 0},
+        {PARTED, PARTED, 0, 0},   {FAILED, FAILED, 0, 0},
     };
 
     G_STATIC_ASSERT(G_N_ELEMENTS(cases) == FERRY_DESTINATION_NR_PHASES);
@@ -143,6 +148,7 @@ static void test_failures(void)
         Hand *hand = hand_new();
 
         set_phase(hand, cases[i].from);
+        hand->destination->may_run = cases[i].from == DONE;
         ferry_destination_fail(hand->destination,
                                g_error_new_literal(FERRY_ERROR, FERRY_ERROR_SYSTEM, "first"));
         g_assert_cmpint(hand_phase(hand), ==, cases[i].to);
@@ -201,10 +207,15 @@ static void test_nothing_missing(void)
     hand_fence(hand, 2);
     g_assert_true(ferry_destination_wait_complete(hand->destination, NULL));
     g_assert_true(ferry_destination_loaded(hand->destination, NULL));
+    hand_expect(hand, FERRY_FRAME_LOADED, NULL);
+    g_assert_cmpuint(hand->nr_went, ==, 0);
+    hand_send(hand, FERRY_FRAME_GO, 0);
+    hand_expect(hand, FERRY_FRAME_TAKEN, NULL);
+    g_assert_cmpuint(hand->nr_went, ==, 1);
     ferry_destination_send_report(hand->destination);
     hand_expect(hand, FERRY_FRAME_REPORT, NULL);
     g_assert_cmpuint(hand->nr_complete, ==, 1);
-    hand_assert_phases("opening copying handed-off done");
+    hand_assert_phases("opening copying handed-off in-place loaded done");
     g_assert_cmpuint(hand_told.nr_proved, ==, 3);
     g_assert_cmpuint(hand_told.nr_opened, ==, 3);
     g_assert_cmpuint(hand_told.nr_refused, ==, 0);
@@ -222,7 +233,8 @@ static void test_fetched(void)
     g_assert_true(ferry_destination_loaded(hand->destination, NULL));
     hand_expect(hand, FERRY_FRAME_LOADED, NULL);
     hand_send(hand, FERRY_FRAME_GO, 0);
-    hand_await_count(&hand->nr_went, 1);
+    hand_expect(hand, FERRY_FRAME_TAKEN, NULL);
+    g_assert_cmpuint(hand->nr_went, ==, 1);
     hand_page(hand->data, 3);
 
     hand_cut(hand);
@@ -232,6 +244,7 @@ static void test_fetched(void)
     hand_expect(hand, FERRY_FRAME_MISSING, NULL);
     hand_expect(hand, FERRY_FRAME_RESUMED, NULL);
     hand_send(hand, FERRY_FRAME_GO, 0);
+    hand_expect(hand, FERRY_FRAME_TAKEN, NULL);
     hand_page(hand->fetch, 3);
     hand_page(hand->data, 5);
     hand_expect(hand, FERRY_FRAME_COMPLETE, NULL);
@@ -302,7 +315,8 @@ static void test_last_page_first(void)
     g_assert_cmpint(hand_phase(hand), ==, DONE);
     g_assert_cmpuint(hand->nr_complete, ==, 1);
     hand_send(hand, FERRY_FRAME_GO, 0);
-    hand_await_count(&hand->nr_went, 1);
+    hand_expect(hand, FERRY_FRAME_TAKEN, NULL);
+    g_assert_cmpuint(hand->nr_went, ==, 1);
     ferry_destination_query(hand->destination, &stats);
     g_assert_true(stats.has_report && stats.has_fetch);
     g_assert_cmpuint(stats.fetch.missing_pages, ==, 0);
@@ -345,6 +359,7 @@ static void test_report_when_parted(void)
     g_assert_true(ferry_destination_loaded(hand->destination, NULL));
     hand_expect(hand, FERRY_FRAME_LOADED, NULL);
     hand_send(hand, FERRY_FRAME_GO, 0);
+    hand_expect(hand, FERRY_FRAME_TAKEN, NULL);
     hand_page(hand->data, 3);
     hand_page(hand->data, 5);
     hand_expect(hand, FERRY_FRAME_COMPLETE, NULL);

@@ -187,15 +187,6 @@ static void copy_for_a_while(FakePair *pair, const Case *c)
     }
 }
 
-static void wait_for(FakePair *pair, const bool *what)
-{
-    g_mutex_lock(&pair->lock);
-    while (!*what) {
-        g_cond_wait(&pair->news, &pair->lock);
-    }
-    g_mutex_unlock(&pair->lock);
-}
-
 /* From the stop until the guest runs at the destination. */
 static void switch_over(FakePair *pair, Guest guests[NR_GUESTS])
 {
@@ -204,14 +195,16 @@ static void switch_over(FakePair *pair, Guest guests[NR_GUESTS])
     if (pair->from->workload) {
         fake_machine_stop(pair->from);
     }
-    g_assert_true(ferry_source_stopped(pair->source, &error));
+    g_assert_true(ferry_source_stopped(pair->source, 0, &error));
     ferry_source_leave(pair->source, &error);
     g_assert_no_error(error);
     g_assert_true(ferry_destination_wait_left(pair->destination, &error));
     g_assert_true(ferry_destination_loaded(pair->destination, NULL));
+    ferry_source_wait_loaded(pair->source, &error);
+    g_assert_no_error(error);
     ferry_source_go(pair->source, &error);
     g_assert_no_error(error);
-    wait_for(pair, &pair->went);
+    fake_pair_wait(pair, &pair->went);
     ferry_destination_running(pair->destination);
     guests_start(pair, guests);
 }
@@ -451,12 +444,12 @@ static void test_load_fails(void)
     FerryStats stats;
 
     copy_for_a_while(pair, &at_once);
-    g_assert_true(ferry_source_stopped(pair->source, &error));
+    g_assert_true(ferry_source_stopped(pair->source, 0, &error));
     g_assert_true(ferry_source_leave(pair->source, &error));
     g_assert_true(ferry_destination_wait_left(pair->destination, &error));
     ferry_destination_free(pair->destination, "no such device");
     pair->destination = NULL;
-    g_assert_false(ferry_source_go(pair->source, &error));
+    g_assert_false(ferry_source_wait_loaded(pair->source, &error));
     g_assert_error(error, FERRY_ERROR, FERRY_ERROR_REFUSED);
     g_assert_nonnull(strstr(error->message, "no such device"));
     g_assert_false(pair->went);

@@ -43,10 +43,15 @@ static void migrate(FakePair *pair, unsigned nr_rounds)
     if (pair->from->workload) {
         fake_machine_stop(pair->from);
     }
-    g_assert_true(ferry_source_stopped(pair->source, &error));
+    g_assert_true(ferry_source_stopped(pair->source, 0, &error));
     g_assert_true(ferry_source_hand_off(pair->source, &error));
     g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
     g_assert_true(ferry_destination_loaded(pair->destination, NULL));
+    g_assert_true(ferry_source_wait_loaded(pair->source, &error));
+    g_assert_false(pair->went);
+    g_assert_true(ferry_source_go(pair->source, &error));
+    g_assert_true(ferry_source_wait_taken(pair->source, &error));
+    fake_pair_wait(pair, &pair->went);
     ferry_destination_running(pair->destination);
     ferry_destination_send_report(pair->destination);
     g_assert_true(ferry_source_finish(pair->source, 10000));
@@ -125,7 +130,7 @@ static void test_lossy(void)
             fake_machine_write(pair->from, 0, page, 7);
         }
         g_assert_true(ferry_source_harvest(pair->source, NULL, &error));
-        g_assert_true(ferry_source_stopped(pair->source, &error));
+        g_assert_true(ferry_source_stopped(pair->source, 0, &error));
         g_assert_true(ferry_source_hand_off(pair->source, &error));
         g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
         g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 25);
@@ -156,7 +161,7 @@ static void test_tracker_fails_last(void)
 
     pair->from->fails_at = 1;
     g_assert_true(ferry_source_connect(pair->source, &error));
-    g_assert_true(ferry_source_stopped(pair->source, &error));
+    g_assert_true(ferry_source_stopped(pair->source, 0, &error));
     g_assert_false(ferry_source_hand_off(pair->source, &error));
     g_assert_error(error, FERRY_ERROR, FERRY_ERROR_TRACKER);
     fake_pair_free(pair);
@@ -216,7 +221,7 @@ static void test_hot_pages(void)
     g_assert_cmpuint(stats.deferred_pages, >=, 5 * 50);
     g_assert_cmpuint(stats.remaining_bytes, ==, 50 * FERRY_PAGE_BYTES);
     ferry_stats_clear(&stats);
-    g_assert_true(ferry_source_stopped(pair->source, &error));
+    g_assert_true(ferry_source_stopped(pair->source, 0, &error));
     g_assert_true(ferry_source_hand_off(pair->source, &error));
     g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
     g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 0);
@@ -312,7 +317,7 @@ static void test_idle_chunks(void)
         fake_machine_write(pair->from, 0, 20 * FERRY_CHUNK_PAGES + 8, 4);
         fake_machine_write(pair->from, 0, 40 * FERRY_CHUNK_PAGES, 4);
         fake_machine_write(pair->from, 1, 15 * FERRY_CHUNK_PAGES, 4);
-        g_assert_true(ferry_source_stopped(pair->source, &error));
+        g_assert_true(ferry_source_stopped(pair->source, 0, &error));
         g_assert_true(ferry_source_hand_off(pair->source, &error));
         g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
         g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 0);

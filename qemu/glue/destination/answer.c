@@ -26,6 +26,7 @@
 #include "load.h"
 #include "lost.h"
 #include "postcopy.h"
+#include "run.h"
 #include "session.h"
 
 /* --- What the engine wants of this machine ---------------------------------------------------- */
@@ -143,7 +144,8 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
         .complete = ferry_load_memory_decided,
         .warn = warn,
         .list_vcpus = ferry_postcopy_list_vcpus,
-        .go = ferry_postcopy_go,
+        .handed_off = ferry_load_memory_decided,
+        .go = ferry_incoming_go,
         .stream_idle_ms = ferry_postcopy_stream_idle_ms,
         .broken = ferry_postcopy_broken,
         .resumed = ferry_lost_end,

@@ -19,14 +19,16 @@
 #include "../internal.h"
 #include "load.h"
 #include "postcopy.h"
+#include "run.h"
 #include "session.h"
 
-static Coroutine *waiting; /* for the memory to be complete */
+static Coroutine *waiting; /* for the memory to be complete, or handed off */
 
 static void wake(void *opaque)
 {
     Coroutine *waiter = waiting;
 
+    ferry_incoming_check();
     if (waiter) {
         waiting = NULL;
         aio_co_wake(waiter);
@@ -37,6 +39,16 @@ static void wake(void *opaque)
 void ferry_load_memory_decided(void *opaque)
 {
     aio_bh_schedule_oneshot(qemu_get_aio_context(), wake, NULL);
+}
+
+bool ferry_load_wait(void)
+{
+    if (!qemu_in_coroutine()) {
+        return false;
+    }
+    waiting = qemu_coroutine_self();
+    qemu_coroutine_yield();
+    return true;
 }
 
 /* The source goes on without Ferry: what was prepared is not needed. */
@@ -60,6 +72,8 @@ static int load_setup(void)
         return -EINVAL;
     }
     ferry_incoming_begin();
+    /* From here on, a session that has failed is the end of the migration. */
+    ferry_incoming_check();
     return 0;
 }
 
@@ -70,11 +84,8 @@ static int load_end(void)
     bool done = ferry_destination_is_complete(destination, &error);
 
     /* With pages missing, the source says that this is the end when it knows that they have come. */
-    if (!done && !error && !ferry_destination_is_left(destination)) {
-        if (qemu_in_coroutine()) {
-            waiting = qemu_coroutine_self();
-            qemu_coroutine_yield();
-        } else {
+    while (!done && !error && !ferry_destination_is_left(destination)) {
+        if (!ferry_load_wait()) {
             ferry_destination_wait_complete(destination, NULL);
         }
         done = ferry_destination_is_complete(destination, &error);
@@ -114,13 +125,6 @@ bool ferry_load_state(QEMUFile *f, int *ret)
         *ret = -EINVAL;
     }
     return true;
-}
-
-void ferry_incoming_loaded(void)
-{
-    if (ferry_incoming_active()) {
-        ferry_destination_loaded(ferry_incoming_destination(), NULL);
-    }
 }
 
 void ferry_load_cleanup(void)

@@ -14,7 +14,16 @@ bool ferry_load_state(QEMUFile *f, int *ret);
 /* SaveVMHandlers' load_cleanup: ends the session, if there is one. */
 void ferry_load_cleanup(void);
 
-/* All memory is in place, or the session failed: a FerryDestinationOps' complete.  Any thread. */
+/*
+ * All memory is in place, or handed off, or the session failed: a FerryDestinationOps' complete and
+ * handed_off.  Any thread.
+ */
 void ferry_load_memory_decided(void *opaque);
+
+/*
+ * Let the main loop go on until that happens, which may have been something else than what is waited for.
+ * False, at once, on a thread that cannot.
+ */
+bool ferry_load_wait(void);
 
 #endif

@@ -93,13 +93,18 @@ void ferry_lost_stop_for_ever(void)
     }
 }
 
-static void abandon(void *opaque)
+void ferry_lost_give_up(void)
 {
     lost.stopped = false;
     ferry_lost_stop_for_ever();
     ferry_incoming_stop_listening();
     ferry_incoming_keep_last();
     ferry_incoming_end(NULL, false);
+}
+
+static void abandon(void *opaque)
+{
+    ferry_lost_give_up();
 }
 
 /* Before they can see pages that are not what they should be. */

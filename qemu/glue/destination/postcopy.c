@@ -27,6 +27,7 @@
 
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
+#include "load.h"
 #include "lost.h"
 #include "postcopy.h"
 #include "session.h"
@@ -35,8 +36,7 @@
 #define MAX_NETDEVS 256
 
 static struct {
-    bool advised; /* QEMU wanted memory emptied, and Ferry does that */
-    void (*run)(void *opaque);
+    bool advised;    /* QEMU wanted memory emptied, and Ferry does that */
     int64_t part_ms; /* since when something is due on the stream; 0: nothing is.  Atomic */
     GMutex lock;     /* for what follows */
     QIOChannel *io;  /* the stream's, to break it; a reference */
@@ -145,7 +145,11 @@ int ferry_postcopy_listen(MigrationIncomingState *mis)
     if (!destination) {
         return postcopy_ram_incoming_setup(mis);
     }
-    /* What the source sends for it left before the command that brought us here. */
+    /*
+     * What the source sends for it left before the command that brought us here, but by another way.
+     */
+    while (ferry_destination_awaits_handoff(destination) && ferry_load_wait()) {
+    }
     if (!ferry_destination_wait_left(destination, &error)) {
         error_report("ferry: %s", error->message);
         g_error_free(error);
@@ -157,33 +161,12 @@ int ferry_postcopy_listen(MigrationIncomingState *mis)
 
 /* --- The guest runs ------------------------------------------------------------------------------ */
 
-void ferry_postcopy_run(void (*run)(void *opaque), MigrationIncomingState *mis)
+/* On a thread of the engine's. */
+void ferry_postcopy_note_go(void)
 {
     FerryDestination *destination = ferry_incoming_destination();
-    GError *error = NULL;
 
-    if (!destination || !ferry_destination_is_left(destination)) {
-        migration_bh_schedule(run, mis);
-        return;
-    }
-    postcopy.run = run;
-    if (!ferry_destination_loaded(destination, &error)) {
-        /* Past the point where QEMU knows how to fail; the guest goes on at the source. */
-        error_report("ferry: %s", error->message);
-        exit(EXIT_FAILURE);
-    }
-}
-
-static void run_now(void *opaque)
-{
-    migration_bh_schedule(postcopy.run, migration_incoming_get_current());
-}
-
-/* On a thread of the engine's. */
-void ferry_postcopy_go(void *opaque)
-{
-    note_due(true);
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), run_now, NULL);
+    note_due(destination && ferry_destination_is_left(destination));
 }
 
 /* On a thread of the engine's. */

@@ -28,8 +28,8 @@ uint64_t ferry_postcopy_stream_idle_ms(void *opaque);
 /* A FerryDestinationOps' list_vcpus.  Any thread. */
 void ferry_postcopy_list_vcpus(void *opaque, GArray *threads);
 
-/* The guest may run here: a FerryDestinationOps' go.  Any thread. */
-void ferry_postcopy_go(void *opaque);
+/* The guest may run here.  Any thread. */
+void ferry_postcopy_note_go(void);
 
 /* The connection broke: a FerryDestinationOps' broken.  Any thread. */
 void ferry_postcopy_broken(void *opaque, const GError *why);

@@ -154,6 +154,7 @@ static bool open_session(MigrationState *s, char **reason)
     config.nr_channels = choose_channels();
     config.nr_fetch = choose_fetch_channels();
     config.timeout_ms = ferry_settings()->network_timeout_ms;
+    config.switchover_ms = ferry_settings()->switchover_timeout_ms;
     config.checksum = ferry_settings()->checksum;
     config.compress = ferry_settings()->compression == FERRY_COMPRESSION_ZSTD;
     config.send_hot = !ferry_settings()->x_defer;

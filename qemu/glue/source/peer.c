@@ -13,6 +13,7 @@
 #include "qapi/clone-visitor.h"
 #include "qapi/qapi-visit-sockets.h"
 #include "migration/migration.h"
+#include "migration/options.h"
 #include "migration/qemu-file.h"
 #include "migration/savevm.h"
 #include "migration/tls.h"
@@ -50,6 +51,8 @@ static struct {
     PongState pong;
     uint8_t version;
     uint64_t token;
+    bool spoke;      /* the destination has said anything at all */
+    bool given_up;   /* it has not to the end, and nobody waits for it any more */
     bool listens;    /* the destination has a listener of its own ... */
     uint32_t number; /* ... here */
 } peer;
@@ -64,6 +67,7 @@ void ferry_peer_reset(void)
 {
     g_mutex_lock(&peer.lock);
     peer.pong = PONG_NONE;
+    peer.spoke = peer.given_up = false;
     peer.listens = false;
     peer.cancelled = false;
     g_mutex_unlock(&peer.lock);
@@ -74,6 +78,7 @@ bool ferry_outgoing_pong(uint32_t value)
     bool ours = true;
 
     g_mutex_lock(&peer.lock);
+    peer.spoke = true;
     switch (peer.pong) {
     case PONG_NONE:
         ours = value >> 16 == FERRY_PONG_MAGIC;
@@ -329,6 +334,29 @@ FerryChannel *ferry_peer_dial(void *opaque, const char *name, GError **errp)
     channel = ferry_channel_new_ioc(ioc, name);
     object_unref(OBJECT(ioc));
     return channel;
+}
+
+void ferry_peer_end_silence(MigrationState *s)
+{
+    bool ours = s->rp_state.rp_thread_created && !migrate_postcopy_ram() && !migrate_return_path();
+
+    g_mutex_lock(&peer.lock);
+    peer.given_up = ours && !peer.spoke;
+    ours = peer.given_up;
+    g_mutex_unlock(&peer.lock);
+    if (ours) {
+        qio_channel_shutdown(qemu_file_get_ioc(s->to_dst_file), QIO_CHANNEL_SHUTDOWN_READ, NULL);
+    }
+}
+
+bool ferry_peer_is_given_up(void)
+{
+    bool given_up;
+
+    g_mutex_lock(&peer.lock);
+    given_up = peer.given_up;
+    g_mutex_unlock(&peer.lock);
+    return given_up;
 }
 
 void ferry_peer_cancel(void)

@@ -25,6 +25,15 @@ bool ferry_peer_ask(MigrationState *s, uint8_t *version, uint64_t *session, char
  */
 FerryChannel *ferry_peer_dial(void *opaque, const char *name, GError **errp);
 
+/*
+ * If the destination has never said a word on the return path, and only Ferry wanted one, have QEMU's thread
+ * that reads it end, as none will come.  Migration thread.
+ */
+void ferry_peer_end_silence(MigrationState *s);
+
+/* Whether that was done.  Any thread. */
+bool ferry_peer_is_given_up(void);
+
 /* End what blocks in ferry_peer_ask() and ferry_peer_dial(), until the next reset.  Any thread. */
 void ferry_peer_cancel(void);
 

@@ -7,6 +7,7 @@
  */
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
+#include "qemu/main-loop.h"
 #include "system/runstate.h"
 #include "migration/misc.h"
 #include "migration/migration.h"
@@ -23,6 +24,7 @@
 #include "../trace.h"
 #include "peer.h"
 #include "postcopy.h"
+#include "release.h"
 #include "session.h"
 
 static struct {
@@ -82,13 +84,18 @@ uint64_t ferry_postcopy_pending(uint64_t limit)
 void ferry_postcopy_leave(MigrationState *s)
 {
     GError *error = NULL;
+    bool ok;
 
     if (!ferry_outgoing_active()) {
         ram_postcopy_send_discard_bitmap(s);
         return;
     }
     precopy_notify(PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC, NULL);
-    if (!ferry_source_leave(ferry_outgoing_source(), &error)) {
+    ferry_outgoing_switch();
+    bql_unlock();
+    ok = ferry_source_leave(ferry_outgoing_source(), &error);
+    bql_lock();
+    if (!ok) {
         ferry_session_error(s->to_dst_file, error);
         return;
     }
@@ -99,19 +106,20 @@ void ferry_postcopy_leave(MigrationState *s)
 int ferry_send_packaged(MigrationState *s, const uint8_t *data, size_t nr_bytes)
 {
     GError *error = NULL;
-    int ret = qemu_savevm_send_packaged(s->to_dst_file, data, nr_bytes);
+    int ret;
 
-    if (ret || !ferry_outgoing_is_left()) {
-        return ret;
-    }
-    ret = qemu_fflush(s->to_dst_file);
-    if (ret) {
-        return ret;
+    if (!ferry_outgoing_is_left()) {
+        return qemu_savevm_send_packaged(s->to_dst_file, data, nr_bytes);
     }
     ferry_source_set_bandwidth(ferry_outgoing_source(), migrate_max_postcopy_bandwidth());
-    return ferry_source_go(ferry_outgoing_source(), &error)
-               ? 0
-               : ferry_session_error(s->to_dst_file, error);
+    bql_unlock();
+    ret = qemu_savevm_send_packaged(s->to_dst_file, data, nr_bytes);
+    ret = ret ?: qemu_fflush(s->to_dst_file);
+    if (ret == 0 && !ferry_release_guest(s, &error)) {
+        ret = ferry_session_error(s->to_dst_file, error);
+    }
+    bql_lock();
+    return ret;
 }
 
 /* Requests, as QEMU reports them. */

@@ -354,13 +354,19 @@ bool ferry_free_page_hint(void *addr, size_t len)
 int ferry_save_complete(QEMUFile *f)
 {
     GError *error = NULL;
+    bool ok;
 
     /* If the guest was paused all along, nothing has told it yet. */
     if (!ferry_outgoing_stop(&error)) {
         return ferry_session_error(f, error);
     }
     precopy_notify(PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC, NULL);
-    if (!ferry_source_hand_off(ferry_outgoing_source(), &error)) {
+    ferry_outgoing_switch();
+    /* What waits for the network does not keep the monitor waiting. */
+    bql_unlock();
+    ok = ferry_source_hand_off(ferry_outgoing_source(), &error);
+    bql_lock();
+    if (!ok) {
         return ferry_session_error(f, error);
     }
     stat64_add(&mig_stats.dirty_sync_count, 1);

@@ -9,6 +9,7 @@
 #include "migration/misc.h"
 #include "migration/migration.h"
 #include "migration/migration-stats.h"
+#include "migration/options.h"
 #include "migration/qemu-file.h"
 
 #include "ferry/glue/ferry.h"
@@ -16,6 +17,7 @@
 #include "ferry/migration/error.h"
 #include "../internal.h"
 #include "peer.h"
+#include "release.h"
 #include "session.h"
 
 /* How long the end of the return path waits for Ferry to say why. */
@@ -82,12 +84,49 @@ static void yank(void *opaque)
     break_channels();
 }
 
+/*
+ * The session's connection broke.  QEMU's own belongs to it: break that too, so that nobody waits there,
+ * and have it known why before QEMU says so in its own words.  On a thread of the engine's.
+ */
+static void broken(void *opaque)
+{
+    MigrationState *s = opaque;
+    FerrySource *source = ferry_outgoing_hold();
+    g_autoptr(GError) cause = NULL;
+    Error *err = NULL;
+
+    if (source) {
+        cause = ferry_source_cause(source, 0);
+        ferry_outgoing_release();
+    }
+    if (cause && !g_error_matches(cause, FERRY_ERROR, FERRY_ERROR_CANCELLED)) {
+        error_setg(&err, "%s", cause->message);
+        migrate_set_error(s, err);
+        error_free(err);
+    }
+    WITH_QEMU_LOCK_GUARD(&s->qemu_file_lock)
+    {
+        if (s->to_dst_file) {
+            qemu_file_shutdown(s->to_dst_file);
+        }
+    }
+}
+
+static void watch_main_channel(MigrationState *s, unsigned more_ms)
+{
+    unsigned timeout_ms = ferry_settings()->network_timeout_ms;
+
+    ferry_watch_socket(ferry_underlying_socket(qemu_file_get_ioc(s->to_dst_file)), timeout_ms,
+                       timeout_ms + more_ms);
+}
+
 bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GError **errp)
 {
     FerrySourceConfig own = *config;
     FerryRegions regions;
 
     own.opaque = s;
+    own.broken = broken;
     g_mutex_lock(&outgoing.lock);
     outgoing.version = (uint8_t)own.version;
     g_mutex_unlock(&outgoing.lock);
@@ -113,6 +152,7 @@ bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GEr
         ferry_outgoing_close();
         return false;
     }
+    watch_main_channel(s, 0);
     g_mutex_lock(&outgoing.lock);
     outgoing.active = true;
     g_mutex_unlock(&outgoing.lock);
@@ -182,9 +222,43 @@ const FerryRegions *ferry_outgoing_regions(void)
     return &outgoing.regions;
 }
 
+/* For how long the guest may be stopped from now on; a guest that had been paused may be for longer. */
+static unsigned blackout_ms(MigrationState *s)
+{
+    return runstate_is_live(s->vm_old_state) ? ferry_settings()->switchover_timeout_ms : 0;
+}
+
 bool ferry_outgoing_stop(GError **errp)
 {
-    return ferry_source_is_stopped(outgoing.source) || ferry_source_stopped(outgoing.source, errp);
+    MigrationState *s = migrate_get_current();
+
+    if (ferry_source_is_stopped(outgoing.source)) {
+        return true;
+    }
+    /* Until all pages have come, the destination does not read what else is sent. */
+    watch_main_channel(s, ferry_settings()->switchover_timeout_ms);
+    /* Somebody else may want to keep it stopped for now. */
+    return ferry_source_stopped(outgoing.source,
+                                migrate_pause_before_switchover() ? 0 : blackout_ms(s), errp);
+}
+
+void ferry_outgoing_switch(void)
+{
+    MigrationState *s = migrate_get_current();
+
+    if (migrate_pause_before_switchover()) {
+        ferry_source_limit_blackout(outgoing.source, blackout_ms(s));
+    }
+}
+
+bool ferry_outgoing_is_gone(void)
+{
+    bool gone;
+
+    g_mutex_lock(&outgoing.lock);
+    gone = outgoing.source && ferry_source_is_gone(outgoing.source);
+    g_mutex_unlock(&outgoing.lock);
+    return gone;
 }
 
 bool ferry_outgoing_is_stopped(void)
@@ -263,6 +337,9 @@ void ferry_return_path_error(MigrationState *s, const Error *error)
     g_autoptr(GError) cause = NULL;
     Error *err = NULL;
 
+    if (ferry_ends_return_path()) {
+        return;
+    }
     if (!ferry_outgoing_active()) {
         /* While channels are being opened, this is how it shows that nobody will answer. */
         break_channels();

@@ -54,6 +54,12 @@ const FerryRegions *ferry_outgoing_regions(void);
  */
 bool ferry_outgoing_stop(GError **errp);
 
+/* The hand-off begins: nobody keeps the guest stopped any more but Ferry.  Migration thread. */
+void ferry_outgoing_switch(void);
+
+/* Whether there is a session that has let go of the guest.  Any thread. */
+bool ferry_outgoing_is_gone(void);
+
 /* Whether they have; while the session is active. */
 bool ferry_outgoing_is_stopped(void);
 

@@ -10,6 +10,13 @@ from suite import Failure
 
 def test_auto_converge(case):
     """A guest that writes faster than the network is slowed down until its memory can follow."""
+    for _ in range(3):  # on a busy host the guest may write so little that its memory follows
+        if was_throttled(case):
+            return
+    raise Failure('the guest was not throttled')
+
+
+def was_throttled(case):
     with Bench(case) as bench:
         src = bench.source()
         begin = time.monotonic()
@@ -21,13 +28,12 @@ def test_auto_converge(case):
         bench.expect_cancelled(src, 'the guest writes too little: memory followed it without help',
                                caps={'auto-converge': False}, on_poll=give_up)
         seen = []
-        dst, result = bench.migrate(src, caps={'auto-converge': True}, timeout=60, on_poll=lambda
+        dst, result = bench.migrate(src, caps={'auto-converge': True}, timeout=120, on_poll=lambda
                                     info, _: seen.append(info.get('cpu-throttle-percentage', 0)))
         print(f'# {result.total_ms} ms, downtime {result.downtime_ms} ms, throttled by up to '
               f'{max(seen)} %')
-        if not max(seen):
-            raise Failure('the guest was not throttled')
         bench.check_goes_on(dst)
+        return max(seen) > 0
 
 
 def measure_steps(case, steps):
@@ -77,7 +83,7 @@ def test_bandwidth(case):
 
 CASES = [
     Case('native kvm: auto-converge', {'fill': 256, 'write': 256}, test=test_auto_converge,
-         params={'max-bandwidth': 150 << 20, 'cpu-throttle-initial': 70,
+         params={'max-bandwidth': 50 << 20, 'cpu-throttle-initial': 70,
                  'cpu-throttle-increment': 25}),
     # Memory is touched before: what the host has taken back comes more slowly than these rates.
     Case('native kvm: max-bandwidth', {'fill': 350}, params={'downtime-limit': 20},

@@ -1,0 +1,107 @@
+/*
+ * Running the guest at the destination: when the source has let go of it, and not before.
+ *
+ * Threads: the main thread, except where marked.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "block/aio.h"
+#include "migration/misc.h"
+#include "migration/migration.h"
+#include "migration/qemu-file.h"
+
+#include "ferry/glue/ferry.h"
+#include "../internal.h"
+#include "lost.h"
+#include "postcopy.h"
+#include "run.h"
+#include "session.h"
+
+/* Starts the guest; not NULL while GO is waited for. */
+static void (*pending)(void *opaque);
+
+/* --- Failing -------------------------------------------------------------------------------------- */
+
+static void set_error(const GError *error)
+{
+    Error *err = NULL;
+
+    error_setg(&err, "ferry: %s", error->message);
+    migrate_set_error(migrate_get_current(), err);
+    error_free(err);
+}
+
+/* As QEMU does when it cannot load the state of the guest. */
+static void fail_loaded(MigrationIncomingState *mis, const GError *error)
+{
+    pending = NULL;
+    migrate_set_state(&mis->state, mis->state, MIGRATION_STATUS_FAILED);
+    if (!mis->exit_on_error && !mis->have_listen_thread) {
+        migration_incoming_state_destroy();
+        return;
+    }
+    error_report("ferry: %s", error->message);
+    if (mis->exit_on_error) {
+        exit(EXIT_FAILURE);
+    }
+    ferry_lost_give_up();
+}
+
+void ferry_incoming_check(void)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    FerryDestination *destination = ferry_incoming_destination();
+    g_autoptr(GError) error = NULL;
+
+    if (!destination || !ferry_incoming_active() ||
+        ferry_destination_is_complete(destination, &error) || !error) {
+        return;
+    }
+    set_error(error);
+    if (pending) {
+        fail_loaded(mis, error);
+    } else if (mis->from_src_file) {
+        /* Whoever reads the stream gets to know, and fails in QEMU's own way. */
+        qemu_file_shutdown(mis->from_src_file);
+    }
+}
+
+/* --- Running -------------------------------------------------------------------------------------- */
+
+static void run_now(void *opaque)
+{
+    void (*run)(void *opaque) = pending;
+
+    if (run) {
+        pending = NULL;
+        migration_bh_schedule(run, migration_incoming_get_current());
+    }
+}
+
+/* On a thread of the engine's. */
+void ferry_incoming_go(void *opaque)
+{
+    ferry_postcopy_note_go();
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), run_now, NULL);
+}
+
+static void check(void *opaque)
+{
+    ferry_incoming_check();
+}
+
+void ferry_incoming_run(void (*run)(void *opaque), MigrationIncomingState *mis)
+{
+    if (!ferry_incoming_active()) {
+        migration_bh_schedule(run, mis);
+        return;
+    }
+    pending = run;
+    if (!ferry_destination_loaded(ferry_incoming_destination(), NULL)) {
+        /* Not from within QEMU's own loading. */
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), check, NULL);
+    }
+}

@@ -1,0 +1,15 @@
+/*
+ * Running the guest at the destination; what QEMU calls is in ferry.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_GLUE_DESTINATION_RUN_H
+#define FERRY_GLUE_DESTINATION_RUN_H
+
+/* The source has let go of the guest: a FerryDestinationOps' go.  Any thread. */
+void ferry_incoming_go(void *opaque);
+
+/* If the session has failed, have the migration fail, wherever it stands.  Main thread. */
+void ferry_incoming_check(void);
+
+#endif

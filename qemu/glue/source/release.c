@@ -1,0 +1,131 @@
+/*
+ * Letting go of the guest: the moment from which it is the destination's, and what QEMU must not do after it.
+ *
+ * The destination runs the guest when it hears GO, and for no other reason.  GO is sent once, with the BQL,
+ * and only if by then nobody has cancelled and nothing has failed.  Before it, whatever happens, the source
+ * takes the guest back; after it, never, whatever QEMU meets on its own connection.
+ *
+ * Threads: the migration thread, except where ferry.h says otherwise.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/main-loop.h"
+#include "io/channel.h"
+#include "system/runstate.h"
+#include "migration/misc.h"
+#include "migration/migration.h"
+#include "migration/options.h"
+#include "migration/qemu-file.h"
+
+#include "ferry/glue/ferry.h"
+#include "ferry/migration/error.h"
+#include "../internal.h"
+#include "peer.h"
+#include "release.h"
+#include "session.h"
+
+/* --- GO ------------------------------------------------------------------------------------------ */
+
+/* With the BQL, so that nobody cancels between the look and the word. */
+static bool say_go(MigrationState *s, GError **errp)
+{
+    FerrySource *source = ferry_outgoing_source();
+    RunState old_state = s->vm_old_state;
+
+    if (migrate_has_error(s) || qemu_file_get_error(s->to_dst_file)) {
+        ferry_source_abort(source, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO,
+                                                       "the migration stream broke"));
+    }
+    /* Nothing that QEMU does when a migration ends starts a guest that was in this state. */
+    s->vm_old_state = RUN_STATE_POSTMIGRATE;
+    if (!ferry_source_go(source, errp)) {
+        s->vm_old_state = old_state;
+        return false;
+    }
+    return true;
+}
+
+bool ferry_release_guest(MigrationState *s, GError **errp)
+{
+    if (!ferry_source_wait_loaded(ferry_outgoing_source(), errp)) {
+        return false;
+    }
+    BQL_LOCK_GUARD();
+    return say_go(s, errp);
+}
+
+int ferry_let_go(MigrationState *s)
+{
+    GError *error = NULL;
+
+    if (!ferry_outgoing_active()) {
+        ferry_peer_end_silence(s);
+        return 0;
+    }
+    if (ferry_outgoing_is_gone()) {
+        /* In post-copy long since; and all pages have come. */
+        return 0;
+    }
+    return ferry_release_guest(s, &error) &&
+                   ferry_source_wait_taken(ferry_outgoing_source(), &error)
+               ? 0
+               : ferry_session_error(s->to_dst_file, error);
+}
+
+/* --- What follows from it ------------------------------------------------------------------------ */
+
+bool ferry_is_gone(void)
+{
+    return ferry_outgoing_is_gone();
+}
+
+int ferry_stream_error(MigrationState *s)
+{
+    return ferry_is_gone() ? 0 : qemu_file_get_error(s->to_dst_file);
+}
+
+bool ferry_take_blocks_back(Error **errp)
+{
+    return ferry_is_gone() || migration_block_activate(errp);
+}
+
+bool ferry_refuses_cancel(Error **errp)
+{
+    if (!ferry_is_gone()) {
+        return false;
+    }
+    error_setg(errp, "The destination was told to run the guest, cannot cancel");
+    return true;
+}
+
+bool ferry_delays_reset(void)
+{
+    FerrySource *source = ferry_outgoing_hold();
+    bool sending;
+
+    if (!source) {
+        return false;
+    }
+    sending = ferry_source_is_stopped(source) && !ferry_source_is_over(source);
+    ferry_outgoing_release();
+    return sending;
+}
+
+bool ferry_ends_return_path(void)
+{
+    FerrySource *source;
+    bool ends;
+
+    if (ferry_peer_is_given_up()) {
+        return true;
+    }
+    source = ferry_outgoing_hold();
+    if (!source) {
+        return false;
+    }
+    ends = ferry_source_is_gone(source) &&
+           (!ferry_source_is_left(source) || ferry_source_is_complete(source));
+    ferry_outgoing_release();
+    return ends;
+}

@@ -1,0 +1,22 @@
+/*
+ * Letting go of the guest; what QEMU calls is in ferry.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_GLUE_SOURCE_RELEASE_H
+#define FERRY_GLUE_SOURCE_RELEASE_H
+
+#include "qemu/typedefs.h"
+
+#include <glib.h>
+
+/*
+ * Wait until the destination has loaded the device state, and have it run the guest.  False: it was not
+ * told, and the guest is still this side's.  Migration thread, no BQL.
+ */
+bool ferry_release_guest(MigrationState *s, GError **errp);
+
+/* Whether it is no news that the return path breaks: nothing depends on it any more.  Any thread. */
+bool ferry_ends_return_path(void);
+
+#endif

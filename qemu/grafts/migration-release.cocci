@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// file: migration/migration.c
+// hooks: migration_completion, postcopy_start, migration_iteration_finish
+// why: the destination runs the guest when Ferry tells it to, and from then on nothing that QEMU
+//      meets on its own connection may make this side take the guest back.
+// places: 5
+
+@@
+expression s;
+@@
+ migration_completion(...)
+ {
+ <...
+(
+-close_return_path_on_source(s)
++ferry_let_go(s) || (close_return_path_on_source(s) && !ferry_is_gone())
+|
+-qemu_file_get_error(s->to_dst_file)
++ferry_stream_error(s)
+)
+ ...>
+ }
+
+@@
+expression ms;
+@@
+ postcopy_start(...)
+ {
+ <...
+-qemu_file_get_error(ms->to_dst_file)
++ferry_stream_error(ms)
+ ...>
+ }
+
+@@
+expression errp;
+@@
+ migration_iteration_finish(...)
+ {
+ <...
+-migration_block_activate(errp)
++ferry_take_blocks_back(errp)
+ ...>
+ }

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// file: system/runstate.c
+// hooks: qemu_reset_requested
+// why: a reset writes to memory.  While that of a stopped guest is being sent, and the monitor
+//      answers meanwhile, it has to wait.
+
+@@
+@@
+ qemu_reset_requested(...)
+ {
++    if (ferry_delays_reset()) {
++        return SHUTDOWN_CAUSE_NONE;
++    }
+ ...
+ }
