@@ -524,8 +524,18 @@ FakePair *fake_pair_new_full(const FakeRegion *from, const FakeRegion *to,
         pair);
     regions = fake_machine_list(pair->from);
     pair->tracker = fake_machine_tracker(pair->from, ordered);
-    pair->source = ferry_source_new(&config, &regions, &pair->tracker);
+    pair->config = config;
+    pair->source = ferry_source_new(&pair->config, &regions, &pair->tracker);
     return pair;
+}
+
+void fake_pair_set_tracker(FakePair *pair, const FerryTracker *tracker)
+{
+    FerryRegions regions = fake_machine_list(pair->from);
+
+    ferry_source_free(pair->source);
+    pair->tracker = *tracker;
+    pair->source = ferry_source_new(&pair->config, &regions, &pair->tracker);
 }
 
 FakePair *fake_pair_new(const FakeRegion *from, const FakeRegion *to, unsigned nr_channels,

@@ -72,7 +72,8 @@ typedef struct FakePair {
     GMutex lock;
     GPtrArray *warnings; /* of char * */
     _Atomic unsigned nr_complete;
-    FerryTracker tracker; /* the source's */
+    FerrySourceConfig config; /* the source's, like the tracker */
+    FerryTracker tracker;
     char *failed_tracker; /* why it was replaced */
 
     /* Pages may be left missing: every connection goes through a relay. */
@@ -100,6 +101,8 @@ FakePair *fake_pair_new_full(const FakeRegion *from, const FakeRegion *to,
 /* Wait until @what, a flag of the pair's that is told by the session, is set. */
 void fake_pair_wait(FakePair *pair, const bool *what);
 
+/* A source with another tracker instead, which must outlive it; only before it connects. */
+void fake_pair_set_tracker(FakePair *pair, const FerryTracker *tracker);
 void fake_pair_free(FakePair *pair);
 
 /* Cut all connections that are in use, or only the one that was dialled @number-th of them. */
