@@ -111,6 +111,16 @@ bool ferry_destination_is_left(FerryDestination *destination);
 void ferry_destination_break(FerryDestination *destination);
 
 /*
+ * The stream that the device state came on broke, with pages left missing.  True if the session waits for
+ * another connection: the source may have let go of the guest.  False if it has failed; or if all pages are
+ * in and the guest is this side's, so that nothing more is to come.
+ */
+bool ferry_destination_stream_broke(FerryDestination *destination);
+
+/* Whether GO has come: the guest is this side's. */
+bool ferry_destination_has_guest(FerryDestination *destination);
+
+/*
  * The source will not come back: the session fails, and missing pages read as zero from here on.  Only
  * while the connection is broken.  Any thread.
  */

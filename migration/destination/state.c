@@ -6,6 +6,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include <stdatomic.h>
+
 #include "../wire/control.h"
 #include "../error.h"
 #include "../events.h"
@@ -185,15 +187,27 @@ static bool cut_off(FerryDestination *destination, const GError *error, ChannelR
     if (!g_error_matches(error, FERRY_ERROR, FERRY_ERROR_IO)) {
         *control = destination->control;
     }
-    /* Only the session's own channels: some that have just come may be the next connection's. */
+    /*
+     * Only the session's own channels: some that have just come may be the next connection's.  And as long
+     * as it is not known who has the guest, the control channel is read to its end: GO, or that the source
+     * keeps it, may be on the way.
+     */
     for (guint i = 0; i < destination->readers->len; i++) {
         ChannelReader *reader = g_ptr_array_index(destination->readers, i);
+        bool may_tell = reader == destination->control && !destination->may_run;
 
-        if (reader->proved && reader != *control) {
+        if (reader->proved && reader != *control && !may_tell) {
             ferry_channel_shutdown(reader->channel);
         }
     }
     return true;
+}
+
+/* Whether anything of the guest's memory has come. */
+static bool has_memory(const FerryDestination *destination)
+{
+    return destination->reached > 0 || atomic_load(&destination->receiver.normal_pages) > 0 ||
+           atomic_load(&destination->receiver.zero_pages) > 0;
 }
 
 /*
@@ -208,8 +222,11 @@ static bool give_up(FerryDestination *destination, const GError *error, ChannelR
         !ferry_destination_enter(destination, FERRY_DESTINATION_FAILED)) {
         return false;
     }
+    /* Before memory has come, the source can go on without Ferry: then a break is no reason to tell. */
+    if (has_memory(destination) || !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_IO)) {
+        *control = destination->control;
+    }
     destination->error = g_error_copy(error);
-    *control = destination->control;
     ferry_event(cause, "destination", error->message);
     return true;
 }
@@ -358,6 +375,33 @@ bool ferry_destination_wait_left(FerryDestination *destination, GError **errp)
     }
     g_mutex_unlock(&destination->lock);
     return left;
+}
+
+bool ferry_destination_has_guest(FerryDestination *destination)
+{
+    bool has_guest;
+
+    g_mutex_lock(&destination->lock);
+    has_guest = destination->may_run;
+    g_mutex_unlock(&destination->lock);
+    return has_guest;
+}
+
+bool ferry_destination_stream_broke(FerryDestination *destination)
+{
+    bool over, waits;
+
+    g_mutex_lock(&destination->lock);
+    over = destination->may_run && destination->phase == FERRY_DESTINATION_DONE;
+    g_mutex_unlock(&destination->lock);
+    if (over) {
+        return false;
+    }
+    ferry_destination_break(destination);
+    g_mutex_lock(&destination->lock);
+    waits = ferry_destination_is_cut_off(destination);
+    g_mutex_unlock(&destination->lock);
+    return waits;
 }
 
 bool ferry_destination_is_left(FerryDestination *destination)

@@ -158,7 +158,7 @@ bool ferry_source_wait_taken(FerrySource *source, GError **errp)
     ferry_source_shutdown(source);
     g_set_error(errp, FERRY_ERROR, FERRY_ERROR_LOST,
                 "the destination was told to run the guest, and did not say that it does (%s): let the "
-                "guest go on here only if it does not run there",
+                "guest go on here only if the migration has failed there, or that QEMU has ended",
                 cause ? cause->message : "nothing came");
     return false;
 }
@@ -170,7 +170,7 @@ bool ferry_source_is_complete(FerrySource *source)
     bool complete;
 
     g_mutex_lock(&source->lock);
-    complete = source->complete;
+    complete = source->complete && source->taken;
     g_mutex_unlock(&source->lock);
     return complete;
 }
@@ -194,12 +194,12 @@ bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp)
             ferry_senders_kick(source->senders);
         }
         g_mutex_lock(&source->lock);
-        while (!source->complete && !ferry_cause_is_closed(&source->cause)) {
+        while (!(source->complete && source->taken) && !ferry_cause_is_closed(&source->cause)) {
             if (!g_cond_wait_until(&source->changed, &source->lock, look)) {
                 break;
             }
         }
-        over = ferry_cause_is_closed(&source->cause) && !source->complete;
+        over = ferry_cause_is_closed(&source->cause) && !(source->complete && source->taken);
         g_mutex_unlock(&source->lock);
     }
     return true;

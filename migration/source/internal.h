@@ -48,6 +48,7 @@ struct FerrySource {
     _Atomic uint64_t left_pages; /* pages of the round that the tracker still keeps */
     _Atomic bool hanging_up;     /* this side ends the connection: that it breaks is no news */
     _Atomic bool is_open;        /* the session has been opened: its end is news to the caller */
+    _Atomic bool is_silent;      /* nothing has come on it, or gone out, for too long */
     /* Monotonic: when the guest is taken back unless it is gone by then; 0: not limited. */
     _Atomic gint64 give_up_us;
     unsigned limit_ms; /* how long that was */

@@ -59,6 +59,7 @@ void ferry_source_hang_up(FerrySource *source)
 {
     atomic_store(&source->hanging_up, true);
     atomic_store(&source->is_open, false);
+    atomic_store(&source->is_silent, false);
     ferry_source_shutdown(source);
     if (source->control_thread) {
         g_thread_join(source->control_thread);
@@ -306,7 +307,7 @@ static bool is_expected(FerrySource *source)
 
     g_mutex_lock(&source->lock);
     expected = source->has_report || atomic_load(&source->hanging_up) ||
-               (source->complete && ferry_source_is_gone(source));
+               (source->complete && source->taken && ferry_source_is_gone(source));
     g_mutex_unlock(&source->lock);
     return expected;
 }
@@ -340,7 +341,7 @@ static gpointer control_run(gpointer opaque)
 
     while (take_control_frame(source, &error)) {
     }
-    is_news = !is_expected(source);
+    is_news = !is_expected(source) || atomic_load(&source->is_silent);
     ferry_source_lose_channel(source, error);
     /* Without it no channel is of use, and the destination must get to know. */
     ferry_source_shutdown(source);
@@ -371,6 +372,11 @@ void ferry_source_lose_channel(void *opaque, GError *error)
     }
     ferry_event(channel_lost, "source", error->message);
     ferry_source_note_failure(source, error);
+}
+
+bool ferry_source_has_failed(const FerrySource *source)
+{
+    return ferry_cause_is_known(&source->cause) || ferry_source_phase(source) == FERRY_SOURCE_FAILED;
 }
 
 void ferry_source_abort(FerrySource *source, GError *error)
@@ -499,6 +505,7 @@ static void silent(void *opaque, GError *error)
 {
     FerrySource *source = opaque;
 
+    atomic_store(&source->is_silent, true);
     ferry_source_note_failure(source, error);
     ferry_source_shutdown(source);
 }

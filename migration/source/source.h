@@ -171,7 +171,7 @@ bool ferry_source_wait_taken(FerrySource *source, GError **errp);
 /* Let the channels work for at most @timeout_ms.  False: the connection broke; reconnect. */
 bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp);
 
-/* Whether the destination has all pages. */
+/* Whether the destination has said that it has all pages, and that it has the guest. */
 bool ferry_source_is_complete(FerrySource *source);
 
 /*
@@ -198,6 +198,9 @@ bool ferry_source_is_gone(const FerrySource *source);
 
 /* Whether the guest was handed off with pages missing.  Any thread. */
 bool ferry_source_is_left(const FerrySource *source);
+
+/* Whether something has failed, whether or not that has been noticed by a call.  Any thread. */
+bool ferry_source_has_failed(const FerrySource *source);
 
 /*
  * Why it failed: a copy of the cause, the caller's to free, or NULL.  Waits at most @timeout_ms while

@@ -62,6 +62,9 @@ bool ferry_is_gone(void);
 /* What is wrong with the stream to the destination; nothing that matters once the guest is gone. */
 int ferry_stream_error(MigrationState *s);
 
+/* Whether the destination has said that it has the guest and all of its memory.  Migration thread. */
+bool ferry_has_sent_all(void);
+
 /* Take the block devices back, unless the guest is gone.  With the BQL. */
 bool ferry_take_blocks_back(Error **errp);
 
@@ -102,6 +105,15 @@ int ferry_postcopy_prepare(struct MigrationIncomingState *mis);
 
 /* At the destination: memory lacks pages, which are to be fetched from here on.  Main thread. */
 int ferry_postcopy_listen(struct MigrationIncomingState *mis);
+
+/*
+ * Whether the migration is to pause when its stream breaks, and not to fail: with Ferry, as soon as the
+ * source may have let go of the guest; else if the guest is @running.  The thread that reads the stream.
+ */
+bool ferry_postcopy_pauses(bool running);
+
+/* What comes of reading the stream to its end, or until it broke, with @ret.  QEMU's listen thread. */
+int ferry_postcopy_listened(int ret);
 
 /* The migration stream broke.  The thread that reads it. */
 void ferry_postcopy_paused(struct MigrationIncomingState *mis);

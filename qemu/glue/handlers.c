@@ -21,7 +21,7 @@ static SaveVMHandlers stock;
 
 static int save_setup(QEMUFile *f, void *opaque, Error **errp)
 {
-    return ferry_outgoing_active() ? ferry_save_setup(f, errp) : stock.save_setup(f, opaque, errp);
+    return ferry_save_begins() ? ferry_save_setup(f, errp) : stock.save_setup(f, opaque, errp);
 }
 
 static int save_live_iterate(QEMUFile *f, void *opaque)

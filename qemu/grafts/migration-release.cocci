@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // file: migration/migration.c
-// hooks: migration_completion, postcopy_start, migration_iteration_finish
+// hooks: migration_completion, postcopy_start, migration_detect_error, migration_iteration_finish
 // why: the destination runs the guest when Ferry tells it to, and from then on nothing that QEMU
 //      meets on its own connection may make this side take the guest back.
-// places: 5
+// places: 6
 
 @@
 expression s;
@@ -40,5 +40,16 @@ expression errp;
  <...
 -migration_block_activate(errp)
 +ferry_take_blocks_back(errp)
+ ...>
+ }
+
+@@
+expression file, other, errp;
+@@
+ migration_detect_error(...)
+ {
+ <...
+-qemu_file_get_error_obj_any(file, other, errp)
++ferry_has_sent_all() ? 0 : qemu_file_get_error_obj_any(file, other, errp)
  ...>
  }

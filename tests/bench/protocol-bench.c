@@ -104,7 +104,7 @@ static void run_rounds(Kind kind, PageWriter *writer, unsigned nr_rounds,
 
 static void hand_off(FakePair *pair)
 {
-    g_assert_true(ferry_source_stopped(pair->source, NULL));
+    g_assert_true(ferry_source_stopped(pair->source, 0, NULL));
     g_assert_true(ferry_source_hand_off(pair->source, NULL));
     g_assert_true(ferry_destination_wait_complete(pair->destination, NULL));
     g_assert_cmpuint(fake_machine_compare(pair->from, pair->to), ==, 0);

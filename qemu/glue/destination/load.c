@@ -90,6 +90,9 @@ static int load_end(void)
         }
         done = ferry_destination_is_complete(destination, &error);
     }
+    /* A source that says so before the guest is this side's is none of ours. */
+    done = done && (!ferry_destination_is_left(destination) ||
+                    ferry_destination_has_guest(destination));
     g_clear_error(&error);
     /* Why not is reported when the session is cleaned up. */
     return done ? 0 : -EIO;

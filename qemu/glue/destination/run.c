@@ -40,6 +40,8 @@ static void fail_loaded(MigrationIncomingState *mis, const GError *error)
     pending = NULL;
     migrate_set_state(&mis->state, mis->state, MIGRATION_STATUS_FAILED);
     if (!mis->exit_on_error && !mis->have_listen_thread) {
+        /* Lest the source is told on it that all is well. */
+        qemu_file_shutdown(mis->from_src_file);
         migration_incoming_state_destroy();
         return;
     }

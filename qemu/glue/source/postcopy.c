@@ -160,6 +160,7 @@ int ferry_resume_prepare(MigrationState *s)
     uint64_t session;
     uint8_t version;
 
+    ferry_outgoing_hold_main(s);
     if (!ferry_peer_ask(s, &version, &session, &reason)) {
         error_report("ferry: cannot resume: %s", reason);
         return -EIO;

@@ -85,6 +85,12 @@ int ferry_stream_error(MigrationState *s)
     return ferry_is_gone() ? 0 : qemu_file_get_error(s->to_dst_file);
 }
 
+bool ferry_has_sent_all(void)
+{
+    return ferry_outgoing_active() && ferry_outgoing_is_left() &&
+           ferry_source_is_complete(ferry_outgoing_source());
+}
+
 bool ferry_take_blocks_back(Error **errp)
 {
     return ferry_is_gone() || migration_block_activate(errp);

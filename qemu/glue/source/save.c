@@ -91,6 +91,22 @@ static void skip_discarded(void)
     }
 }
 
+bool ferry_save_begins(void)
+{
+    g_autoptr(GError) cause = NULL;
+
+    if (!ferry_outgoing_active()) {
+        return false;
+    }
+    if (ferry_outgoing_mark()) {
+        return true;
+    }
+    cause = ferry_source_cause(ferry_outgoing_source(), 0);
+    ferry_outgoing_close();
+    ferry_outgoing_set_reason(cause ? cause->message : "the session had failed before it was used");
+    return false;
+}
+
 int ferry_save_setup(QEMUFile *f, Error **errp)
 {
     bool started;

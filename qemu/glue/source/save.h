@@ -8,6 +8,12 @@
 
 #include "qemu/typedefs.h"
 
+/*
+ * Whether Ferry carries the memory, as it is told next.  A session that has failed by now ends: as no memory
+ * has gone, QEMU's own path can still carry all of it.
+ */
+bool ferry_save_begins(void);
+
 /* SaveVMHandlers' save_setup: dirty tracking begins, and the stream says that this is Ferry's. */
 int ferry_save_setup(QEMUFile *f, Error **errp);
 

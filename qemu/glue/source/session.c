@@ -41,6 +41,9 @@ static struct {
     FerryRegions regions; /* as handed to the source: for looking blocks up */
     bool cancelling;      /* the user has cancelled it; atomic */
 
+    QIOChannel *main; /* QEMU's own connection, to be broken with ours; a reference, under the lock */
+    bool marked;      /* the stream says that Ferry carries the memory: no way back; under the lock */
+
     /* Accounting on the thread that drives the session. */
     uint64_t counted_bytes, counted_normal, counted_zero;
 } outgoing;
@@ -90,26 +93,55 @@ static void yank(void *opaque)
  */
 static void broken(void *opaque)
 {
-    MigrationState *s = opaque;
     FerrySource *source = ferry_outgoing_hold();
     g_autoptr(GError) cause = NULL;
+    QIOChannel *main = NULL;
     Error *err = NULL;
 
-    if (source) {
-        cause = ferry_source_cause(source, 0);
-        ferry_outgoing_release();
+    if (!source) {
+        return;
     }
+    if (outgoing.marked && outgoing.main) {
+        main = QIO_CHANNEL(object_ref(OBJECT(outgoing.main)));
+    }
+    /* What breaks when all is done is no failure. */
+    if (main && !(ferry_source_is_gone(source) && ferry_source_is_complete(source))) {
+        cause = ferry_source_cause(source, 0);
+    }
+    ferry_outgoing_release();
     if (cause && !g_error_matches(cause, FERRY_ERROR, FERRY_ERROR_CANCELLED)) {
         error_setg(&err, "%s", cause->message);
-        migrate_set_error(s, err);
+        migrate_set_error(opaque, err);
         error_free(err);
     }
-    WITH_QEMU_LOCK_GUARD(&s->qemu_file_lock)
-    {
-        if (s->to_dst_file) {
-            qemu_file_shutdown(s->to_dst_file);
-        }
+    if (main) {
+        qio_channel_shutdown(main, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+        object_unref(OBJECT(main));
     }
+}
+
+void ferry_outgoing_hold_main(MigrationState *s)
+{
+    QIOChannel *old;
+
+    g_mutex_lock(&outgoing.lock);
+    old = outgoing.main;
+    outgoing.main = s ? QIO_CHANNEL(object_ref(OBJECT(qemu_file_get_ioc(s->to_dst_file)))) : NULL;
+    g_mutex_unlock(&outgoing.lock);
+    if (old) {
+        object_unref(OBJECT(old));
+    }
+}
+
+bool ferry_outgoing_mark(void)
+{
+    bool ok;
+
+    g_mutex_lock(&outgoing.lock);
+    ok = !ferry_source_has_failed(outgoing.source);
+    outgoing.marked = ok;
+    g_mutex_unlock(&outgoing.lock);
+    return ok;
 }
 
 static void watch_main_channel(MigrationState *s, unsigned more_ms)
@@ -153,6 +185,7 @@ bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GEr
         return false;
     }
     watch_main_channel(s, 0);
+    ferry_outgoing_hold_main(s);
     g_mutex_lock(&outgoing.lock);
     outgoing.active = true;
     g_mutex_unlock(&outgoing.lock);
@@ -171,7 +204,7 @@ void ferry_outgoing_close(void)
         outgoing.has_last = true;
     }
     outgoing.source = NULL;
-    outgoing.active = false;
+    outgoing.active = outgoing.marked = false;
     if (source) {
         /* Whoever waits for the cause knows it by then. */
         ferry_source_shutdown(source);
@@ -181,6 +214,7 @@ void ferry_outgoing_close(void)
     }
     g_mutex_unlock(&outgoing.lock);
     ferry_source_free(source);
+    ferry_outgoing_hold_main(NULL);
     ferry_tracker_close();
     ferry_regions_clear(&outgoing.regions);
 }

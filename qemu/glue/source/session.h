@@ -54,6 +54,15 @@ const FerryRegions *ferry_outgoing_regions(void);
  */
 bool ferry_outgoing_stop(GError **errp);
 
+/* QEMU's own connection, which is broken with the session's: @s's, or NULL for none.  Migration thread. */
+void ferry_outgoing_hold_main(MigrationState *s);
+
+/*
+ * The stream is about to say that Ferry carries the memory.  False if the session has failed by then, so
+ * that QEMU's own path can.  Migration thread.
+ */
+bool ferry_outgoing_mark(void);
+
 /* The hand-off begins: nobody keeps the guest stopped any more but Ferry.  Migration thread. */
 void ferry_outgoing_switch(void);
 
