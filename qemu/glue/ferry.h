@@ -84,8 +84,23 @@ int ferry_postcopy_listen(struct MigrationIncomingState *mis);
 /* The device state is loaded: have @run called in the main loop when the guest may run. */
 void ferry_postcopy_run(void (*run)(void *opaque), struct MigrationIncomingState *mis);
 
-/* The migration stream broke.  The thread that reads it. */
+/*
+ * The migration stream broke, or what came on it is not good: returns when it is known whether the guest's
+ * device state is loaded.  The thread that reads the stream.
+ */
+void ferry_listen_broke(void);
+
+/* The migration is paused since.  The thread that reads the stream. */
 void ferry_postcopy_paused(struct MigrationIncomingState *mis);
+
+/* It goes on, if true; otherwise it has failed.  The thread that reads the stream. */
+bool ferry_listen_resumed(void);
+
+/*
+ * Nothing more is to be read from the stream, with @result.  True if the migration has failed, and somebody
+ * else sees to all that is left of it: only the thread has to end.  The thread that reads the stream.
+ */
+bool ferry_listen_ended(struct MigrationIncomingState *mis, int result);
 
 /* How long vCPUs waited for pages, in query-migrate. */
 void ferry_fill_blocktime(struct MigrationInfo *info);
@@ -109,5 +124,16 @@ bool ferry_has_all_channels(bool all);
 
 /* The device state is loaded.  Main thread. */
 void ferry_incoming_loaded(void);
+
+/*
+ * The migration failed of @error, which becomes what Ferry knows of the reason.  When this returns, no other
+ * thread reads the stream.  Main thread, with the BQL, which is let go of meanwhile.
+ */
+void ferry_incoming_failed(struct MigrationIncomingState *mis, Error **error);
+
+/*
+ * Whether post-copy still fills this guest's memory, or is being taken apart; sets @errp then.  Main thread.
+ */
+bool ferry_incoming_is_open(Error **errp);
 
 #endif

@@ -27,6 +27,7 @@
 
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
+#include "listen.h"
 #include "lost.h"
 #include "postcopy.h"
 #include "session.h"
@@ -157,6 +158,11 @@ int ferry_postcopy_listen(MigrationIncomingState *mis)
 
 /* --- The guest runs ------------------------------------------------------------------------------ */
 
+static void fail_now(void *opaque)
+{
+    ferry_listen_fail(migration_incoming_get_current(), opaque);
+}
+
 void ferry_postcopy_run(void (*run)(void *opaque), MigrationIncomingState *mis)
 {
     FerryDestination *destination = ferry_incoming_destination();
@@ -168,9 +174,11 @@ void ferry_postcopy_run(void (*run)(void *opaque), MigrationIncomingState *mis)
     }
     postcopy.run = run;
     if (!ferry_destination_loaded(destination, &error)) {
+        Error *err = NULL;
+
         /* Past the point where QEMU knows how to fail; the guest goes on at the source. */
-        error_report("ferry: %s", error->message);
-        exit(EXIT_FAILURE);
+        ferry_propagate_error(&err, error);
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), fail_now, err);
     }
 }
 
@@ -229,6 +237,15 @@ void ferry_fill_blocktime(MigrationInfo *info)
 
 /* --- When something breaks ------------------------------------------------------------------------ */
 
+void ferry_postcopy_break_stream(void)
+{
+    g_mutex_lock(&postcopy.lock);
+    if (postcopy.io) {
+        qio_channel_shutdown(postcopy.io, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    }
+    g_mutex_unlock(&postcopy.lock);
+}
+
 /*
  * On any thread: the main one may be waiting for a page.  QEMU's thread that reads the stream pauses
  * the migration when that breaks.
@@ -236,11 +253,7 @@ void ferry_fill_blocktime(MigrationInfo *info)
 void ferry_postcopy_broken(void *opaque, const GError *why)
 {
     error_report("ferry: %s", why->message);
-    g_mutex_lock(&postcopy.lock);
-    if (postcopy.io) {
-        qio_channel_shutdown(postcopy.io, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
-    }
-    g_mutex_unlock(&postcopy.lock);
+    ferry_postcopy_break_stream();
 }
 
 static void stop_guest(void *opaque)
@@ -266,6 +279,7 @@ void ferry_postcopy_paused(MigrationIncomingState *mis)
     }
     ferry_postcopy_hold_stream(NULL);
     ferry_destination_break(destination);
+    ferry_listen_paused(mis);
     missing = ferry_destination_describe_missing(destination);
     error_report("ferry: %s", missing);
     ferry_lost_begin();
