@@ -28,8 +28,14 @@ bool ferry_is_enabled(void);
 /* Where this migration goes.  Main thread, before it connects. */
 void ferry_outgoing_address(struct SocketAddress *address);
 
-/* Whether Ferry wants a return path although no capability asks for one.  Main thread. */
-bool ferry_wants_return_path(MigrationState *s);
+/*
+ * Whether there is to be a return path: because Ferry wants one, or for post-copy, if @postcopy permits it.
+ * Main thread.
+ */
+bool ferry_wants_return_path(MigrationState *s, bool postcopy);
+
+/* Whether nobody there can fetch pages; sets @errp then.  Main thread. */
+bool ferry_refuses_postcopy(MigrationState *s, Error **errp);
 
 /* Look for Ferry on the other side and open a session with it.  Migration thread, no BQL. */
 void ferry_negotiate(MigrationState *s);
