@@ -152,6 +152,102 @@ static void prepare_disk(Run *run)
     g_assert_cmpint(status, ==, 0);
 }
 
+/* --- A device that waits for a page that does not come ------------------------------------------- */
+
+/* Where nothing else is; it writes as the host's clock has it. */
+#define STORM                                                                                  \
+    "-device ferry-storm,id=storm,clock=host,pattern=random,start=125829120,size=33554432," \
+    "working-set=32M,rate=20000"
+
+static uint64_t storm_written(Vm *vm)
+{
+    QDict *answer =
+        qtest_qmp(vm->qts, "{ 'execute': 'qom-get', 'arguments': {"
+                           "  'path': '/machine/peripheral/storm', 'property': 'pages-written' } }");
+    uint64_t nr = (uint64_t)qdict_get_int(answer, "return");
+
+    qobject_unref(answer);
+    return nr;
+}
+
+/* The source is gone, and the storm waits for one of its pages. */
+static void have_it_wait(Run *run)
+{
+    Vm *vm = run->destination;
+    uint64_t before = 0, now = 1;
+
+    go_over_slowly(run);
+    vm_kill(run->source);
+    g_free(vm_wait_status(vm, "postcopy-paused"));
+    while (now != before) {
+        before = now;
+        g_usleep(200 * 1000);
+        now = storm_written(vm);
+    }
+}
+
+/* Within a second. */
+static void stop_soon(Vm *vm)
+{
+    gint64 began = g_get_monotonic_time();
+
+    vm_do(vm, "stop", NULL);
+    g_assert_cmpint(g_get_monotonic_time() - began, <, G_USEC_PER_SEC);
+}
+
+static void stop_waiting_storm(Run *run)
+{
+    Vm *vm = run->destination;
+
+    have_it_wait(run);
+    for (unsigned i = 0; i < 3; i++) {
+        stop_soon(vm);
+        vm_do(vm, "cont", NULL);
+    }
+    vm_do(vm, "qom-set",
+          "{ 'path': '/machine/peripheral/storm', 'property': 'verify', 'value': true }");
+    stop_soon(vm);
+    vm_do(vm, "cont", NULL);
+    /* And it has no part in ending it, one way or the other. */
+    vm_do(vm, "ferry-abandon", NULL);
+    g_free(vm_wait_status(vm, "failed"));
+    save_to_file(vm, "saved");
+    vm_quit(vm);
+    exit(0);
+}
+
+static void end_waiting_storm(Run *run)
+{
+    have_it_wait(run);
+    g_assert_cmpint(kill(qtest_pid(run->destination->qts), SIGTERM), ==, 0);
+    vm_expect_exit(run->destination, 0);
+    exit(0);
+}
+
+static void timeout_waiting_storm(Run *run)
+{
+    have_it_wait(run);
+    vm_wait_run_state(run->destination, "io-error");
+    vm_quit(run->destination);
+    exit(0);
+}
+
+/* The device goes at once, what is left of it when its page has come. */
+static void unplug_waiting_storm(Run *run)
+{
+    Vm *vm = run->destination;
+
+    have_it_wait(run);
+    vm_do(vm, "qom-set",
+          "{ 'path': '/machine/peripheral/storm', 'property': 'realized', 'value': false }");
+    g_free(vm_command_fails(vm, "qom-set", "{ 'path': '/machine/peripheral/storm',"
+                                           "  'property': 'realized', 'value': true }"));
+    vm_do(vm, "ferry-abandon", NULL);
+    g_free(vm_wait_status(vm, "failed"));
+    vm_quit(vm);
+    exit(0);
+}
+
 /* --- In the midst of it ------------------------------------------------------------------------ */
 
 static void expect_refused(Vm *vm, const char *command, const char *arguments)
@@ -282,6 +378,20 @@ static const Case cases[] = {
         .postcopy = true,
         .during = abandon_while_recovering,
     },
+#define WAITING_STORM(what, more)          \
+    {                                      \
+        .name = "ending/storm-" #what,     \
+        .ram_mib = 160,                    \
+        .options = STORM more,             \
+        .storm = true,                     \
+        .capabilities = "postcopy-ram",    \
+        .postcopy = true,                  \
+        .during = what##_waiting_storm,    \
+    }
+    WAITING_STORM(stop, ""),
+    WAITING_STORM(end, ""),
+    WAITING_STORM(timeout, " -global ferry.recovery-timeout=1"),
+    WAITING_STORM(unplug, ""),
     {
         .name = "ending/migrate-too-early",
         .capabilities = "postcopy-ram",
