@@ -9,6 +9,7 @@
 #include "../wire/control.h"
 #include "../error.h"
 #include "../events.h"
+#include "../thread.h"
 #include "internal.h"
 
 /* How long an I/O error on one channel waits for the peer's own words on the control channel. */
@@ -275,6 +276,17 @@ static bool take_control_frame(FerrySource *source, GError **errp)
     }
 }
 
+/* Without it no channel is of use, and the destination must get to know. */
+static void end_control(FerrySource *source, GError *error)
+{
+    ferry_source_lose_channel(source, error);
+    ferry_source_shutdown(source);
+    ferry_cause_close(&source->cause);
+    g_mutex_lock(&source->lock);
+    g_cond_broadcast(&source->changed);
+    g_mutex_unlock(&source->lock);
+}
+
 static gpointer control_run(gpointer opaque)
 {
     FerrySource *source = opaque;
@@ -282,13 +294,7 @@ static gpointer control_run(gpointer opaque)
 
     while (take_control_frame(source, &error)) {
     }
-    ferry_source_lose_channel(source, error);
-    /* Without it no channel is of use, and the destination must get to know. */
-    ferry_source_shutdown(source);
-    ferry_cause_close(&source->cause);
-    g_mutex_lock(&source->lock);
-    g_cond_broadcast(&source->changed);
-    g_mutex_unlock(&source->lock);
+    end_control(source, error);
     return NULL;
 }
 
@@ -415,7 +421,12 @@ bool ferry_source_open(FerrySource *source, const FerryLayout *layout, GError **
 
 void ferry_source_listen(FerrySource *source)
 {
-    source->control_thread = g_thread_new("ferry-control", control_run, source);
+    GError *error = NULL;
+
+    source->control_thread = ferry_thread_new("ferry-control", control_run, source, &error);
+    if (!source->control_thread) {
+        end_control(source, error);
+    }
 }
 
 bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_ms)
@@ -462,6 +473,7 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     if (!ferry_source_wait(source, &source->ready, 0)) {
         return ferry_source_fail(source, errp);
     }
-    ferry_senders_start(source->senders, source->channels.data, layout.nr_data);
-    return ferry_source_enter(source, FERRY_SOURCE_COPYING) || ferry_source_fail(source, errp);
+    return (ferry_senders_start(source->senders, source->channels.data, layout.nr_data) &&
+            ferry_source_enter(source, FERRY_SOURCE_COPYING)) ||
+           ferry_source_fail(source, errp);
 }
