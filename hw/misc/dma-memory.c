@@ -34,6 +34,8 @@ struct StormMemory {
     uint64_t nr_pages;
     uint32_t forget;
     uint64_t nr_wrote; /* for forget */
+    GMutex lock;       /* for what follows, and while a stretch is looked up in the address space */
+    bool is_cut_off;
 
     /* From begin to end. */
     bool is_write;
@@ -123,6 +125,7 @@ StormMemory *storm_memory_new(AddressSpace *as, uint64_t start, uint64_t size, u
         .reached = start,
     };
 
+    g_mutex_init(&memory->lock);
     memory->as = as;
     memory->forget = forget;
     memory->stretches = g_array_new(FALSE, FALSE, sizeof(Stretch));
@@ -175,7 +178,15 @@ void storm_memory_free(StormMemory *memory)
 {
     g_array_unref(memory->stretches);
     g_free(memory->error);
+    g_mutex_clear(&memory->lock);
     g_free(memory);
+}
+
+void storm_memory_cut_off(StormMemory *memory)
+{
+    g_mutex_lock(&memory->lock);
+    memory->is_cut_off = true;
+    g_mutex_unlock(&memory->lock);
 }
 
 uint64_t storm_memory_nr_pages(const StormMemory *memory)
@@ -209,24 +220,37 @@ uint64_t storm_memory_address(const StormMemory *memory, uint64_t page)
 
 /* --- Access ------------------------------------------------------------------------------------ */
 
+/* Whether its cache is in use from here on. */
+static bool look_up(StormMemory *memory, Stretch *stretch)
+{
+    MemoryRegionCache *cache = &stretch->cache;
+    int64_t nr_bytes = 0;
+
+    g_mutex_lock(&memory->lock);
+    if (!memory->is_cut_off) {
+        nr_bytes = address_space_cache_init(cache, memory->as, stretch->address, stretch->nr_bytes,
+                                            memory->is_write);
+    }
+    g_mutex_unlock(&memory->lock);
+    if (cache->ptr && nr_bytes >= (int64_t)stretch->nr_bytes) {
+        return true;
+    }
+    g_free(memory->error);
+    memory->error = g_strdup_printf("0x%" PRIx64 " to 0x%" PRIx64
+                                    " is no longer RAM that a device can write",
+                                    stretch->address, stretch->address + stretch->nr_bytes - 1);
+    address_space_cache_destroy(cache);
+    return false;
+}
+
 static uint8_t *page_at(void *opaque, uint64_t page)
 {
     StormMemory *memory = opaque;
     Stretch *stretch = stretch_of(memory, page);
     MemoryRegionCache *cache = &stretch->cache;
 
-    if (!cache->mrs.mr) {
-        int64_t nr_bytes = address_space_cache_init(cache, memory->as, stretch->address,
-                                                    stretch->nr_bytes, memory->is_write);
-
-        if (!cache->ptr || nr_bytes < (int64_t)stretch->nr_bytes) {
-            g_free(memory->error);
-            memory->error = g_strdup_printf(
-                "0x%" PRIx64 " to 0x%" PRIx64 " is no longer RAM that a device can write",
-                stretch->address, stretch->address + stretch->nr_bytes - 1);
-            address_space_cache_destroy(cache);
-            return NULL;
-        }
+    if (!cache->mrs.mr && !look_up(memory, stretch)) {
+        return NULL;
     }
     memory->last = stretch;
     return (uint8_t *)cache->ptr + offset_in(stretch, page);

@@ -26,6 +26,9 @@ uint64_t storm_memory_nr_pages(const StormMemory *memory);
 /* The guest address of a page of the region. */
 uint64_t storm_memory_address(const StormMemory *memory, uint64_t page);
 
+/* The address space goes away: nothing new is reached by it any more. Main thread. */
+void storm_memory_cut_off(StormMemory *memory);
+
 /*
  * From begin to end (in one thread), memory may be touched; it stays even if it is unplugged. End it
  * often. Returns why a page could not be reached, or NULL; to be freed.

@@ -31,7 +31,7 @@ struct StormDevice {
     uint32_t forget;
     StormClockMode clock;
 
-    QemuThread thread;
+    GThread *thread;
     VMChangeStateEntry *state_entry;
     QEMUTimer *timer; /* with the virtual clock */
     StormMemory *memory;
@@ -43,7 +43,12 @@ struct StormDevice {
     bool exiting;
     bool vm_running;
     bool running; /* as asked for */
-    bool writing; /* the thread is in a turn */
+    bool writing; /* the thread is in a turn, and waits for nothing */
+    /* Since when the thread touches what it writes next, and may wait for a page; 0: it does not. */
+    int64_t touching_ns;
+    uint64_t nr_stops; /* how often the VM has stopped */
+    bool ended;        /* the thread has */
+    bool orphaned;     /* nobody waits for its end: it says so in the main loop */
     uint64_t rate;
     uint64_t working_bytes;
     uint64_t hot_bytes;

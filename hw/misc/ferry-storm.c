@@ -8,22 +8,28 @@
  * It never takes the BQL, so it may wait for a page that a post-copy migration has yet to fetch.
  * `lock` guards everything that is not marked otherwise; it is never held while memory is touched.
  *
- * When the VM stops, the handler (which has the BQL) waits until the thread is not writing:
+ * Who has the BQL never waits for a page, because nothing else may bring it then. So the thread touches what it
+ * writes next before it writes: what has been there once stays. When the VM stops, the handler (which has the
+ * BQL) waits only until the thread is not writing:
  *
  *   main thread                              storm's thread
- *     lock; vm_running = false                 lock; writing = true; unlock
- *     while (writing) wait   <------------     writes at most TURN_PAGES, marks them dirty
+ *                                              touches at most TURN_PAGES, however long that takes
+ *     lock; vm_running = false                 lock; not if the VM has stopped since: writing = true; unlock
+ *     while (writing) wait   <------------     writes them, marks them dirty
  *     unlock                                   lock; writing = false; signal
  *
- * The thread looks at vm_running under the lock before each turn. So after the handler nothing is
+ * The thread looks at nr_stops under the lock before each turn. So after the handler nothing is
  * written, and everything written was marked dirty; a migration's last harvest comes after the handlers.
+ * An unplugged device whose thread waits for a page is cleared up when that has come.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
 #include "migration/vmstate.h"
 #include "qapi/error.h"
+#include "block/aio.h"
 #include "qemu/error-report.h"
+#include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qemu/units.h"
 #include "system/qtest.h"
@@ -46,8 +52,14 @@
 #define TICKS_A_SECOND 1000
 /* With the virtual clock, what "as fast as it can" means: a million pages a second. */
 #define VIRTUAL_RATE   1000000
+/* Who waits for the thread takes it for held up by a page that is missing. */
+#define STUCK_NS       (NANOSECONDS_PER_SECOND / 2)
+#define STUCK_LOOK_MS  50
 /* A thread that was held up (by a page that did not come, say) makes up for no more than this. */
 #define MOST_DUE_NS    (NANOSECONDS_PER_SECOND / 10)
+
+/* For how long an unplugged device waits for its thread, and everybody with it. */
+#define PATIENCE_MS 100
 
 #define DEFAULT_WORKING_BYTES (256 * MiB)
 
@@ -75,24 +87,39 @@ static void add_due_by_host(StormDevice *s)
     s->due_rest = passed % NANOSECONDS_PER_SECOND;
 }
 
+/* Whether the next @nr pages can be written at once, and the storm is as it was.  Lets go of the lock. */
+static bool touch_turn(StormDevice *s, const FerryStormMemory *memory, uint64_t nr)
+{
+    FerryStormPattern ahead = *ferry_storm_pattern(s->storm);
+    uint64_t nr_stops = s->nr_stops;
+
+    s->touching_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    qemu_mutex_unlock(&s->lock);
+    ferry_storm_touch(&ahead, memory, nr);
+    qemu_mutex_lock(&s->lock);
+    s->touching_ns = 0;
+    return may_write(s) && !s->exiting && s->nr_stops == nr_stops;
+}
+
 static void write_turn(StormDevice *s)
 {
     uint64_t nr = MIN(s->due, TURN_PAGES);
-    uint64_t done;
-    FerryStormMemory memory;
+    uint64_t done = 0;
+    FerryStormMemory memory = storm_memory_begin(s->memory, true);
     g_autofree char *error = NULL;
 
-    s->writing = true;
     ferry_storm_set(s->storm, &s->settings);
+    s->writing = touch_turn(s, &memory, nr);
     qemu_mutex_unlock(&s->lock);
-    memory = storm_memory_begin(s->memory, true);
-    done = ferry_storm_write(s->storm, &memory, nr);
+    if (s->writing) {
+        done = ferry_storm_write(s->storm, &memory, nr);
+    }
     error = storm_memory_end(s->memory);
     qemu_mutex_lock(&s->lock);
     /* It may have been changed meanwhile, with the rate. */
     s->due -= MIN(done, s->due);
     s->nr_written = ferry_storm_nr_written(s->storm);
-    if (error) {
+    if (error && s->writing && !s->exiting) {
         error_report("ferry-storm: it stops writing: %s", error);
         s->error = g_steal_pointer(&error);
     }
@@ -132,6 +159,29 @@ static void verify(StormDevice *s)
     qemu_cond_broadcast(&s->quiet);
 }
 
+/* A storm that is plugged in again begins anew.  Main thread. */
+static void clear_up(StormDevice *s)
+{
+    g_thread_join(g_steal_pointer(&s->thread));
+    s->nr_verified = 0;
+    s->nr_written = 0;
+    s->due = 0;
+    s->verdict = (FerryStormVerdict){0};
+    g_clear_pointer(&s->verdict_error, g_free);
+    g_clear_pointer(&s->error, g_free);
+    g_clear_pointer(&s->storm, ferry_storm_free);
+    g_clear_pointer(&s->memory, storm_memory_free);
+}
+
+/* Main thread. */
+static void clear_up_orphan(void *opaque)
+{
+    StormDevice *s = opaque;
+
+    clear_up(s);
+    object_unref(OBJECT(s));
+}
+
 static void *storm_thread(void *opaque)
 {
     StormDevice *s = opaque;
@@ -159,6 +209,11 @@ static void *storm_thread(void *opaque)
             qemu_cond_wait(&s->wake, &s->lock);
         }
     }
+    s->ended = true;
+    if (s->orphaned) {
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), clear_up_orphan, s);
+    }
+    qemu_cond_broadcast(&s->quiet);
     qemu_mutex_unlock(&s->lock);
     rcu_unregister_thread();
     return NULL;
@@ -183,6 +238,13 @@ static void tick(void *opaque)
     timer_mod(s->timer, qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL) + TICK_NS);
 }
 
+/* Waits for a change of what the thread does. False if that seems to wait for a page. */
+static bool wait_for_thread(StormDevice *s)
+{
+    qemu_cond_timedwait(&s->quiet, &s->lock, STUCK_LOOK_MS);
+    return !s->touching_ns || qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - s->touching_ns < STUCK_NS;
+}
+
 static void run_state_changed(void *opaque, bool running, RunState state)
 {
     StormDevice *s = opaque;
@@ -197,12 +259,12 @@ static void run_state_changed(void *opaque, bool running, RunState state)
         s->last_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     } else if (s->clock == STORM_CLOCK_MODE_VIRTUAL) {
         /* What is due by the clock is written first: how much that is must not depend on luck. */
-        while (may_write(s) && s->due > 0 && !s->verifying) {
+        do {
             qemu_cond_signal(&s->wake);
-            qemu_cond_wait(&s->quiet, &s->lock);
-        }
+        } while (may_write(s) && s->due > 0 && !s->verifying && wait_for_thread(s));
     }
     s->vm_running = running;
+    s->nr_stops += !running;
     while (!running && s->writing) {
         qemu_cond_wait(&s->quiet, &s->lock);
     }
@@ -345,7 +407,12 @@ static void storm_realize(PCIDevice *pci, Error **errp)
 {
     StormDevice *s = FERRY_STORM(pci);
     uint64_t nr_pages;
+    g_autoptr(GError) error = NULL;
 
+    if (s->thread) {
+        error_setg(errp, "ferry-storm: it still waits for a page from when it was plugged in before");
+        return;
+    }
     s->memory =
         storm_memory_new(pci_device_iommu_address_space(pci), s->start, s->size, s->forget, errp);
     if (!s->memory) {
@@ -366,15 +433,23 @@ static void storm_realize(PCIDevice *pci, Error **errp)
     if (s->clock == STORM_CLOCK_MODE_VIRTUAL) {
         s->timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, tick, s);
     }
-    s->exiting = false;
+    s->exiting = s->ended = s->orphaned = false;
+    s->touching_ns = 0;
     s->vm_running = runstate_is_running();
     s->last_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     if (s->timer && s->vm_running) {
         timer_mod(s->timer, qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL) + TICK_NS);
     }
+    s->thread = g_thread_try_new("ferry-storm", storm_thread, s, &error);
+    if (!s->thread) {
+        error_setg(errp, "ferry-storm: there is no thread to be had: %s", error->message);
+        g_clear_pointer(&s->timer, timer_free);
+        g_clear_pointer(&s->storm, ferry_storm_free);
+        g_clear_pointer(&s->memory, storm_memory_free);
+        return;
+    }
     s->realized = true;
     s->state_entry = qdev_add_vm_change_state_handler(DEVICE(pci), run_state_changed, s);
-    qemu_thread_create(&s->thread, "ferry-storm", storm_thread, s, QEMU_THREAD_JOINABLE);
 }
 
 static void storm_exit(PCIDevice *pci)
@@ -384,22 +459,22 @@ static void storm_exit(PCIDevice *pci)
     qemu_del_vm_change_state_handler(s->state_entry);
     qemu_mutex_lock(&s->lock);
     s->exiting = true;
+    s->verify_wanted = false;
     s->verify_stop = true;
+    storm_memory_cut_off(s->memory);
     qemu_cond_signal(&s->wake);
+    while (!s->ended && !s->orphaned) {
+        s->orphaned = !qemu_cond_timedwait(&s->quiet, &s->lock, PATIENCE_MS) && !s->ended;
+    }
     qemu_mutex_unlock(&s->lock);
-    qemu_thread_join(&s->thread);
     g_clear_pointer(&s->timer, timer_free);
     s->realized = false;
-    /* A storm that is plugged in again begins anew. */
-    s->verify_wanted = false;
-    s->nr_verified = 0;
-    s->nr_written = 0;
-    s->due = 0;
-    s->verdict = (FerryStormVerdict){0};
-    g_clear_pointer(&s->verdict_error, g_free);
-    g_clear_pointer(&s->error, g_free);
-    g_clear_pointer(&s->storm, ferry_storm_free);
-    g_clear_pointer(&s->memory, storm_memory_free);
+    if (s->orphaned) {
+        /* The thread's. */
+        object_ref(OBJECT(s));
+    } else {
+        clear_up(s);
+    }
 }
 
 static void storm_class_init(ObjectClass *class, void *data)

@@ -89,6 +89,24 @@ static void write_page(FerryStorm *storm, const FerryStormMemory *memory, uint64
     ferry_storm_digest_add(&storm->digest, page, stamp.check - before);
 }
 
+const FerryStormPattern *ferry_storm_pattern(const FerryStorm *storm)
+{
+    return &storm->pattern;
+}
+
+void ferry_storm_touch(FerryStormPattern *ahead, const FerryStormMemory *memory, uint64_t nr_pages)
+{
+    for (uint64_t i = 0; i < nr_pages; i++) {
+        const volatile uint8_t *host =
+            memory->at(memory->opaque, ferry_storm_pattern_next(ahead));
+
+        if (!host) {
+            return;
+        }
+        (void)*host;
+    }
+}
+
 uint64_t ferry_storm_write(FerryStorm *storm, const FerryStormMemory *memory, uint64_t nr_pages)
 {
     for (uint64_t i = 0; i < nr_pages; i++) {

@@ -66,6 +66,15 @@ void ferry_storm_set(FerryStorm *storm, const FerryStormSettings *settings);
 /* Write @nr_pages; returns how many were written, less only if memory could not be reached. */
 uint64_t ferry_storm_write(FerryStorm *storm, const FerryStormMemory *memory, uint64_t nr_pages);
 
+/*
+ * Read something of each of the next @nr_pages, as far as memory can be reached: what is touched now can be written
+ * later without waiting for it to be fetched. @ahead is a copy of ferry_storm_pattern(), and goes on; the storm
+ * itself is not looked at.
+ */
+void ferry_storm_touch(FerryStormPattern *ahead, const FerryStormMemory *memory, uint64_t nr_pages);
+
+const FerryStormPattern *ferry_storm_pattern(const FerryStorm *storm);
+
 /* How often it has written a page, ever. */
 uint64_t ferry_storm_nr_written(const FerryStorm *storm);
 

@@ -12,6 +12,7 @@
 #include "../wire/control.h"
 #include "../error.h"
 #include "../events.h"
+#include "../thread.h"
 #include "acceptor.h"
 #include "control-channel.h"
 #include "data-channel.h"
@@ -276,6 +277,7 @@ static void make_room(FerryDestination *destination)
 
 void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *channel)
 {
+    g_autoptr(GError) error = NULL;
     bool refused;
 
     g_mutex_lock(&destination->lock);
@@ -289,10 +291,20 @@ void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *
         reader->destination = destination;
         reader->channel = channel;
         reader->unpacker = ferry_unpacker_new();
-        g_ptr_array_add(destination->readers, reader);
-        reader->thread = g_thread_new("ferry-receive", reader_run, reader);
+        reader->thread = ferry_thread_new("ferry-receive", reader_run, reader, &error);
+        if (reader->thread) {
+            g_ptr_array_add(destination->readers, reader);
+        } else {
+            /* The channel as well. */
+            ferry_destination_free_reader(reader);
+        }
     }
     g_mutex_unlock(&destination->lock);
+    if (error) {
+        g_autofree char *message = g_strdup_printf("a connection was closed: %s", error->message);
+
+        destination->ops.warn(destination->opaque, message);
+    }
     if (refused) {
         ferry_channel_shutdown(channel);
         ferry_channel_free(channel);

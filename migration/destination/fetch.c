@@ -18,6 +18,7 @@
 
 #include "../memory/discard.h"
 #include "../error.h"
+#include "../thread.h"
 #include "describe.h"
 #include "gather.h"
 #include "../wire/missing.h"
@@ -76,10 +77,14 @@ static void advise(FerryFetch *fetch, int advice)
 FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_threads,
                             const FerryFetchOps *ops, void *opaque, GError **errp)
 {
-    g_autoptr(FerryUserfault) uffd = ferry_userfault_new(errp);
+    g_autoptr(FerryUserfault) uffd = NULL;
     FerryFetch *fetch;
     int quit_fd;
 
+    if (!ferry_pageset_fits(regions, 2, errp)) {
+        return NULL;
+    }
+    uffd = ferry_userfault_new(errp);
     for (size_t i = 0; uffd && i < regions->nr; i++) {
         if (!ferry_userfault_probe(uffd, &regions->list[i], errp)) {
             return NULL;
@@ -462,19 +467,29 @@ static gpointer fault_run(gpointer opaque)
 
 /* --- Going live ----------------------------------------------------------------------------------- */
 
-static void start_threads(FerryFetch *fetch)
+static bool start_threads(FerryFetch *fetch, GError **errp)
 {
-    for (unsigned i = 0; i < fetch->nr_threads && !fetch->threads[i].thread; i++) {
+    for (unsigned i = 0; i < fetch->nr_threads; i++) {
         g_autofree char *name = g_strdup_printf("ferry-fault-%u", i);
+        FaultThread *thread = &fetch->threads[i];
 
-        fetch->threads[i] = (FaultThread){.fetch = fetch, .index = i};
-        fetch->threads[i].thread = g_thread_new(name, fault_run, &fetch->threads[i]);
+        if (thread->thread) {
+            continue;
+        }
+        *thread = (FaultThread){.fetch = fetch, .index = i};
+        thread->thread = ferry_thread_new(name, fault_run, thread, errp);
+        if (!thread->thread) {
+            return false;
+        }
     }
+    return true;
 }
 
 bool ferry_fetch_draft(FerryFetch *fetch, GError **errp)
 {
-    start_threads(fetch);
+    if (!start_threads(fetch, errp)) {
+        return false;
+    }
     if (!fetch->drafted) {
         fetch->drafted = true;
         advise(fetch, MADV_NOHUGEPAGE);

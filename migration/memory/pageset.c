@@ -27,6 +27,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../error.h"
+
 #define STRIPE_GRANULES 64
 
 /* How many runs ahead memory is asked for: enough to hide its latency, few enough to be kept. */
@@ -62,6 +64,25 @@ static _Atomic uint64_t *map_words(uint64_t nr_words)
 static void unmap_words(_Atomic uint64_t *words, uint64_t nr_words)
 {
     munmap((void *)words, MAX(nr_words, 1) * sizeof(uint64_t));
+}
+
+bool ferry_pageset_fits(const FerryRegions *regions, unsigned nr_sets, GError **errp)
+{
+    /* A bit for each page, an eighth of that and more for granules, and what the kernel rounds up. */
+    uint64_t nr_bytes = ferry_regions_total_bytes(regions) / FERRY_PAGE_BYTES / 8;
+    uint64_t most_bytes = nr_sets * (nr_bytes + nr_bytes / 8 + (uint64_t)regions->nr * 65536);
+    void *map = mmap(NULL, most_bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (map == MAP_FAILED) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
+                    "no %" PRIu64 " KiB of memory for bitmaps of guest memory: %s (see RLIMIT_AS, and "
+                    "vm.overcommit_memory)",
+                    most_bytes >> 10, g_strerror(errno));
+        return false;
+    }
+    munmap(map, most_bytes);
+    return true;
 }
 
 FerryPageset *ferry_pageset_new(uint64_t nr_pages)

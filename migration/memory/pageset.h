@@ -24,6 +24,12 @@
 
 typedef struct FerryPageset FerryPageset;
 
+/*
+ * Whether this process may map @nr_sets sets more over all of @regions; if not, @errp says how large they are.
+ * Where nobody looks, a set that cannot be mapped is the end of the process.
+ */
+bool ferry_pageset_fits(const FerryRegions *regions, unsigned nr_sets, GError **errp);
+
 /* An empty set over @nr_pages pages. */
 FerryPageset *ferry_pageset_new(uint64_t nr_pages);
 void ferry_pageset_free(FerryPageset *set);

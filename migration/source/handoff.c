@@ -15,6 +15,9 @@
 /* How long the destination may take to say what is missing. */
 #define RESUME_MS 10000
 
+/* How long what the destination said before its connection broke may take to be read. */
+#define LAST_WORDS_MS 500
+
 bool ferry_source_stopped(FerrySource *source, unsigned limit_ms, GError **errp)
 {
     ferry_source_limit_blackout(source, limit_ms);
@@ -175,6 +178,17 @@ bool ferry_source_is_complete(FerrySource *source)
     return complete;
 }
 
+/*
+ * The connection broke.  That all is well may be what the destination said last, and not have been read yet:
+ * then it is no failure.
+ */
+static bool has_last_words(FerrySource *source)
+{
+    g_autoptr(GError) cause = ferry_source_cause(source, LAST_WORDS_MS);
+
+    return ferry_source_is_complete(source);
+}
+
 bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp)
 {
     gint64 deadline = g_get_monotonic_time() + (gint64)timeout_ms * 1000;
@@ -184,7 +198,7 @@ bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp)
         gint64 look = MIN(deadline, g_get_monotonic_time() + LOOK_MS * 1000);
 
         if (over || ferry_cause_is_known(&source->cause)) {
-            return ferry_source_fail(source, errp);
+            return has_last_words(source) || ferry_source_fail(source, errp);
         }
         if (g_get_monotonic_time() >= deadline) {
             return true;
@@ -268,7 +282,9 @@ bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t sess
         return ferry_source_fail(source, errp);
     }
     ferry_control_send(source->channels.control, FERRY_FRAME_GO, 0, NULL, NULL);
-    ferry_source_start(source);
+    if (!ferry_source_start(source)) {
+        return ferry_source_fail(source, errp);
+    }
     source->nr_recoveries++;
     ferry_source_enter(source, FERRY_SOURCE_FETCHING);
     ferry_senders_unfreeze(source->senders);

@@ -1,7 +1,7 @@
 /*
- * Shared between the files of the source's side: source.c (its life, its control channel),
- * draft.c (what will be missing), rounds.c (the first pass and rounds), handoff.c (the end, with
- * pages missing or without), query.c.  Each of them uses only those before it.
+ * Shared between the files of the source's side: source.c (its life, its control channel), connect.c
+ * (opening it, and what watches it), draft.c (what will be missing), rounds.c (the first pass and rounds),
+ * handoff.c (the end, with pages missing or without), query.c.  Each of them uses only those before it.
  *
  * Threads: the driver (whoever calls the functions in source.h's order) owns everything that is not
  * marked otherwise; the control thread reads the control channel and touches only what is under
@@ -120,15 +120,20 @@ bool ferry_source_replace_tracker(FerrySource *source, GError *error, GError **e
 /* On channels that have been opened: read what the destination says, in a thread. */
 void ferry_source_listen(FerrySource *source);
 
-/* The destination is ready: senders, servers and the heartbeat begin. */
-void ferry_source_start(FerrySource *source);
 
+/* End all threads and channels.  What is to be sent is known as well as before. */
+void ferry_source_hang_up(FerrySource *source);
+
+/* --- connect.c --- */
 
 /* Open @layout's channels. */
 bool ferry_source_open(FerrySource *source, const FerryLayout *layout, GError **errp);
 
-/* End all threads and channels.  What is to be sent is known as well as before. */
-void ferry_source_hang_up(FerrySource *source);
+/*
+ * The destination is ready: senders, servers and the heartbeat begin.  False, with the cause noted, if they
+ * cannot.
+ */
+bool ferry_source_start(FerrySource *source);
 
 /* --- draft.c --- */
 

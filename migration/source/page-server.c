@@ -10,6 +10,7 @@
 
 #include "../error.h"
 #include "../events.h"
+#include "../thread.h"
 #include "../wire/pages-frame.h"
 
 /* Pages that go along with the one asked for: 64 KiB around it. */
@@ -145,17 +146,23 @@ FerryPageServer *ferry_page_server_start(const FerryPageServerConfig *config, un
 {
     FerryPageServer *server = g_new0(FerryPageServer, 1);
     g_autofree char *name = g_strdup_printf("ferry-serve-%u", index);
+    GError *error = NULL;
 
     server->config = *config;
     server->regions = ferry_backlog_regions(config->backlog);
     ferry_senders_init_frame(config->senders, &server->frame);
-    server->thread = g_thread_new(name, server_run, server);
+    server->thread = ferry_thread_new(name, server_run, server, &error);
+    if (!server->thread) {
+        config->failed(config->opaque, error);
+    }
     return server;
 }
 
 void ferry_page_server_join(FerryPageServer *server)
 {
-    g_thread_join(server->thread);
+    if (server->thread) {
+        g_thread_join(server->thread);
+    }
     ferry_pages_frame_clear(&server->frame);
     g_free(server);
 }

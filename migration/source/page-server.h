@@ -33,7 +33,7 @@ typedef struct FerryPageServerConfig {
     _Atomic uint64_t *nr_requests; /* counts what is asked for */
 } FerryPageServerConfig;
 
-/* Starts the thread of server @index. */
+/* Starts the thread of server @index; if there is none to be had, config.failed is told. */
 FerryPageServer *ferry_page_server_start(const FerryPageServerConfig *config, unsigned index);
 
 /* Waits for the thread, which ends when its channel is shut down. */

@@ -9,6 +9,7 @@
 
 #include <stdatomic.h>
 
+#include "../thread.h"
 #include "../wire/frame.h"
 #include "pace.h"
 
@@ -226,8 +227,10 @@ void ferry_senders_init_frame(const FerrySenders *senders, FerryPagesFrame *fram
     ferry_pages_frame_init(frame, senders->config.checksum, senders->config.compress);
 }
 
-void ferry_senders_start(FerrySenders *senders, FerryChannel **channels, unsigned nr_channels)
+bool ferry_senders_start(FerrySenders *senders, FerryChannel **channels, unsigned nr_channels)
 {
+    GError *error = NULL;
+
     senders->list = g_new0(Sender, nr_channels);
     senders->nr_busy = nr_channels;
     /* Each sender reads this to know its share, so it is set before the first one runs. */
@@ -240,8 +243,15 @@ void ferry_senders_start(FerrySenders *senders, FerryChannel **channels, unsigne
         sender->channel = channels[i];
         sender->index = i;
         ferry_senders_init_frame(senders, &sender->frame);
-        sender->thread = g_thread_new(name, sender_run, sender);
+        if (!error) {
+            sender->thread = ferry_thread_new(name, sender_run, sender, &error);
+        }
     }
+    if (error) {
+        senders->config.failed(senders->config.opaque, error);
+        return false;
+    }
+    return true;
 }
 
 void ferry_senders_interrupt(FerrySenders *senders)
@@ -258,7 +268,9 @@ void ferry_senders_end(FerrySenders *senders)
 {
     ferry_senders_interrupt(senders);
     for (unsigned i = 0; i < senders->nr; i++) {
-        g_thread_join(senders->list[i].thread);
+        if (senders->list[i].thread) {
+            g_thread_join(senders->list[i].thread);
+        }
         ferry_pages_frame_clear(&senders->list[i].frame);
     }
     senders->nr = 0;

@@ -24,7 +24,7 @@ typedef struct FerrySenders FerrySenders;
 typedef struct FerrySendersConfig {
     bool checksum; /* of each payload */
     bool compress; /* payloads, where that helps */
-    /* A sender's channel, or the tracker, failed with @error (taken over).  From its thread. */
+    /* A sender's channel, the tracker, or a start failed with @error (taken over).  From that thread. */
     void (*failed)(void *opaque, GError *error);
     void *opaque;
 } FerrySendersConfig;
@@ -35,8 +35,11 @@ FerrySenders *ferry_senders_new(FerryBacklog *backlog, const FerrySendersConfig 
 /* Ends them, too. */
 void ferry_senders_free(FerrySenders *senders);
 
-/* Start a sender for each of the channels, which stay the caller's. */
-void ferry_senders_start(FerrySenders *senders, FerryChannel **channels, unsigned nr_channels);
+/*
+ * Start a sender for each of the channels, which stay the caller's.  If one cannot be started, config.failed is
+ * told, and the answer is false.
+ */
+bool ferry_senders_start(FerrySenders *senders, FerryChannel **channels, unsigned nr_channels);
 
 /*
  * End them: their channels must be shut down; what they had taken and not sent is nowhere.  They can

@@ -87,6 +87,9 @@ typedef struct FerryCounters {
     uint64_t zero_pages;
 } FerryCounters;
 
+/* Page sets over all regions that a source has, with its tracker's: whether they fit is to be seen first. */
+#define FERRY_SOURCE_PAGESETS 14
+
 /* Takes over @regions (its list is cleared); copies @tracker, whose opaque must outlive it. */
 FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *regions,
                               const FerryTracker *tracker);

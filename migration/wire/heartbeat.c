@@ -6,6 +6,7 @@
 #include "heartbeat.h"
 
 #include "../error.h"
+#include "../thread.h"
 #include "frame.h"
 #include "progress.h"
 
@@ -163,8 +164,15 @@ static gpointer look_run(gpointer opaque)
 
 void ferry_heartbeat_start(FerryHeartbeat *heartbeat)
 {
-    heartbeat->beating = g_thread_new("ferry-beat", beat_run, heartbeat);
-    heartbeat->looking = g_thread_new("ferry-silence", look_run, heartbeat);
+    GError *error = NULL;
+
+    heartbeat->beating = ferry_thread_new("ferry-beat", beat_run, heartbeat, &error);
+    if (!error) {
+        heartbeat->looking = ferry_thread_new("ferry-silence", look_run, heartbeat, &error);
+    }
+    if (error) {
+        heartbeat->silent(heartbeat->opaque, error);
+    }
 }
 
 void ferry_heartbeat_free(FerryHeartbeat *heartbeat)
@@ -178,6 +186,8 @@ void ferry_heartbeat_free(FerryHeartbeat *heartbeat)
     g_mutex_unlock(&heartbeat->lock);
     if (heartbeat->beating) {
         g_thread_join(heartbeat->beating);
+    }
+    if (heartbeat->looking) {
         g_thread_join(heartbeat->looking);
     }
     g_array_unref(heartbeat->channels);

@@ -25,7 +25,7 @@
 
 typedef struct FerryHeartbeat FerryHeartbeat;
 
-/* Called once, from a thread of its own, with what is wrong; takes over @error. */
+/* Called once, from a thread of its own or as it starts, with what is wrong; takes over @error. */
 typedef void FerrySilentFn(void *opaque, GError *error);
 
 FerryHeartbeat *ferry_heartbeat_new(unsigned timeout_ms, FerrySilentFn *silent, void *opaque);

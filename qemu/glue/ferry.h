@@ -28,8 +28,14 @@ bool ferry_is_enabled(void);
 /* Where this migration goes.  Main thread, before it connects. */
 void ferry_outgoing_address(struct SocketAddress *address);
 
-/* Whether Ferry wants a return path although no capability asks for one.  Main thread. */
-bool ferry_wants_return_path(MigrationState *s);
+/*
+ * Whether there is to be a return path: because Ferry wants one, or for post-copy, if @postcopy permits it.
+ * Main thread.
+ */
+bool ferry_wants_return_path(MigrationState *s, bool postcopy);
+
+/* Whether nobody there can fetch pages; sets @errp then.  Main thread. */
+bool ferry_refuses_postcopy(MigrationState *s, Error **errp);
 
 /* Look for Ferry on the other side and open a session with it.  Migration thread, no BQL. */
 void ferry_negotiate(MigrationState *s);
@@ -115,8 +121,23 @@ bool ferry_postcopy_pauses(bool running);
 /* What comes of reading the stream to its end, or until it broke, with @ret.  QEMU's listen thread. */
 int ferry_postcopy_listened(int ret);
 
-/* The migration stream broke.  The thread that reads it. */
+/*
+ * The migration stream broke, or what came on it is not good: returns when it is known whether the guest's
+ * device state is loaded.  The thread that reads the stream.
+ */
+void ferry_listen_broke(void);
+
+/* The migration is paused since.  The thread that reads the stream. */
 void ferry_postcopy_paused(struct MigrationIncomingState *mis);
+
+/* It goes on, if true; otherwise it has failed.  The thread that reads the stream. */
+bool ferry_listen_resumed(void);
+
+/*
+ * Nothing more is to be read from the stream, with @result.  True if the migration has failed, and somebody
+ * else sees to all that is left of it: only the thread has to end.  The thread that reads the stream.
+ */
+bool ferry_listen_ended(struct MigrationIncomingState *mis, int result);
 
 /* How long vCPUs waited for pages, in query-migrate. */
 void ferry_fill_blocktime(struct MigrationInfo *info);
@@ -143,5 +164,16 @@ bool ferry_has_all_channels(bool all);
  * run.  Main thread.
  */
 void ferry_incoming_run(void (*run)(void *opaque), struct MigrationIncomingState *mis);
+
+/*
+ * The migration failed of @error, which becomes what Ferry knows of the reason.  When this returns, no other
+ * thread reads the stream.  Main thread, with the BQL, which is let go of meanwhile.
+ */
+void ferry_incoming_failed(struct MigrationIncomingState *mis, Error **error);
+
+/*
+ * Whether post-copy still fills this guest's memory, or is being taken apart; sets @errp then.  Main thread.
+ */
+bool ferry_incoming_is_open(Error **errp);
 
 #endif

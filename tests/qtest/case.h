@@ -144,7 +144,7 @@ struct Case {
     const char *error;
     /* Optional: or this part of it. */
     const char *or_error;
-    /* Optional: a destination that it fails at waits for the next one, instead of ending. */
+    /* Optional: a destination that it fails at does not end: it waits for the next one, or stays. */
     bool destination_stays;
     /* Optional: why Ferry is not in use: part of query-ferry's reason at our source. */
     const char *fallback;
@@ -171,6 +171,7 @@ void case_run(const Case *c);
 /* Registers cases; called by main() for each group. */
 void cases_add(const Case *cases, size_t nr_cases);
 void add_device_cases(void);
+void add_ending_cases(void);
 void add_fallback_cases(void);
 void add_parameter_cases(void);
 void add_phase_cases(void);

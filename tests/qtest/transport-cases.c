@@ -79,6 +79,21 @@ static void listen_on_passed_fd(Run *run)
     pass_socket_pair(run);
 }
 
+/* Another migration, first: it is cancelled. */
+static void forbid_postcopy(Run *run)
+{
+    g_autofree char *error = NULL;
+
+    vm_set_bandwidth(run->source, 65536);
+    vm_do(run->source, "migrate", "{ 'uri': 'file:{dir}/cancelled' }");
+    g_free(vm_wait_status(run->source, "active"));
+    error = vm_command_fails(run->source, "migrate-start-postcopy", NULL);
+    g_assert_nonnull(strstr(error, "Post-copy needs a destination that answers"));
+    vm_do(run->source, "migrate_cancel", NULL);
+    g_free(vm_wait_status(run->source, "cancelled"));
+    vm_set_bandwidth(run->source, 0);
+}
+
 static const Case cases[] = {
     {
         .name = "transport/tcp",
@@ -130,6 +145,16 @@ static const Case cases[] = {
         .name = "transport/file",
         .uri = "file:{dir}/stream",
         .stored = true,
+        .fallback = "the transport is not a socket",
+        .destination_fallback = "the source has no Ferry",
+    },
+    {
+        /* Nobody fetches pages from a file: permitted, it just does not happen. */
+        .name = "transport/file-postcopy-ram",
+        .uri = "file:{dir}/stream",
+        .stored = true,
+        .capabilities = "postcopy-ram",
+        .before = forbid_postcopy,
         .fallback = "the transport is not a socket",
         .destination_fallback = "the source has no Ferry",
     },

@@ -444,6 +444,21 @@ static void test_threads_remove(void)
     ferry_pageset_free(shared.set);
 }
 
+/* Sets that no address space holds are refused in words, and others are not. */
+static void test_fits(void)
+{
+    FerryRegion region = {.length_bytes = UINT64_C(1) << 61};
+    FerryRegions regions = {.list = &region, .nr = 1};
+    g_autoptr(GError) error = NULL;
+
+    g_assert_false(ferry_pageset_fits(&regions, 2, &error));
+    g_assert_nonnull(strstr(error->message, "of memory for bitmaps of guest memory"));
+    g_clear_error(&error);
+    region.length_bytes = UINT64_C(1) << 40;
+    g_assert_true(ferry_pageset_fits(&regions, 14, &error));
+    g_assert_no_error(error);
+}
+
 int main(int argc, char **argv)
 {
     /* One word, one granule, one page more, a stripe and some, several words of stripes. */
@@ -451,6 +466,7 @@ int main(int argc, char **argv)
     static const uint64_t hot[] = {1, 7, 200, NR_SHARED_PAGES};
 
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/pageset/fits", test_fits);
     g_test_add_func("/pageset/empty", test_empty);
     for (size_t i = 0; i < G_N_ELEMENTS(sizes); i++) {
         g_autofree char *path = g_strdup_printf("/pageset/model/%" G_GUINT64_FORMAT, sizes[i]);

@@ -16,6 +16,7 @@ typedef struct Bed {
     uint64_t nr_pages;
     uint64_t nr_wrote;
     uint64_t unreachable; /* page, or UINT64_MAX */
+    GHashTable *reached;  /* pages that were looked for, if not NULL */
     FerryStormMemory memory;
 } Bed;
 
@@ -24,6 +25,9 @@ static uint8_t *page_at(void *opaque, uint64_t page)
     Bed *bed = opaque;
 
     g_assert_cmpuint(page, <, bed->nr_pages);
+    if (bed->reached) {
+        g_hash_table_add(bed->reached, GUINT_TO_POINTER(page));
+    }
     return page == bed->unreachable ? NULL : bed->bytes + page * FERRY_STORM_PAGE_BYTES;
 }
 
@@ -273,6 +277,43 @@ static void test_unreachable(void)
 
 /* --- What is wrong is found -------------------------------------------------------------------- */
 
+/* What was touched is what is written next, and touching leaves no trace. */
+static void test_touch(void)
+{
+    for (FerryStormPatternKind kind = 0; kind < FERRY_STORM_NR_PATTERNS; kind++) {
+        g_autoptr(Bed) bed = bed_new(NR_PAGES);
+        g_autoptr(GHashTable) touched = g_hash_table_new(NULL, NULL);
+        g_autoptr(GHashTable) written = g_hash_table_new(NULL, NULL);
+        g_autofree uint8_t *before = NULL, *after = NULL;
+        FerryStormPattern ahead;
+        size_t nr_bytes;
+        GHashTableIter iter;
+        gpointer page;
+
+        set(bed, kind, FERRY_STORM_NOISE, true, NR_PAGES);
+        write_pages(bed, 100);
+        before = ferry_storm_save(bed->storm, &nr_bytes);
+        ahead = *ferry_storm_pattern(bed->storm);
+        bed->reached = touched;
+        ferry_storm_touch(&ahead, &bed->memory, 64);
+        after = ferry_storm_save(bed->storm, &nr_bytes);
+        g_assert_cmpmem(before, nr_bytes, after, nr_bytes);
+        g_assert_cmpuint(bed->nr_wrote, ==, 100);
+        bed->reached = written;
+        write_pages(bed, 64);
+        g_assert_cmpuint(g_hash_table_size(touched), ==, g_hash_table_size(written));
+        g_hash_table_iter_init(&iter, written);
+        while (g_hash_table_iter_next(&iter, &page, NULL)) {
+            g_assert_true(g_hash_table_contains(touched, page));
+        }
+        /* It ends at what cannot be reached. */
+        bed->reached = NULL;
+        bed->unreachable = GPOINTER_TO_UINT(page);
+        ahead = *ferry_storm_pattern(bed->storm);
+        ferry_storm_touch(&ahead, &bed->memory, NR_PAGES);
+    }
+}
+
 static void test_damage(void)
 {
     g_autoptr(Bed) bed = bed_new(NR_PAGES);
@@ -464,6 +505,7 @@ int main(int argc, char **argv)
     g_test_add_func("/storm/sizes", test_sizes);
     g_test_add_func("/storm/contents", test_contents);
     g_test_add_func("/storm/unreachable", test_unreachable);
+    g_test_add_func("/storm/touch", test_touch);
     g_test_add_func("/storm/damage", test_damage);
     g_test_add_func("/storm/stale", test_stale);
     g_test_add_func("/storm/stale-in-blocks", test_stale_in_blocks);

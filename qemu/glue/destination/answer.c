@@ -213,7 +213,8 @@ bool ferry_incoming_channel(QIOChannel *ioc)
         ferry_destination_add_channel(destination, ferry_channel_new_ioc(ioc, "new"));
         return true;
     }
-    if (mis->from_src_file && migration_has_all_channels()) {
+    if ((mis->from_src_file && migration_has_all_channels()) ||
+        mis->state == MIGRATION_STATUS_CANCELLING) {
         warn_report("ferry: a connection that is not the source's was closed");
         qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
         migration_ioc_unregister_yank(ioc);

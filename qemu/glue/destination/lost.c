@@ -21,6 +21,7 @@
 #include "migration/migration.h"
 
 #include "../internal.h"
+#include "listen.h"
 #include "lost.h"
 #include "session.h"
 
@@ -93,18 +94,14 @@ void ferry_lost_stop_for_ever(void)
     }
 }
 
-void ferry_lost_give_up(void)
+static void abandon(void *opaque)
 {
     lost.stopped = false;
     ferry_lost_stop_for_ever();
     ferry_incoming_stop_listening();
     ferry_incoming_keep_last();
     ferry_incoming_end(NULL, false);
-}
-
-static void abandon(void *opaque)
-{
-    ferry_lost_give_up();
+    ferry_listen_give_up(migration_incoming_get_current());
 }
 
 /* Before they can see pages that are not what they should be. */
@@ -122,7 +119,7 @@ static void kick_all_vcpus(void)
     }
 }
 
-/* On the monitor's thread, or on the main one.  QEMU's listen thread is left waiting for good. */
+/* On the monitor's thread, or on the main one. */
 void qmp_ferry_abandon(Error **errp)
 {
     FerryDestination *destination = ferry_incoming_destination();
@@ -134,14 +131,16 @@ void qmp_ferry_abandon(Error **errp)
         error_setg(errp, "Only an incoming migration in state 'postcopy-paused' can be abandoned");
         return;
     }
-    migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_PAUSED, MIGRATION_STATUS_FAILED);
-    if (mis->state != MIGRATION_STATUS_FAILED) {
+    /* 'failed' is its state when nothing is left of it. */
+    migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_PAUSED, MIGRATION_STATUS_CANCELLING);
+    if (mis->state != MIGRATION_STATUS_CANCELLING) {
         error_setg(errp, "The migration is being recovered");
         return;
     }
     kick_all_vcpus();
     if (!ferry_destination_abandon(destination, &error)) {
-        migrate_set_state(&mis->state, MIGRATION_STATUS_FAILED, MIGRATION_STATUS_POSTCOPY_PAUSED);
+        migrate_set_state(&mis->state, MIGRATION_STATUS_CANCELLING,
+                          MIGRATION_STATUS_POSTCOPY_PAUSED);
         ferry_propagate_error(errp, error);
         return;
     }

@@ -15,10 +15,4 @@ void ferry_lost_end(void *opaque);
 /* Stop the guest so that only a reset gets it going again.  Main thread. */
 void ferry_lost_stop_for_ever(void);
 
-/*
- * The session is over, with the device state loaded and the guest not to run here: leave a QEMU that can be
- * asked and ended.  Main thread.
- */
-void ferry_lost_give_up(void);
-
 #endif

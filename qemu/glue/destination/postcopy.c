@@ -27,6 +27,7 @@
 
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
+#include "listen.h"
 #include "load.h"
 #include "lost.h"
 #include "postcopy.h"
@@ -212,6 +213,15 @@ void ferry_fill_blocktime(MigrationInfo *info)
 
 /* --- When something breaks ------------------------------------------------------------------------ */
 
+void ferry_postcopy_break_stream(void)
+{
+    g_mutex_lock(&postcopy.lock);
+    if (postcopy.io) {
+        qio_channel_shutdown(postcopy.io, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    }
+    g_mutex_unlock(&postcopy.lock);
+}
+
 /*
  * On any thread: the main one may be waiting for a page.  QEMU's thread that reads the stream pauses
  * the migration when that breaks.
@@ -219,11 +229,7 @@ void ferry_fill_blocktime(MigrationInfo *info)
 void ferry_postcopy_broken(void *opaque, const GError *why)
 {
     error_report("ferry: %s", why->message);
-    g_mutex_lock(&postcopy.lock);
-    if (postcopy.io) {
-        qio_channel_shutdown(postcopy.io, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
-    }
-    g_mutex_unlock(&postcopy.lock);
+    ferry_postcopy_break_stream();
 }
 
 static void stop_guest(void *opaque)
@@ -272,6 +278,7 @@ void ferry_postcopy_paused(MigrationIncomingState *mis)
     }
     ferry_postcopy_hold_stream(NULL);
     ferry_destination_break(destination);
+    ferry_listen_paused(mis);
     missing = ferry_destination_describe_missing(destination);
     error_report("ferry: %s", missing);
     ferry_lost_begin();

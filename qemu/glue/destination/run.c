@@ -15,7 +15,7 @@
 
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
-#include "lost.h"
+#include "listen.h"
 #include "postcopy.h"
 #include "run.h"
 #include "session.h"
@@ -25,31 +25,12 @@ static void (*pending)(void *opaque);
 
 /* --- Failing -------------------------------------------------------------------------------------- */
 
-static void set_error(const GError *error)
+static Error *make_error(const GError *error)
 {
     Error *err = NULL;
 
     error_setg(&err, "ferry: %s", error->message);
-    migrate_set_error(migrate_get_current(), err);
-    error_free(err);
-}
-
-/* As QEMU does when it cannot load the state of the guest. */
-static void fail_loaded(MigrationIncomingState *mis, const GError *error)
-{
-    pending = NULL;
-    migrate_set_state(&mis->state, mis->state, MIGRATION_STATUS_FAILED);
-    if (!mis->exit_on_error && !mis->have_listen_thread) {
-        /* Lest the source is told on it that all is well. */
-        qemu_file_shutdown(mis->from_src_file);
-        migration_incoming_state_destroy();
-        return;
-    }
-    error_report("ferry: %s", error->message);
-    if (mis->exit_on_error) {
-        exit(EXIT_FAILURE);
-    }
-    ferry_lost_give_up();
+    return err;
 }
 
 void ferry_incoming_check(void)
@@ -62,9 +43,13 @@ void ferry_incoming_check(void)
         ferry_destination_is_complete(destination, &error) || !error) {
         return;
     }
-    set_error(error);
     if (pending) {
-        fail_loaded(mis, error);
+        pending = NULL;
+        if (!mis->have_listen_thread) {
+            /* Lest the source is told on it that all is well. */
+            qemu_file_shutdown(mis->from_src_file);
+        }
+        ferry_listen_fail(mis, make_error(error));
     } else if (mis->from_src_file) {
         /* Whoever reads the stream gets to know, and fails in QEMU's own way. */
         qemu_file_shutdown(mis->from_src_file);

@@ -8,6 +8,8 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "hw/boards.h"
+#include "io/channel-file.h"
+#include "qapi/error.h"
 #include "migration/misc.h"
 #include "migration/migration.h"
 #include "migration/options.h"
@@ -65,19 +67,39 @@ static const char *why_not(MigrationState *s)
     return NULL;
 }
 
-bool ferry_wants_return_path(MigrationState *s)
+/* Whether it goes to where nobody can answer: to a file, or into a pipe. */
+static bool is_one_way(const MigrationState *s)
+{
+    Object *ioc = OBJECT(qemu_file_get_ioc(s->to_dst_file));
+    QIOChannelFile *file = (QIOChannelFile *)object_dynamic_cast(ioc, TYPE_QIO_CHANNEL_FILE);
+
+    return file && (fcntl(file->fd, F_GETFL) & O_ACCMODE) == O_WRONLY;
+}
+
+bool ferry_wants_return_path(MigrationState *s, bool postcopy)
 {
     const char *reason;
 
     ferry_peer_reset();
     if (s->state == MIGRATION_STATUS_POSTCOPY_RECOVER_SETUP) {
         /* The session is there, but its connection has to be made anew. */
-        return ferry_outgoing_active();
+        return postcopy || ferry_outgoing_active();
     }
     reason = why_not(s);
     trace_ferry_session_wanted(reason ?: "Ferry is wanted");
     ferry_outgoing_reset(reason);
-    return reason == NULL;
+    return reason == NULL || (postcopy && !is_one_way(s));
+}
+
+bool ferry_refuses_postcopy(MigrationState *s, Error **errp)
+{
+    QEMU_LOCK_GUARD(&s->qemu_file_lock);
+    if (!s->to_dst_file || !is_one_way(s)) {
+        return false;
+    }
+    error_setg(errp, "Post-copy needs a destination that answers, and this migration goes to a file or "
+                     "into a pipe");
+    return true;
 }
 
 /* --- Opening the session --------------------------------------------------------------------- */

@@ -15,6 +15,7 @@
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/tracker/tracker.h"
 #include "ferry/migration/error.h"
+#include "ferry/migration/memory/pageset.h"
 #include "../internal.h"
 #include "peer.h"
 #include "release.h"
@@ -167,7 +168,8 @@ bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GEr
         .list = g_memdup2(regions.list, regions.nr * sizeof(*regions.list)),
         .nr = regions.nr,
     };
-    if (!ferry_tracker_open(ferry_settings()->tracker, &outgoing.regions, &outgoing.tracker,
+    if (!ferry_pageset_fits(&regions, FERRY_SOURCE_PAGESETS, errp) ||
+        !ferry_tracker_open(ferry_settings()->tracker, &outgoing.regions, &outgoing.tracker,
                             errp)) {
         ferry_regions_clear(&regions);
         ferry_regions_clear(&outgoing.regions);

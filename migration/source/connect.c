@@ -1,0 +1,130 @@
+/*
+ * The source's side of a session: opening its channels, and what watches over them from then on.  See
+ * source.h and internal.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "../error.h"
+#include "../wire/control.h"
+#include "internal.h"
+
+/* --- While it is open ------------------------------------------------------------------------- */
+
+/* A channel went silent, or the blackout has become too long. */
+static void silent(void *opaque, GError *error)
+{
+    FerrySource *source = opaque;
+
+    atomic_store(&source->is_silent, true);
+    ferry_source_note_failure(source, error);
+    ferry_source_shutdown(source);
+}
+
+void ferry_source_limit_blackout(FerrySource *source, unsigned limit_ms)
+{
+    source->limit_ms = limit_ms;
+    atomic_store(&source->give_up_us,
+                 limit_ms ? g_get_monotonic_time() + (gint64)limit_ms * 1000 : 0);
+}
+
+/* The guest must not stay stopped for ever, whatever it is that is waited for. */
+static GError *look_at_blackout(void *opaque)
+{
+    FerrySource *source = opaque;
+    gint64 give_up_us = atomic_load(&source->give_up_us);
+    bool handed_off = ferry_source_phase(source) == FERRY_SOURCE_HANDED_OFF;
+
+    /* Decided once: it may be about to be let go of. */
+    if (!give_up_us || g_get_monotonic_time() < give_up_us ||
+        ferry_source_phase_is_over(ferry_source_phase(source)) ||
+        !ferry_source_enter(source, FERRY_SOURCE_FAILED)) {
+        return NULL;
+    }
+    return g_error_new(FERRY_ERROR, FERRY_ERROR_TIMEOUT,
+                       "the guest was stopped for %u ms (switchover-timeout), waiting for %s",
+                       source->limit_ms,
+                       handed_off ? "the destination to load the state of its devices"
+                                  : "the last pages to arrive");
+}
+
+static void add_to_heartbeat(void *opaque, FerryChannel *channel)
+{
+    FerrySource *source = opaque;
+    bool is_data = g_str_has_prefix(channel->name, "data");
+
+    ferry_heartbeat_add(source->heartbeat, channel, true, !is_data);
+}
+
+bool ferry_source_start(FerrySource *source)
+{
+    FerryPageServerConfig config = {
+        .backlog = source->backlog,
+        .senders = source->senders,
+        .failed = ferry_source_lose_channel,
+        .opaque = source,
+        .nr_requests = &source->nr_requests,
+    };
+
+    atomic_store(&source->is_open, true);
+    for (unsigned i = 0; i < source->channels.layout.nr_fetch; i++) {
+        config.channel = source->channels.fetch[i];
+        source->servers[i] = ferry_page_server_start(&config, i);
+    }
+    if (!ferry_senders_start(source->senders, source->channels.data,
+                             source->channels.layout.nr_data)) {
+        return false;
+    }
+    source->heartbeat = ferry_heartbeat_new(source->config.timeout_ms, silent, source);
+    ferry_channels_foreach(&source->channels, add_to_heartbeat, source);
+    ferry_heartbeat_set_watch(source->heartbeat, look_at_blackout, source);
+    ferry_heartbeat_start(source->heartbeat);
+    return !ferry_cause_is_known(&source->cause);
+}
+
+/* --- Opening --------------------------------------------------------------------------------- */
+
+bool ferry_source_open(FerrySource *source, const FerryLayout *layout, GError **errp)
+{
+    const FerryHello hello = {
+        .session = source->config.session,
+        .version = source->config.version,
+        .attempt = source->attempt++,
+    };
+
+    return ferry_channels_open(&source->channels, layout, &hello, source->config.dial,
+                               source->config.opaque, errp);
+}
+
+bool ferry_source_connect(FerrySource *source, GError **errp)
+{
+    FerryLayout layout = {
+        .nr_data = source->config.nr_channels,
+        .nr_fetch = source->config.nr_fetch,
+    };
+    g_autoptr(GByteArray) body = ferry_regions_encode(source->regions, &layout);
+
+    if (!ferry_backlog_start_tracker(source->backlog, errp)) {
+        return ferry_source_fail_here(source, errp);
+    }
+    if (!ferry_source_open(source, &layout, errp)) {
+        if (ferry_cause_is_cancelled(&source->cause)) {
+            g_clear_error(errp);
+            return ferry_source_fail(source, errp);
+        }
+        return ferry_source_fail_here(source, errp);
+    }
+    source->start_ns = ferry_now_ns();
+    source->round_start_ns = source->start_ns;
+    ferry_source_listen(source);
+    if (!ferry_control_send(source->channels.control, FERRY_FRAME_REGIONS, 0, body, NULL)) {
+        return ferry_source_fail(source, errp);
+    }
+    if (!ferry_first_pass_prepare(source->first_pass, errp)) {
+        return ferry_source_fail_here(source, errp);
+    }
+    if (!ferry_source_wait(source, &source->ready, 0)) {
+        return ferry_source_fail(source, errp);
+    }
+    return (ferry_source_start(source) && ferry_source_enter(source, FERRY_SOURCE_COPYING)) ||
+           ferry_source_fail(source, errp);
+}

@@ -1,0 +1,194 @@
+/*
+ * How the thread that reads the stream in post-copy (QEMU's listen thread) ends, and an incoming
+ * migration that fails while there is one.
+ *
+ * Two threads load a guest then: the main one its device state, the other one all else.  Whichever fails
+ * first, only the main thread takes the migration apart, and only it ends the process:
+ *
+ *   main thread                                  listen thread
+ *     the device state does not load               reads the stream
+ *     failing = true; state = failed               an error, or the pause, or the end
+ *     breaks the stream, ends a pause  --------->  waits until the main thread has loaded, or failed
+ *     waits for ended, without the BQL  <--------  ended = true
+ *     takes the migration apart; exits
+ *
+ * A stream that breaks while the main thread still loads is a pause if that succeeds.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "block/aio.h"
+#include "qapi/qapi-types-migration.h"
+#include "migration/migration.h"
+#include "migration/options.h"
+#include "migration/postcopy-ram.h"
+#include "migration/qemu-file.h"
+
+#include "ferry/glue/ferry.h"
+#include "../internal.h"
+#include "listen.h"
+#include "postcopy.h"
+#include "session.h"
+
+static struct {
+    bool failing;  /* atomic: the main thread could not load the device state */
+    bool given_up; /* atomic: a person has abandoned the migration */
+    GMutex lock;   /* for what follows */
+    GCond changed;
+    bool ended;
+} listening;
+
+static void fail_state(MigrationIncomingState *mis)
+{
+    static const MigrationStatus open[] = {
+        MIGRATION_STATUS_ACTIVE,
+        MIGRATION_STATUS_POSTCOPY_ACTIVE,
+        MIGRATION_STATUS_POSTCOPY_PAUSED,
+        MIGRATION_STATUS_POSTCOPY_RECOVER,
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(open); i++) {
+        migrate_set_state(&mis->state, open[i], MIGRATION_STATUS_FAILED);
+    }
+}
+
+/* --- The main thread ----------------------------------------------------------------------------- */
+
+/* Nobody reads the stream when it returns. */
+static void end_thread(MigrationIncomingState *mis)
+{
+    qatomic_set(&listening.failing, true);
+    fail_state(mis);
+    if (ferry_incoming_destination()) {
+        ferry_postcopy_break_stream();
+    } else {
+        qemu_file_shutdown(mis->from_src_file);
+    }
+    qemu_sem_post(&mis->postcopy_pause_sem_dst);
+    bql_unlock();
+    g_mutex_lock(&listening.lock);
+    while (!listening.ended) {
+        g_cond_wait(&listening.changed, &listening.lock);
+    }
+    g_mutex_unlock(&listening.lock);
+    bql_lock();
+    mis->have_listen_thread = false;
+    postcopy_state_set(POSTCOPY_INCOMING_END);
+}
+
+void ferry_incoming_failed(MigrationIncomingState *mis, Error **error)
+{
+    FerryDestination *destination = ferry_incoming_destination();
+    g_autoptr(GError) cause = NULL;
+
+    if (mis->have_listen_thread) {
+        end_thread(mis);
+    }
+    if (destination && !ferry_destination_is_complete(destination, &cause) && cause) {
+        error_free(*error);
+        *error = NULL;
+        error_setg(error, "load of migration failed: %s", cause->message);
+    }
+}
+
+void ferry_listen_fail(MigrationIncomingState *mis, Error *error)
+{
+    ferry_incoming_failed(mis, &error);
+    migrate_set_state(&mis->state, MIGRATION_STATUS_ACTIVE, MIGRATION_STATUS_FAILED);
+    migrate_set_error(migrate_get_current(), error);
+    migration_incoming_state_destroy();
+    if (mis->exit_on_error) {
+        error_report_err(error);
+        exit(EXIT_FAILURE);
+    }
+    error_free(error);
+}
+
+/* Whoever sees that it has failed finds nothing left of it. */
+static void take_apart(void *opaque)
+{
+    MigrationIncomingState *mis = opaque;
+
+    mis->have_listen_thread = false;
+    postcopy_state_set(POSTCOPY_INCOMING_END);
+    migration_incoming_state_destroy();
+    migrate_set_state(&mis->state, MIGRATION_STATUS_CANCELLING, MIGRATION_STATUS_FAILED);
+}
+
+void ferry_listen_give_up(MigrationIncomingState *mis)
+{
+    qatomic_set(&listening.given_up, true);
+    qemu_sem_post(&mis->postcopy_pause_sem_dst);
+}
+
+bool ferry_incoming_is_open(Error **errp)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+
+    /* The thread says that it has ended a moment after the state. */
+    if (!mis->have_listen_thread || mis->state == MIGRATION_STATUS_COMPLETED) {
+        return false;
+    }
+    error_setg(errp,
+               "Post-copy still brings this guest's memory (state '%s'): wait until the incoming migration "
+               "has completed, or give it up with ferry-abandon once it is paused",
+               MigrationStatus_str(mis->state));
+    return true;
+}
+
+/* --- The listen thread ----------------------------------------------------------------------------- */
+
+void ferry_listen_broke(void)
+{
+    if (!bql_locked() && ferry_incoming_destination()) {
+        qemu_event_wait(&migration_incoming_get_current()->main_thread_load_event);
+    }
+}
+
+void ferry_listen_paused(MigrationIncomingState *mis)
+{
+    if (qatomic_read(&listening.failing)) {
+        fail_state(mis);
+    }
+}
+
+bool ferry_listen_resumed(void)
+{
+    MigrationStatus state = qatomic_read(&migration_incoming_get_current()->state);
+
+    return state != MIGRATION_STATUS_CANCELLING && state != MIGRATION_STATUS_FAILED;
+}
+
+/* Whether this thread's end is nothing but that of a migration that has failed. */
+static bool has_failed(MigrationIncomingState *mis, int result)
+{
+    if (qatomic_read(&listening.given_up) || qatomic_read(&listening.failing)) {
+        return true;
+    }
+    if (result < 0 && !ferry_incoming_destination()) {
+        return false;
+    }
+    qemu_event_wait(&mis->main_thread_load_event);
+    return postcopy_state_get() != POSTCOPY_INCOMING_RUNNING;
+}
+
+bool ferry_listen_ended(MigrationIncomingState *mis, int result)
+{
+    if (!has_failed(mis, result)) {
+        return false;
+    }
+    postcopy_ram_incoming_cleanup(mis);
+    rcu_unregister_thread();
+    if (qatomic_read(&listening.given_up)) {
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), take_apart, mis);
+        return true;
+    }
+    g_mutex_lock(&listening.lock);
+    listening.ended = true;
+    g_cond_signal(&listening.changed);
+    g_mutex_unlock(&listening.lock);
+    return true;
+}

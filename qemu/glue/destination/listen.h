@@ -1,0 +1,28 @@
+/*
+ * How QEMU's listen thread ends: see listen.c; what QEMU calls is in ferry.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_GLUE_DESTINATION_LISTEN_H
+#define FERRY_GLUE_DESTINATION_LISTEN_H
+
+#include "qemu/typedefs.h"
+
+struct MigrationIncomingState;
+
+/*
+ * The paused migration, whose state is 'cancelling' by now, is given up: the thread ends, then everything that
+ * is left of the migration; then the state is 'failed'.  Returns at once.  Main thread.
+ */
+void ferry_listen_give_up(struct MigrationIncomingState *mis);
+
+/*
+ * The device state is loaded, but the guest cannot run here because of @error, which is taken over: the
+ * migration fails, as exit-on-error says.  Main thread, from the main loop.
+ */
+void ferry_listen_fail(struct MigrationIncomingState *mis, Error *error);
+
+/* The thread has paused the migration: not if it has failed.  The listen thread. */
+void ferry_listen_paused(struct MigrationIncomingState *mis);
+
+#endif
