@@ -326,9 +326,10 @@ static bool take_handoff(FerryDestination *destination, const FerryFrame *frame,
 static bool take_go(ChannelReader *reader, const FerryFrame *frame, GError **errp)
 {
     FerryDestination *destination = reader->destination;
-    bool ok, first;
+    bool ok, first, cut_off;
 
     g_mutex_lock(&destination->lock);
+    cut_off = ferry_destination_is_cut_off(destination);
     ok = ferry_destination_is_committed(destination) ||
          ferry_destination_may_enter(destination, FERRY_DESTINATION_DONE);
     first = ok && !destination->may_run;
@@ -342,9 +343,12 @@ static bool take_go(ChannelReader *reader, const FerryFrame *frame, GError **err
     }
     /*
      * If it cannot be said any more, the guest is this side's all the same.  First of all, because the
-     * session may be over as soon as the guest runs.
+     * session may be over as soon as the guest runs.  Not on what is left of a connection that broke: the
+     * source would take the migration for completed, with nobody left to resume it here.
      */
-    ferry_control_send(reader->channel, FERRY_FRAME_TAKEN, 0, NULL, NULL);
+    if (!cut_off) {
+        ferry_control_send(reader->channel, FERRY_FRAME_TAKEN, 0, NULL, NULL);
+    }
     if (first) {
         ferry_event(go, "destination");
         destination->ops.go(destination->opaque);

@@ -392,7 +392,7 @@ bool ferry_destination_stream_broke(FerryDestination *destination)
     bool over, waits;
 
     g_mutex_lock(&destination->lock);
-    over = destination->may_run && destination->phase == FERRY_DESTINATION_DONE;
+    over = destination->may_run && ferry_destination_has_all(destination);
     g_mutex_unlock(&destination->lock);
     if (over) {
         return false;

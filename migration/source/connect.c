@@ -16,6 +16,10 @@ static void silent(void *opaque, GError *error)
     FerrySource *source = opaque;
 
     atomic_store(&source->is_silent, true);
+    if (!ferry_source_is_gone(source)) {
+        /* It may hear this still, and wait to be told to run. */
+        ferry_channels_tell(&source->channels, error->message);
+    }
     ferry_source_note_failure(source, error);
     ferry_source_shutdown(source);
 }

@@ -211,7 +211,7 @@ static void test_nothing_missing(void)
     g_assert_cmpuint(hand->nr_went, ==, 0);
     hand_send(hand, FERRY_FRAME_GO, 0);
     hand_expect(hand, FERRY_FRAME_TAKEN, NULL);
-    g_assert_cmpuint(hand->nr_went, ==, 1);
+    hand_await_count(&hand->nr_went, 1);
     ferry_destination_send_report(hand->destination);
     hand_expect(hand, FERRY_FRAME_REPORT, NULL);
     g_assert_cmpuint(hand->nr_complete, ==, 1);
@@ -234,7 +234,7 @@ static void test_fetched(void)
     hand_expect(hand, FERRY_FRAME_LOADED, NULL);
     hand_send(hand, FERRY_FRAME_GO, 0);
     hand_expect(hand, FERRY_FRAME_TAKEN, NULL);
-    g_assert_cmpuint(hand->nr_went, ==, 1);
+    hand_await_count(&hand->nr_went, 1);
     hand_page(hand->data, 3);
 
     hand_cut(hand);
@@ -316,7 +316,7 @@ static void test_last_page_first(void)
     g_assert_cmpuint(hand->nr_complete, ==, 1);
     hand_send(hand, FERRY_FRAME_GO, 0);
     hand_expect(hand, FERRY_FRAME_TAKEN, NULL);
-    g_assert_cmpuint(hand->nr_went, ==, 1);
+    hand_await_count(&hand->nr_went, 1);
     ferry_destination_query(hand->destination, &stats);
     g_assert_true(stats.has_report && stats.has_fetch);
     g_assert_cmpuint(stats.fetch.missing_pages, ==, 0);
@@ -370,6 +370,82 @@ static void test_report_when_parted(void)
     hand->destination->control = NULL;
     g_mutex_unlock(&hand->destination->lock);
     ferry_destination_send_report(hand->destination);
+    hand_free(hand);
+}
+
+/* The source keeps the guest after LOADED: nobody waits for it, whichever channel shows first that it does. */
+static void test_kept(gconstpointer data)
+{
+    bool data_first = GPOINTER_TO_INT(data);
+    Hand *hand = hand_new();
+
+    hand_leave(hand);
+    g_assert_true(ferry_destination_loaded(hand->destination, NULL));
+    hand_expect(hand, FERRY_FRAME_LOADED, NULL);
+    if (data_first) {
+        g_clear_pointer(&hand->data, ferry_channel_free);
+        hand_await_phase(hand, PAUSED);
+    }
+    ferry_control_send_error(hand->control, "the guest goes on at the source");
+    hand_await_phase(hand, FAILED);
+    hand_await_count(&hand->nr_complete, 1);
+    g_assert_cmpuint(hand->nr_went, ==, 0);
+    hand_free(hand);
+}
+
+/*
+ * GO on what is left of a broken connection: the guest runs, but the source has to come back for its answer,
+ * or nobody would resume this side.
+ */
+static void test_go_when_paused(void)
+{
+    Hand *hand = hand_new();
+
+    hand_leave(hand);
+    g_assert_true(ferry_destination_loaded(hand->destination, NULL));
+    hand_expect(hand, FERRY_FRAME_LOADED, NULL);
+    g_clear_pointer(&hand->data, ferry_channel_free);
+    hand_await_phase(hand, PAUSED);
+    hand_send(hand, FERRY_FRAME_GO, 0);
+    hand_await_count(&hand->nr_went, 1);
+    g_assert_true(ferry_destination_has_guest(hand->destination));
+    /* From here on the source cannot keep it. */
+    ferry_control_send_error(hand->control, "the guest goes on at the source");
+    hand_cut(hand);
+    g_assert_cmpint(hand_phase(hand), ==, PAUSED);
+    hand_connect(hand, 1);
+    hand_expect(hand, FERRY_FRAME_MISSING, NULL);
+    hand_expect(hand, FERRY_FRAME_RESUMED, NULL);
+    hand_send(hand, FERRY_FRAME_GO, 0);
+    hand_expect(hand, FERRY_FRAME_TAKEN, NULL);
+    hand_await_count(&hand->nr_went, 1);
+    hand_free(hand);
+}
+
+/* With nothing missing, a connection that breaks before GO is a failure, and after it none of our business. */
+static void test_broken_with_all(gconstpointer data)
+{
+    bool gone = GPOINTER_TO_INT(data);
+    Hand *hand = hand_new();
+
+    hand_connect(hand, 0);
+    hand_expect(hand, FERRY_FRAME_READY, NULL);
+    hand_fence(hand, 1);
+    hand_handoff(hand, 1, 0);
+    g_assert_true(ferry_destination_wait_complete(hand->destination, NULL));
+    g_assert_true(ferry_destination_loaded(hand->destination, NULL));
+    hand_expect(hand, FERRY_FRAME_LOADED, NULL);
+    if (gone) {
+        hand_send(hand, FERRY_FRAME_GO, 0);
+        hand_expect(hand, FERRY_FRAME_TAKEN, NULL);
+        hand_await_count(&hand->nr_went, 1);
+    }
+    hand_cut(hand);
+    hand_await_phase(hand, gone ? DONE : FAILED);
+    g_usleep(20000);
+    g_assert_cmpint(hand_phase(hand), ==, gone ? DONE : FAILED);
+    g_assert_cmpuint(hand->nr_went, ==, gone);
+    g_assert_cmpuint(hand->nr_complete, ==, gone ? 1 : 2);
     hand_free(hand);
 }
 
@@ -454,6 +530,13 @@ int main(int argc, char **argv)
     g_test_add_data_func("/destination/broken-before-loaded/complete", GINT_TO_POINTER(TRUE),
                          test_broken_before_loaded);
     g_test_add_func("/destination/report-when-parted", test_report_when_parted);
+    g_test_add_data_func("/destination/kept/control-first", GINT_TO_POINTER(FALSE), test_kept);
+    g_test_add_data_func("/destination/kept/data-first", GINT_TO_POINTER(TRUE), test_kept);
+    g_test_add_func("/destination/go-when-paused", test_go_when_paused);
+    g_test_add_data_func("/destination/broken-with-all/before-go", GINT_TO_POINTER(FALSE),
+                         test_broken_with_all);
+    g_test_add_data_func("/destination/broken-with-all/after-go", GINT_TO_POINTER(TRUE),
+                         test_broken_with_all);
     for (size_t i = 0; i < G_N_ELEMENTS(turns); i++) {
         g_autofree char *path = g_strdup_printf("/destination/out-of-turn/%s", turns[i].name);
 
