@@ -12,7 +12,7 @@
 PREFIX ?= /usr/local
 export QEMU_SRC
 
-.PHONY: help build setup demo check check-asan check-upstream check-libvirt check-debian
+.PHONY: help build setup demo check check-asan model check-upstream check-libvirt check-debian
 .PHONY: bench lint coverage format install deb clean
 
 build: setup ## build QEMU with Ferry: build/qemu-system-x86_64 and build/qemu-img
@@ -29,6 +29,9 @@ check: setup ## build, then run every test suite, or SUITES="unit qtest"
 
 check-asan: setup ## run the qtest suite on a QEMU with AddressSanitizer and UBSan
 	@scripts/check --asan $(CASES)
+
+model: setup ## check the model of the hand-off deeper than make check does: minutes, 3 GiB
+	@tests/model/run --deep
 
 check-upstream: setup ## compare QEMU's own migration tests on stock QEMU and on Ferry
 	@scripts/check-upstream
