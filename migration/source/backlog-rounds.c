@@ -68,6 +68,14 @@ static bool note_written(FerryBacklog *backlog, uint32_t region, uint64_t word, 
     return true;
 }
 
+/* Pages were written: from here on their content matters.  Whether their chunk is armed or not. */
+static void unspare(const FerryBacklog *backlog, uint32_t region, uint64_t word, uint64_t mask)
+{
+    if (atomic_load(&backlog->sparing)) {
+        ferry_pageset_remove_mask(backlog->state[region].spared, word, mask);
+    }
+}
+
 /* The tracker has given up pages that it kept. */
 static void forget_kept(FerryBacklog *backlog, uint32_t region, uint64_t word, uint64_t mask)
 {
@@ -92,6 +100,7 @@ static void add_written(FerryBacklog *backlog, uint32_t region, uint64_t word, u
     unsigned round = atomic_load(&backlog->round);
     uint64_t hot = 0;
 
+    unspare(backlog, region, word, mask);
     if (ferry_backlog_is_stopped(backlog) && atomic_load(&backlog->drafted)) {
         /* In the blackout: most pages are known to be missing already. */
         mask &= ~get_held(state->draft, word);
@@ -126,6 +135,7 @@ static void early(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
     FerryBacklog *backlog = opaque;
     unsigned round = atomic_load(&backlog->round);
 
+    unspare(backlog, region, word, mask);
     if (note_written(backlog, region, word, mask, round)) {
         defer(backlog, region, word, mask, round);
         forget_kept(backlog, region, word, mask);

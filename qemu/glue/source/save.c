@@ -341,7 +341,7 @@ bool ferry_free_page_hint(void *addr, size_t len)
             break;
         }
         part = MIN(len, block->used_length - offset);
-        ferry_source_skip(source, region, offset >> FERRY_PAGE_SHIFT, part >> FERRY_PAGE_SHIFT);
+        ferry_source_hint(source, region, offset >> FERRY_PAGE_SHIFT, part >> FERRY_PAGE_SHIFT);
         addr = (char *)addr + part;
         len -= part;
     }
