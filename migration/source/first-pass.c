@@ -75,10 +75,13 @@ struct FerryFirstPass {
     _Atomic uint64_t unseen_bytes;
     _Atomic uint64_t skipped_pages;
 
-    GMutex lock;         /* for what follows, and for arming */
+    GMutex lock;       /* for what follows, and for arming */
     GArray **left_out; /* of each region: of PageRun, in order: never to be queued */
     bool **queued;     /* of each region and chunk: its first copy is in the backlog, or was */
     bool restarted;
+
+    GMutex
+        arm_lock; /* for what follows; nobody who asks waits for arming, which may take the BQL */
     FerryHistogram arm;
 };
 
@@ -103,6 +106,7 @@ FerryFirstPass *ferry_first_pass_new(FerryBacklog *backlog, FerrySenders *sender
         pass->queued[i] = g_new0(bool, ferry_backlog_nr_chunks(backlog, i));
     }
     g_mutex_init(&pass->lock);
+    g_mutex_init(&pass->arm_lock);
     return pass;
 }
 
@@ -120,6 +124,7 @@ void ferry_first_pass_free(FerryFirstPass *pass)
     g_free(pass->left_out);
     g_free(pass->queued);
     g_mutex_clear(&pass->lock);
+    g_mutex_clear(&pass->arm_lock);
     g_free(pass);
 }
 
@@ -136,9 +141,9 @@ uint64_t ferry_first_pass_unseen_bytes(const FerryFirstPass *pass)
 void ferry_first_pass_query(FerryFirstPass *pass, uint64_t *skipped_pages, FerryHistogram *arm)
 {
     *skipped_pages = atomic_load(&pass->skipped_pages);
-    g_mutex_lock(&pass->lock);
+    g_mutex_lock(&pass->arm_lock);
     *arm = pass->arm;
-    g_mutex_unlock(&pass->lock);
+    g_mutex_unlock(&pass->arm_lock);
 }
 
 /* With the lock held. */
@@ -152,7 +157,9 @@ static bool arm_chunk(FerryFirstPass *pass, size_t region, uint64_t number, GErr
     if (!ferry_backlog_arm(pass->backlog, region, number, errp)) {
         return false;
     }
+    g_mutex_lock(&pass->arm_lock);
     ferry_histogram_add(&pass->arm, ferry_now_ns() - start_ns);
+    g_mutex_unlock(&pass->arm_lock);
     return true;
 }
 
@@ -565,8 +572,7 @@ static void hint_chunk(FerryFirstPass *pass, uint32_t region, uint64_t first_pag
     if (!arm_chunk(pass, region, number, &error)) {
         /* Then they go with their chunk, if arming works at that time. */
         ferry_backlog_unspare(pass->backlog, region, first_page, nr_pages);
-    } else if (queued &&
-               ferry_backlog_withdraw(pass->backlog, region, first_page, nr_pages)) {
+    } else if (queued && ferry_backlog_withdraw(pass->backlog, region, first_page, nr_pages)) {
         ferry_senders_kick(pass->senders);
     }
 }

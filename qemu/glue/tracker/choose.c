@@ -46,13 +46,21 @@ static struct {
     GArray *vcpus; /* of FerryKvmRingStats: what was counted, when the rings are returned */
 } tracking;
 
+/* The memory listeners are the BQL's; the bitmap is not, and the blocks are referenced. */
+static void sync_listeners(bool last)
+{
+    if (bql_locked()) {
+        ferry_kvm_sync_others(last);
+    } else {
+        BQL_LOCK_GUARD();
+        ferry_kvm_sync_others(last);
+    }
+}
+
 static void harvest_bitmap(bool last, FerryBitmapFn fn)
 {
-    BQL_LOCK_GUARD();
-
-    ferry_kvm_sync_others(last);
-    ferry_bitmap_harvest(tracking.blocks, tracking.regions->nr, fn, tracking.client.opaque);
-    memory_global_after_dirty_log_sync();
+    sync_listeners(last);
+    ferry_bitmap_harvest(tracking.blocks, tracking.regions->nr, last, fn, tracking.client.opaque);
 }
 
 static bool has_rings(void)
