@@ -59,8 +59,7 @@ static uint64_t add_first(const FerryBacklog *backlog, const BacklogRegion *stat
         return nr_pages;
     }
     for (uint64_t word = first_page / 64; word * 64 < end; word++) {
-        uint64_t mask =
-            mask_in(word, first_page, end) & ~ferry_pageset_get(state->spared, word);
+        uint64_t mask = mask_in(word, first_page, end) & ~ferry_pageset_get(state->spared, word);
 
         ferry_pageset_add_mask(set, word, mask);
         nr_added += (unsigned)__builtin_popcountll(mask);

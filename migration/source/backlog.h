@@ -106,7 +106,7 @@ void ferry_backlog_disarm_all(FerryBacklog *backlog);
  * since.  Returns how many.
  */
 uint64_t ferry_backlog_queue(FerryBacklog *backlog, size_t region, uint64_t first_page,
-                         uint64_t nr_pages);
+                             uint64_t nr_pages);
 uint64_t ferry_backlog_queue_swapped(FerryBacklog *backlog, size_t region, uint64_t first_page,
                                      uint64_t nr_pages);
 

@@ -174,6 +174,74 @@ static void wait_throttle(Run *run)
     }
 }
 
+/* Firmware writes to the last pages of RAM blocks of all sizes, in the middle of the migration. */
+static void boot_firmware(Run *run)
+{
+    vm_do(run->source, "system_reset", NULL);
+    vm_set_bandwidth(run->source, 64 * MIB);
+    vm_wait_ferry_phase(run->source, "rounds");
+    vm_set_bandwidth(run->source, MIB);
+    for (unsigned i = 0; i < 3; i++) {
+        vm_do(run->source, "system_reset", NULL);
+        g_usleep(G_USEC_PER_SEC);
+    }
+}
+
+/* --- Free page hints --------------------------------------------------------------------------- */
+
+#define BALLOON                  \
+    "-object iothread,id=hints " \
+    "-device virtio-balloon-pci,addr=5,free-page-hint=on,iothread=hints"
+
+/* Where a guest without firmware puts its registers, as virtio 0.9 has them. */
+#define BALLOON_PORT     0xc000
+#define BALLOON_FEATURES (BALLOON_PORT + 4)
+#define BALLOON_STATUS   (BALLOON_PORT + 18)
+#define BALLOON_CONFIG   (BALLOON_PORT + 20)
+
+#define FREE_PAGE_HINT (1U << 3)
+
+/* What the device says of hints: an ID of 2 or more asks for them. */
+enum {
+    HINTS_STOP,
+    HINTS_DONE
+};
+
+static void write_pci(QTestState *qts, unsigned slot, unsigned offset, uint32_t value)
+{
+    qtest_outl(qts, 0xcf8, 0x80000000 | slot << 11 | offset);
+    qtest_outl(qts, 0xcfc, value);
+}
+
+static uint32_t get_hint_id(Vm *vm)
+{
+    return qtest_inl(vm->qts, BALLOON_CONFIG + 8);
+}
+
+/* As a driver does that can hint. */
+static void drive_balloon(Run *run)
+{
+    QTestState *qts = run->source->qts;
+
+    write_pci(qts, 5, 0x10, BALLOON_PORT);
+    write_pci(qts, 5, 0x04, 5);
+    qtest_outb(qts, BALLOON_STATUS, 3);
+    qtest_outl(qts, BALLOON_FEATURES, FREE_PAGE_HINT);
+    qtest_outb(qts, BALLOON_STATUS, 7);
+    g_assert_cmpuint(get_hint_id(run->source), ==, HINTS_STOP);
+}
+
+static void expect_hints_wanted(Run *run)
+{
+    g_assert_cmpuint(get_hint_id(run->source), >=, 2);
+}
+
+/* Else the guest never gets back what it has given. */
+static void expect_hints_done(Run *run)
+{
+    g_assert_cmpuint(get_hint_id(run->destination), ==, HINTS_DONE);
+}
+
 /* --- Yank ------------------------------------------------------------------------------------ */
 
 static void yank(Run *run)
@@ -325,6 +393,35 @@ static const Case cases[] = {
         .before = wait_guest,
         .during = wait_throttle,
         .after = expect_guest_goes_on,
+    },
+    {
+        .name = "guest/tcg-firmware",
+        .options = "-accel tcg",
+        .destination_paused = true,
+        .guest_writes = true,
+        .during = boot_firmware,
+    },
+    {
+        .name = "balloon/copy",
+        .options = BALLOON,
+        .before = drive_balloon,
+        .during = expect_hints_wanted,
+        .after = expect_hints_done,
+    },
+    {
+        .name = "balloon/rounds",
+        .options = BALLOON,
+        .before = drive_balloon,
+        .hold = HOLD_ROUNDS,
+        .during = expect_hints_wanted,
+        .after = expect_hints_done,
+    },
+    {
+        .name = "balloon/paused",
+        .options = BALLOON,
+        .paused = true,
+        .before = drive_balloon,
+        .after = expect_hints_done,
     },
     {
         .name = "yank/copy",
