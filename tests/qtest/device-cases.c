@@ -402,6 +402,15 @@ static const Case cases[] = {
         .during = boot_firmware,
     },
     {
+        /* Memory slots come and go while the firmware makes its copy writable, and other CPUs run. */
+        .name = "guest/kvm-firmware",
+        .cannot = no_kvm,
+        .options = "-accel kvm -smp 2",
+        .destination_paused = true,
+        .guest_writes = true,
+        .during = boot_firmware,
+    },
+    {
         .name = "balloon/copy",
         .options = BALLOON,
         .before = drive_balloon,

@@ -438,6 +438,9 @@ bool ferry_tracker_replace(const GError *why, FerryTracker *tracker)
     }
     if (mode == FERRY_TRACKER_MODE_PAGEMAP) {
         ferry_kvm_disarm();
+    } else {
+        /* A page whose entry was written over is not protected, and would never be again. */
+        ferry_kvm_unprotect();
     }
     set_info(mode, reason);
     return true;
