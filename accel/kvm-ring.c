@@ -270,11 +270,16 @@ void ferry_kvm_ring_stop(FerryKvmRing *ring)
 
 /* --- The source's calls ---------------------------------------------------------------------- */
 
-/* The vCPUs have stopped: nothing of what they wrote may be left in a place not looked at. */
+/*
+ * The vCPUs have stopped: nothing of what they wrote may be left in a place not looked at.  Where pages
+ * are to be left missing this is part of a blackout, which is not to grow with what is held back.
+ */
 static bool report_last(FerryKvmRing *ring, GError **errp)
 {
+    const bool new_only = ring->set.client.knows_noticed(ring->set.client.opaque);
+
     for (guint i = 0; i < ring->vcpus->len; i++) {
-        ferry_vcpu_ring_list_last(vcpu_at(ring, i));
+        ferry_vcpu_ring_list_last(vcpu_at(ring, i), new_only);
     }
     report_batch(ring, ring->set.client.report);
     return check(ring, errp);
@@ -286,13 +291,15 @@ bool ferry_kvm_ring_harvest(FerryKvmRing *ring, bool last, GError **errp)
 
     g_mutex_lock(&ring->lock);
     look_all(ring);
-    for (guint i = 0; i < ring->vcpus->len; i++) {
-        ferry_vcpu_ring_end_round(vcpu_at(ring, i));
-        if (!last) {
+    if (last) {
+        ok = report_last(ring, errp);
+    } else {
+        for (guint i = 0; i < ring->vcpus->len; i++) {
+            ferry_vcpu_ring_end_round(vcpu_at(ring, i));
             ferry_vcpu_ring_sort(vcpu_at(ring, i));
         }
+        ok = check(ring, errp);
     }
-    ok = last ? report_last(ring, errp) : check(ring, errp);
     g_mutex_unlock(&ring->lock);
     return ok;
 }

@@ -130,11 +130,12 @@ void ferry_vcpu_ring_make_room(FerryVcpuRing *ring);
 void ferry_vcpu_ring_take_back(FerryVcpuRing *ring);
 
 /**
- * ferry_vcpu_ring_list_last: the vCPU has stopped; put the pages of all that is held back in the
- * batch, without flagging it
+ * ferry_vcpu_ring_list_last: the vCPU has stopped; put the pages of what is held back in the batch,
+ * without flagging it
+ * @new_only: leave out what belongs to the round, which takes no time
  *
  * Finds out if there is more in the ring where nobody looks.
  */
-void ferry_vcpu_ring_list_last(FerryVcpuRing *ring);
+void ferry_vcpu_ring_list_last(FerryVcpuRing *ring, bool new_only);
 
 #endif

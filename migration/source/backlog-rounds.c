@@ -106,6 +106,7 @@ static void add_written(FerryBacklog *backlog, uint32_t region, uint64_t word, u
         mask &= ~get_held(state->draft, word);
     }
     if (!mask || !note_written(backlog, region, word, mask, round)) {
+        forget_kept(backlog, region, word, mask);
         return;
     }
     if (may_defer && !backlog->send_hot && !ferry_backlog_is_stopped(backlog)) {
@@ -138,8 +139,8 @@ static void early(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
     unspare(backlog, region, word, mask);
     if (note_written(backlog, region, word, mask, round)) {
         defer(backlog, region, word, mask, round);
-        forget_kept(backlog, region, word, mask);
     }
+    forget_kept(backlog, region, word, mask);
 }
 
 /*
@@ -164,12 +165,21 @@ static uint64_t noticed(void *opaque, uint32_t region, uint64_t word, uint64_t m
 
     if (atomic_load(&ferry_backlog_chunk(backlog, region, word * 64)->armed)) {
         remove_held(state->queued, word, mask);
-        if (backlog->may_leave) {
-            ferry_pageset_add_mask(state->kept, word, mask);
-        }
+    }
+    /* Of chunks that are not armed, too: the page stays writable, and is not noticed again when they are. */
+    if (backlog->may_leave) {
+        ferry_pageset_add_mask(state->kept, word, mask);
     }
     return mask & (get_held(written_in(state, round), word) |
                    get_held(written_before(state, round), word));
+}
+
+/* What was kept when the draft was made is in it. */
+static bool knows_noticed(void *opaque)
+{
+    const FerryBacklog *backlog = opaque;
+
+    return backlog->may_leave && ferry_backlog_is_drafted(backlog);
 }
 
 void ferry_backlog_init_client(FerryBacklog *backlog)
@@ -179,6 +189,7 @@ void ferry_backlog_init_client(FerryBacklog *backlog)
         .early = early,
         .found = found,
         .noticed = noticed,
+        .knows_noticed = knows_noticed,
         .opaque = backlog,
     };
 }
