@@ -201,7 +201,7 @@ static void sort_oldest(FerryVcpuRing *ring, uint32_t nr)
 
 void ferry_vcpu_ring_sort(FerryVcpuRing *ring)
 {
-    sort_oldest(ring, ferry_vcpu_ring_nr_held(ring));
+    sort_oldest(ring, ferry_vcpu_ring_nr_left(ring));
 }
 
 void ferry_vcpu_ring_flag(FerryVcpuRing *ring, uint32_t nr)

@@ -113,7 +113,7 @@ uint32_t ferry_vcpu_ring_look(FerryVcpuRing *ring);
 /** ferry_vcpu_ring_end_round: what was looked at so far is the round's */
 void ferry_vcpu_ring_end_round(FerryVcpuRing *ring);
 
-/** ferry_vcpu_ring_sort: bring what is held back into the order in which it costs least to reset */
+/** ferry_vcpu_ring_sort: bring the round's entries into the order in which they cost least to reset */
 void ferry_vcpu_ring_sort(FerryVcpuRing *ring);
 
 /** ferry_vcpu_ring_flag: flag the @nr oldest entries for reset, and put their pages in the batch */

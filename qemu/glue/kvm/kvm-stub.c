@@ -38,6 +38,10 @@ void ferry_kvm_sync_others(bool last_stage)
     memory_global_dirty_log_sync(last_stage);
 }
 
+void ferry_kvm_sync_log(void)
+{
+}
+
 void ferry_kvm_defer_logging(bool defer)
 {
 }

@@ -114,7 +114,6 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
     {
         started = memory_global_dirty_log_start(GLOBAL_DIRTY_MIGRATION, errp);
         if (started) {
-            /* Arming a chunk clears what this reports; without it there is nothing to clear. */
             ferry_kvm_sync_others(false);
         }
     }
@@ -122,6 +121,10 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
     if (!started) {
         return -1;
     }
+    /* Arming a chunk clears what this reports; without it there is nothing to clear. */
+    bql_unlock();
+    ferry_kvm_sync_log();
+    bql_lock();
     saving.logging = true;
     qatomic_set(&saving.sync_wanted, false);
     ferry_postcopy_reset();
