@@ -153,25 +153,58 @@ static void expect_guest_goes_on(Run *run)
 }
 
 /* It writes faster than it is let through: it must be held back. */
-static void wait_throttle(Run *run)
+/* Waits until the guest is slowed down more than that; returns by how many percent it is. */
+static int64_t wait_throttled(Run *run, int64_t percent)
 {
     gint64 deadline = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
-    bool throttled = false;
+    int64_t now = 0;
 
-    vm_set_bandwidth(run->source, 8 * MIB);
-    vm_wait_ferry_phase(run->source, "rounds");
-    /* While 64 pages are sent, the guest writes all of them anew. */
-    vm_set_bandwidth(run->source, MIB);
-    while (!throttled) {
+    while (now <= percent) {
         QDict *info = vm_command(run->source, "query-migrate", NULL);
 
         g_assert_cmpstr(qdict_get_str(info, "status"), ==, "active");
-        throttled = qdict_haskey(info, "cpu-throttle-percentage") &&
-                    qdict_get_int(info, "cpu-throttle-percentage") > 0;
+        now = qdict_get_try_int(info, "cpu-throttle-percentage", 0);
         qobject_unref(info);
         g_assert_cmpint(g_get_monotonic_time(), <, deadline);
         g_usleep(10 * 1000);
     }
+    return now;
+}
+
+static void wait_throttle(Run *run)
+{
+    vm_set_bandwidth(run->source, 8 * MIB);
+    vm_wait_ferry_phase(run->source, "rounds");
+    /* While 64 pages are sent, the guest writes all of them anew. */
+    vm_set_bandwidth(run->source, MIB);
+    wait_throttled(run, 0);
+}
+
+/* A round has begun of which more than this remains. */
+static void wait_remaining(Run *run, int64_t nr_bytes)
+{
+    int64_t remaining = 0;
+
+    while (remaining < nr_bytes) {
+        QDict *info = vm_command(run->source, "query-ferry", NULL);
+
+        g_assert_cmpstr(qdict_get_str(info, "phase"), ==, "rounds");
+        remaining = qdict_get_int(info, "remaining");
+        qobject_unref(info);
+        g_usleep(10 * 1000);
+    }
+}
+
+/* In a round that takes minutes, the guest is slowed down more and more all the same. */
+static void wait_throttle_in_round(Run *run)
+{
+    wait_throttle(run);
+    for (uint64_t page = 0; page < 2048; page++) {
+        qtest_writeq(run->source->qts, 16 * MIB + page * 4096, page + 1);
+    }
+    wait_remaining(run, 6 * MIB);
+    vm_set_bandwidth(run->source, 64 << 10);
+    wait_throttled(run, wait_throttled(run, 0));
 }
 
 /* Firmware writes to the last pages of RAM blocks of all sizes, in the middle of the migration. */
@@ -392,6 +425,17 @@ static const Case cases[] = {
         .guest_writes = true,
         .before = wait_guest,
         .during = wait_throttle,
+        .after = expect_guest_goes_on,
+    },
+    {
+        .name = "guest/auto-converge-in-round",
+        .prepare = make_writing_firmware,
+        .options = "-accel tcg -bios {dir}/write.bin",
+        .capabilities = "auto-converge",
+        .destination_paused = true,
+        .guest_writes = true,
+        .before = wait_guest,
+        .during = wait_throttle_in_round,
         .after = expect_guest_goes_on,
     },
     {
