@@ -2,13 +2,16 @@
  * KVM's dirty rings, all those of a VM: see kvm-ring.h; one of them: see vcpu-ring.h.
  *
  * Threads: everything is under `lock`, which is held over KVM_RESET_DIRTY_RINGS (some 13 ns an
- * entry) and over the client's functions.
+ * entry) and over the client's functions.  Who sorts all rings lets others have it after each: a
+ * full ring's vCPU waits for it, and whoever asks for statistics, with locks of his own.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "kvm-ring.h"
 
 #include <errno.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <sys/ioctl.h>
 
 #include "../migration/error.h"
@@ -21,6 +24,9 @@
 #define LOOK_MIN_US 1000
 #define LOOK_MAX_US 40000
 
+/* How long somebody who has work to go on with leaves the lock to those who wait for it. */
+#define GIVE_WAY_US 2000
+
 /* How often KVM may reset nothing before what is flagged is taken back. */
 #define IDLE_RESETS_MAX 10
 
@@ -29,6 +35,7 @@ struct FerryKvmRing {
     GThread *thread;
 
     GMutex lock;
+    _Atomic unsigned nr_waiting; /* threads that want the lock */
     GCond stopping;
     bool quit;
     bool fill;
@@ -77,6 +84,29 @@ void ferry_kvm_ring_free(FerryKvmRing *ring)
     g_mutex_clear(&ring->lock);
     g_cond_clear(&ring->stopping);
     g_free(ring);
+}
+
+static void lock(FerryKvmRing *ring)
+{
+    atomic_fetch_add(&ring->nr_waiting, 1);
+    g_mutex_lock(&ring->lock);
+    atomic_fetch_sub(&ring->nr_waiting, 1);
+}
+
+/* With the lock held, and again afterwards.  A mutex is not fair: it would be had again at once. */
+static void give_way(FerryKvmRing *ring)
+{
+    gint64 end_us;
+
+    if (atomic_load(&ring->nr_waiting) == 0) {
+        return;
+    }
+    end_us = g_get_monotonic_time() + GIVE_WAY_US;
+    g_mutex_unlock(&ring->lock);
+    while (atomic_load(&ring->nr_waiting) > 0 && g_get_monotonic_time() < end_us) {
+        sched_yield();
+    }
+    lock(ring);
 }
 
 /* --- All rings at once; with the lock held --------------------------------------------------- */
@@ -209,7 +239,7 @@ static gpointer collect_run(gpointer opaque)
     gint64 period_us = LOOK_MIN_US;
     gint64 last_us = g_get_monotonic_time();
 
-    g_mutex_lock(&ring->lock);
+    lock(ring);
     while (!ring->quit) {
         uint32_t nr_new = look_all(ring), nr_most = 0;
         gint64 now_us = g_get_monotonic_time();
@@ -231,7 +261,7 @@ static gpointer collect_run(gpointer opaque)
 
 bool ferry_kvm_ring_start(FerryKvmRing *ring, const FerryTrackerClient *client, GError **errp)
 {
-    g_mutex_lock(&ring->lock);
+    lock(ring);
     ring->set.client = *client;
     ring->started = true;
     ring->quit = false;
@@ -248,14 +278,14 @@ bool ferry_kvm_ring_start(FerryKvmRing *ring, const FerryTrackerClient *client, 
 void ferry_kvm_ring_stop(FerryKvmRing *ring)
 {
     if (ring->thread) {
-        g_mutex_lock(&ring->lock);
+        lock(ring);
         ring->quit = true;
         g_cond_signal(&ring->stopping);
         g_mutex_unlock(&ring->lock);
         g_thread_join(ring->thread);
         ring->thread = NULL;
     }
-    g_mutex_lock(&ring->lock);
+    lock(ring);
     if (ring->started) {
         look_all(ring);
         for (guint i = 0; i < ring->vcpus->len; i++) {
@@ -270,29 +300,45 @@ void ferry_kvm_ring_stop(FerryKvmRing *ring)
 
 /* --- The source's calls ---------------------------------------------------------------------- */
 
-/* The vCPUs have stopped: nothing of what they wrote may be left in a place not looked at. */
+/*
+ * The vCPUs have stopped: nothing of what they wrote may be left in a place not looked at.  Where pages
+ * are to be left missing this is part of a blackout, which is not to grow with what is held back.
+ */
 static bool report_last(FerryKvmRing *ring, GError **errp)
 {
+    const bool new_only = ring->set.client.knows_noticed(ring->set.client.opaque);
+
     for (guint i = 0; i < ring->vcpus->len; i++) {
-        ferry_vcpu_ring_list_last(vcpu_at(ring, i));
+        ferry_vcpu_ring_list_last(vcpu_at(ring, i), new_only);
     }
     report_batch(ring, ring->set.client.report);
     return check(ring, errp);
+}
+
+/* One after the other: a ring whose vCPU comes or goes meanwhile need not be in order. */
+static void sort_all(FerryKvmRing *ring)
+{
+    for (guint i = 0; i < ring->vcpus->len; i++) {
+        ferry_vcpu_ring_sort(vcpu_at(ring, i));
+        give_way(ring);
+    }
 }
 
 bool ferry_kvm_ring_harvest(FerryKvmRing *ring, bool last, GError **errp)
 {
     bool ok;
 
-    g_mutex_lock(&ring->lock);
+    lock(ring);
     look_all(ring);
-    for (guint i = 0; i < ring->vcpus->len; i++) {
-        ferry_vcpu_ring_end_round(vcpu_at(ring, i));
-        if (!last) {
-            ferry_vcpu_ring_sort(vcpu_at(ring, i));
+    if (last) {
+        ok = report_last(ring, errp);
+    } else {
+        for (guint i = 0; i < ring->vcpus->len; i++) {
+            ferry_vcpu_ring_end_round(vcpu_at(ring, i));
         }
+        sort_all(ring);
+        ok = check(ring, errp);
     }
-    ok = last ? report_last(ring, errp) : check(ring, errp);
     g_mutex_unlock(&ring->lock);
     return ok;
 }
@@ -301,7 +347,7 @@ bool ferry_kvm_ring_check(FerryKvmRing *ring, GError **errp)
 {
     bool ok;
 
-    g_mutex_lock(&ring->lock);
+    lock(ring);
     ok = check(ring, errp);
     g_mutex_unlock(&ring->lock);
     return ok;
@@ -313,7 +359,7 @@ bool ferry_kvm_ring_feed(FerryKvmRing *ring, uint64_t max_pages, uint64_t *left_
     bool ok;
 
     *left_pages = 0;
-    g_mutex_lock(&ring->lock);
+    lock(ring);
     if (ring->vcpus->len) {
         uint64_t share = max_pages / ring->vcpus->len + 1;
 
@@ -346,7 +392,7 @@ static FerryVcpuRing *find_vcpu(FerryKvmRing *ring, unsigned index, guint *posit
 void ferry_kvm_ring_add_vcpu(FerryKvmRing *ring, unsigned index, struct kvm_dirty_gfn *entries,
                              uint32_t fetch)
 {
-    g_mutex_lock(&ring->lock);
+    lock(ring);
     g_ptr_array_add(ring->vcpus, ferry_vcpu_ring_new(&ring->set, index, entries, fetch));
     g_mutex_unlock(&ring->lock);
 }
@@ -357,7 +403,7 @@ uint32_t ferry_kvm_ring_remove_vcpu(FerryKvmRing *ring, unsigned index)
     guint position;
     FerryVcpuRing *vcpu;
 
-    g_mutex_lock(&ring->lock);
+    lock(ring);
     vcpu = find_vcpu(ring, index, &position);
     if (vcpu) {
         if (ring->started) {
@@ -377,7 +423,7 @@ void ferry_kvm_ring_full(FerryKvmRing *ring, unsigned index)
     guint position;
     FerryVcpuRing *vcpu;
 
-    g_mutex_lock(&ring->lock);
+    lock(ring);
     vcpu = find_vcpu(ring, index, &position);
     if (vcpu && ring->started) {
         ferry_vcpu_ring_make_room(vcpu);
@@ -390,7 +436,7 @@ void ferry_kvm_ring_full(FerryKvmRing *ring, unsigned index)
 
 void ferry_kvm_ring_slots_begin(FerryKvmRing *ring)
 {
-    g_mutex_lock(&ring->lock);
+    lock(ring);
 }
 
 void ferry_kvm_ring_slots_end(FerryKvmRing *ring)
@@ -419,7 +465,7 @@ uint64_t ferry_kvm_ring_drain(FerryKvmRing *ring)
 {
     uint64_t nr_new = 0;
 
-    g_mutex_lock(&ring->lock);
+    lock(ring);
     if (ring->started) {
         nr_new = drain(ring);
     }
@@ -429,7 +475,7 @@ uint64_t ferry_kvm_ring_drain(FerryKvmRing *ring)
 
 void ferry_kvm_ring_set_fill(FerryKvmRing *ring, bool fill)
 {
-    g_mutex_lock(&ring->lock);
+    lock(ring);
     ring->fill = fill;
     g_mutex_unlock(&ring->lock);
 }
@@ -438,7 +484,7 @@ GArray *ferry_kvm_ring_query(FerryKvmRing *ring)
 {
     GArray *stats = g_array_new(FALSE, FALSE, sizeof(FerryKvmRingStats));
 
-    g_mutex_lock(&ring->lock);
+    lock(ring);
     for (guint i = 0; i < ring->vcpus->len; i++) {
         g_array_append_vals(stats, ferry_vcpu_ring_stats(vcpu_at(ring, i)), 1);
     }

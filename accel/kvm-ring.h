@@ -81,8 +81,13 @@ uint32_t ferry_kvm_ring_remove_vcpu(FerryKvmRing *ring, unsigned vcpu);
  * ferry_kvm_ring_slots_begin, ferry_kvm_ring_slots_end: around changes of memory slots
  *
  * Between the two nothing is collected; the changes (KVM_SET_USER_MEMORY_REGION) are the caller's,
- * who then tells the outcome with ferry_kvm_ring_set_slot(). Switching logging on or off is no
- * change in this sense. All calls come from one thread.
+ * who tells of each with ferry_kvm_ring_set_slot(). Switching logging on or off is no change in
+ * this sense. All calls come from one thread.
+ *
+ * While vCPUs run, a slot must be told to be gone when KVM has removed it, and before anything else
+ * gets its number:
+ *
+ *     KVM removes slot 5  ->  set_slot(5, nothing)  ->  KVM makes a slot 5  ->  set_slot(5, what it is)
  */
 void ferry_kvm_ring_slots_begin(FerryKvmRing *ring);
 void ferry_kvm_ring_slots_end(FerryKvmRing *ring);
@@ -93,7 +98,7 @@ void ferry_kvm_ring_slots_end(FerryKvmRing *ring);
  * @region, @first_page: what the slot's page 0 is
  * @nr_pages: its length; 0 when the slot is gone, or holds no memory that migrates
  *
- * What was logged before, or while it changed, is reported by the meaning that it had before.
+ * What was logged before this call is reported by the meaning that it had before.
  */
 void ferry_kvm_ring_set_slot(FerryKvmRing *ring, uint32_t slot, uint32_t region,
                              uint64_t first_page, uint64_t nr_pages);

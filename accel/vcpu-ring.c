@@ -201,7 +201,7 @@ static void sort_oldest(FerryVcpuRing *ring, uint32_t nr)
 
 void ferry_vcpu_ring_sort(FerryVcpuRing *ring)
 {
-    sort_oldest(ring, ferry_vcpu_ring_nr_held(ring));
+    sort_oldest(ring, ferry_vcpu_ring_nr_left(ring));
 }
 
 void ferry_vcpu_ring_flag(FerryVcpuRing *ring, uint32_t nr)
@@ -283,14 +283,16 @@ void ferry_vcpu_ring_make_room(FerryVcpuRing *ring)
     }
 }
 
-void ferry_vcpu_ring_list_last(FerryVcpuRing *ring)
+void ferry_vcpu_ring_list_last(FerryVcpuRing *ring, bool new_only)
 {
+    const uint32_t first = ring->reset + (new_only ? ferry_vcpu_ring_nr_left(ring) : 0);
+
     /* A ring that never got near its end cannot have been overrun. */
     if ((ring->stats.full_exits || ring->most_held > ring->set->nr_entries / 4) &&
         find_gap(ring) > 0) {
         note_overrun(ring);
     }
-    for (uint32_t number = ring->reset; number != ring->seen; number++) {
+    for (uint32_t number = first; number != ring->seen; number++) {
         FerryRingPage page;
 
         if (resolve(ring, entry_at(ring, number), &page)) {

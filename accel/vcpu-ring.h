@@ -113,7 +113,7 @@ uint32_t ferry_vcpu_ring_look(FerryVcpuRing *ring);
 /** ferry_vcpu_ring_end_round: what was looked at so far is the round's */
 void ferry_vcpu_ring_end_round(FerryVcpuRing *ring);
 
-/** ferry_vcpu_ring_sort: bring what is held back into the order in which it costs least to reset */
+/** ferry_vcpu_ring_sort: bring the round's entries into the order in which they cost least to reset */
 void ferry_vcpu_ring_sort(FerryVcpuRing *ring);
 
 /** ferry_vcpu_ring_flag: flag the @nr oldest entries for reset, and put their pages in the batch */
@@ -130,11 +130,12 @@ void ferry_vcpu_ring_make_room(FerryVcpuRing *ring);
 void ferry_vcpu_ring_take_back(FerryVcpuRing *ring);
 
 /**
- * ferry_vcpu_ring_list_last: the vCPU has stopped; put the pages of all that is held back in the
- * batch, without flagging it
+ * ferry_vcpu_ring_list_last: the vCPU has stopped; put the pages of what is held back in the batch,
+ * without flagging it
+ * @new_only: leave out what belongs to the round, which takes no time
  *
  * Finds out if there is more in the ring where nobody looks.
  */
-void ferry_vcpu_ring_list_last(FerryVcpuRing *ring);
+void ferry_vcpu_ring_list_last(FerryVcpuRing *ring, bool new_only);
 
 #endif

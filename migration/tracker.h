@@ -50,6 +50,11 @@ typedef struct FerryTrackerClient {
      * round or in the last one.
      */
     uint64_t (*noticed)(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
+    /*
+     * Whether pages that had been noticed by the last harvest need not be reported by the next, last one:
+     * they are known to be left missing.  Only with feed().
+     */
+    bool (*knows_noticed)(void *opaque);
     void *opaque;
 } FerryTrackerClient;
 
@@ -77,8 +82,8 @@ typedef struct FerryTrackerOps {
 
     /*
      * Look for all pages written since they were last reset, and tell with `found`, or keep them
-     * for feed().  @last: vCPUs and devices have stopped; `report` everything.  Called from the
-     * thread that drives the source.
+     * for feed().  @last: vCPUs and devices have stopped; `report` everything, but for what the client
+     * knows (knows_noticed).  Called from the thread that drives the source.
      */
     bool (*harvest)(void *opaque, bool last, GError **errp);
 

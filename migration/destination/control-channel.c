@@ -206,7 +206,7 @@ static bool take_missing(FerryDestination *destination, const FerryFrame *frame,
         return out_of_turn(frame, errp);
     }
     return ferry_missing_take(&destination->missing_reader, frame, body, &receiver->regions,
-                              ferry_fetch_missing(receiver->fetch), errp);
+                              ferry_fetch_incoming(receiver->fetch), errp);
 }
 
 static bool forget_draft(ChannelReader *reader, const FerryFrame *frame, GError **errp)
@@ -229,7 +229,8 @@ static bool forget_draft(ChannelReader *reader, const FerryFrame *frame, GError 
 static bool check_missing(FerryDestination *destination, uint64_t nr_pages, GError **errp)
 {
     FerryReceiver *receiver = &destination->receiver;
-    uint64_t here = ferry_missing_count(&receiver->regions, ferry_fetch_missing(receiver->fetch));
+    uint64_t here = ferry_missing_count(&receiver->regions, ferry_fetch_missing(receiver->fetch)) +
+                    ferry_missing_count(&receiver->regions, ferry_fetch_incoming(receiver->fetch));
 
     if (!ferry_missing_finish(&destination->missing_reader, errp)) {
         return false;

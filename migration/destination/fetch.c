@@ -41,10 +41,10 @@ struct FerryFetch {
     FerryFetchOps ops;
     void *opaque;
     FerryUserfault *uffd;
-    FerryPageset **missing; /* of each region, as are the next two */
-    /* Pages that are not there, for they were discarded while registered. */
-    FerryPageset **discarded;
-    bool *registered; /* its faults are ours to answer */
+    /* Of each region, as are the next two: pages that are not there, as they were discarded. */
+    FerryPageset **missing;
+    FerryPageset **incoming; /* what is to be discarded next, and missing from then on */
+    bool *registered;        /* its faults are ours to answer */
     FaultThread *threads;
     unsigned nr_threads;
     int quit_fd;       /* readable: the fault threads end */
@@ -108,10 +108,10 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_threads,
     fetch->nr_threads = nr_threads;
     fetch->threads = g_new0(FaultThread, nr_threads);
     fetch->missing = g_new0(FerryPageset *, regions->nr);
-    fetch->discarded = g_new0(FerryPageset *, regions->nr);
+    fetch->incoming = g_new0(FerryPageset *, regions->nr);
     fetch->registered = g_new0(bool, regions->nr);
     for (size_t i = 0; i < regions->nr; i++) {
-        fetch->discarded[i] = ferry_pageset_new(ferry_region_nr_pages(&regions->list[i]));
+        fetch->incoming[i] = ferry_pageset_new(ferry_region_nr_pages(&regions->list[i]));
         fetch->missing[i] = ferry_pageset_new(ferry_region_nr_pages(&regions->list[i]));
     }
     for (size_t i = 0; i < NR_LOCKS; i++) {
@@ -152,7 +152,7 @@ void ferry_fetch_free(FerryFetch *fetch)
     close(fetch->quit_fd);
     for (size_t i = 0; i < fetch->regions->nr; i++) {
         ferry_pageset_free(fetch->missing[i]);
-        ferry_pageset_free(fetch->discarded[i]);
+        ferry_pageset_free(fetch->incoming[i]);
     }
     for (size_t i = 0; i < NR_LOCKS; i++) {
         g_mutex_clear(&fetch->locks[i]);
@@ -161,7 +161,7 @@ void ferry_fetch_free(FerryFetch *fetch)
     ferry_gather_free(fetch->gather);
     ferry_waiters_free(fetch->waiters);
     g_free(fetch->missing);
-    g_free(fetch->discarded);
+    g_free(fetch->incoming);
     g_free(fetch->registered);
     g_free(fetch->threads);
     g_free(fetch);
@@ -170,6 +170,11 @@ void ferry_fetch_free(FerryFetch *fetch)
 FerryPageset *const *ferry_fetch_missing(FerryFetch *fetch)
 {
     return fetch->missing;
+}
+
+FerryPageset *const *ferry_fetch_incoming(FerryFetch *fetch)
+{
+    return fetch->incoming;
 }
 
 static uint64_t unit_pages(const FerryFetch *fetch, uint32_t region)
@@ -497,7 +502,7 @@ bool ferry_fetch_draft(FerryFetch *fetch, GError **errp)
     for (uint32_t i = 0; i < fetch->regions->nr; i++) {
         const FerryRegion *region = &fetch->regions->list[i];
 
-        if (!ferry_pageset_count(fetch->missing[i])) {
+        if (!ferry_pageset_count(fetch->incoming[i])) {
             continue;
         }
         /* First, so that nobody can fill a page again that has been discarded. */
@@ -505,7 +510,7 @@ bool ferry_fetch_draft(FerryFetch *fetch, GError **errp)
             return false;
         }
         fetch->registered[i] = true;
-        if (!ferry_discard_missing(region, fetch->missing[i], fetch->discarded[i], errp)) {
+        if (!ferry_discard_missing(region, fetch->incoming[i], fetch->missing[i], errp)) {
             return false;
         }
     }
@@ -516,7 +521,7 @@ void ferry_fetch_forget(FerryFetch *fetch)
 {
     for (uint32_t i = 0; i < fetch->regions->nr; i++) {
         ferry_pageset_clear(fetch->missing[i]);
-        ferry_pageset_clear(fetch->discarded[i]);
+        ferry_pageset_clear(fetch->incoming[i]);
     }
     /* Who waits goes on, and finds zero, as before the draft. */
     unregister_all(fetch);

@@ -56,11 +56,15 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_threads,
 /* Ends the threads.  Pages that are still missing read as zero from here on. */
 void ferry_fetch_free(FerryFetch *fetch);
 
-/* The missing pages of each region.  Before it is live, the caller adds to them. */
+/* The missing pages of each region. */
 FerryPageset *const *ferry_fetch_missing(FerryFetch *fetch);
 
+/* Pages of each region to be made missing by the next call: the caller adds to them. */
+FerryPageset *const *ferry_fetch_incoming(FerryFetch *fetch);
+
 /*
- * While the guest still runs at the source: discard the pages that are missing so far.  From here on,
+ * While the guest still runs at the source: discard the incoming pages, which are missing from then on.
+ * Takes time in proportion to them, not to all that is missing.  From here on,
  * whoever touches one of them waits, until it is live and the page has come; and the kernel provides
  * no huge pages, in which there would be no missing ones.
  */
@@ -72,7 +76,7 @@ void ferry_fetch_forget(FerryFetch *fetch);
 /* Nothing will come any more: whoever waits goes on, and finds zero.  Any thread. */
 void ferry_fetch_release(FerryFetch *fetch);
 
-/* All missing pages are known, and can be asked for. */
+/* The same, and all missing pages are known, and can be asked for. */
 bool ferry_fetch_go_live(FerryFetch *fetch, GError **errp);
 
 /* Whether it is; not, if @fetch is NULL.  Any thread. */

@@ -120,21 +120,23 @@ static bool discard_granule(FerryDiscarder *discarder, uint64_t granule,
     return true;
 }
 
-static bool discard_all(FerryDiscarder *discarder, FerryPageset *missing, FerryPageset *discarded,
+static bool discard_all(FerryDiscarder *discarder, FerryPageset *incoming, FerryPageset *missing,
                         GError **errp)
 {
-    for (int64_t granule = ferry_pageset_next(missing, 0, 0, 1); granule >= 0;
-         granule = ferry_pageset_next(missing, (uint64_t)granule + 1, 0, 1)) {
+    for (int64_t granule = ferry_pageset_next(incoming, 0, 0, 1); granule >= 0;
+         granule = ferry_pageset_next(incoming, (uint64_t)granule + 1, 0, 1)) {
         uint64_t pages[FERRY_GRANULE_WORDS], any = 0;
 
+        ferry_pageset_take(incoming, (uint64_t)granule, pages);
         for (uint32_t i = 0; i < FERRY_GRANULE_WORDS; i++) {
             uint64_t word = (uint64_t)granule * FERRY_GRANULE_WORDS + i;
 
-            pages[i] = ferry_pageset_get(missing, word) & ~ferry_pageset_get(discarded, word);
+            pages[i] &= ~ferry_pageset_get(missing, word);
             any |= pages[i];
         }
         if (any) {
-            ferry_pageset_add_granule(discarded, (uint64_t)granule, pages);
+            /* First: who touches one that is gone must find it missing. */
+            ferry_pageset_add_granule(missing, (uint64_t)granule, pages);
             if (!discard_granule(discarder, (uint64_t)granule, pages, errp)) {
                 return false;
             }
@@ -143,15 +145,15 @@ static bool discard_all(FerryDiscarder *discarder, FerryPageset *missing, FerryP
     return flush(discarder, errp);
 }
 
-bool ferry_discard_missing(const FerryRegion *region, FerryPageset *missing,
-                           FerryPageset *discarded, GError **errp)
+bool ferry_discard_missing(const FerryRegion *region, FerryPageset *incoming, FerryPageset *missing,
+                           GError **errp)
 {
     g_autofree FerryDiscarder *discarder = g_new0(FerryDiscarder, 1);
     bool ok;
 
     discarder->region = region;
     discarder->pidfd = is_anonymous(region) ? (int)syscall(SYS_pidfd_open, (long)getpid(), 0L) : -1;
-    ok = discard_all(discarder, missing, discarded, errp);
+    ok = discard_all(discarder, incoming, missing, errp);
     if (discarder->pidfd >= 0) {
         close(discarder->pidfd);
     }

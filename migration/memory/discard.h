@@ -18,11 +18,12 @@
 #include "region.h"
 
 /*
- * Discard the pages of @region that are in @missing and not in @discarded, whatever backs them and whether
- * they are there or not, and add them to @discarded.  Where the region's pages are larger than those of
- * the sets, one of which a part is to be discarded is discarded as a whole.
+ * Move the pages of @region that are in @incoming to @missing, and discard those that were not there,
+ * whatever backs them and whether they are there or not.  Where the region's pages are larger than those
+ * of the sets, one of which a part is to be discarded is discarded as a whole.  Takes time in proportion
+ * to @incoming.
  */
-bool ferry_discard_missing(const FerryRegion *region, FerryPageset *missing,
-                           FerryPageset *discarded, GError **errp);
+bool ferry_discard_missing(const FerryRegion *region, FerryPageset *incoming, FerryPageset *missing,
+                           GError **errp);
 
 #endif

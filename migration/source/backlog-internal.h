@@ -1,6 +1,7 @@
 /*
  * The backlog's structs, for its own files only: backlog.c (life, senders, counts),
- * backlog-rounds.c (what the tracker reports), backlog-draft.c (what will be missing).
+ * backlog-spare.c (first copies, and what may be left out), backlog-rounds.c (what the tracker
+ * reports), backlog-draft.c (what will be missing).
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -30,6 +31,7 @@ typedef struct BacklogRegion {
     FerryPageset *swapped;
     FerryPageset *kept;
     FerryPageset *draft;
+    FerryPageset *spared; /* their content does not matter, and they were not reported since */
     FerryPageset *deferred[2];
     FerryPageset *written[FERRY_WRITTEN_SETS];
     Chunk *chunks;
@@ -48,6 +50,7 @@ struct FerryBacklog {
 
     _Atomic FerryGuest guest;
     _Atomic bool drafted;             /* there are pages in `draft` */
+    _Atomic bool sparing;             /* there is, or was, something in `spared` */
     _Atomic unsigned round;           /* tells which of the sets are this round's */
     _Atomic uint64_t in_flight_pages; /* taken out of a set, not handed to the network yet */
     _Atomic uint64_t normal_pages, zero_pages, deferred_pages, written_pages;

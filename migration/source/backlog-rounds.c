@@ -68,6 +68,14 @@ static bool note_written(FerryBacklog *backlog, uint32_t region, uint64_t word, 
     return true;
 }
 
+/* Pages were written: from here on their content matters.  Whether their chunk is armed or not. */
+static void unspare(const FerryBacklog *backlog, uint32_t region, uint64_t word, uint64_t mask)
+{
+    if (atomic_load(&backlog->sparing)) {
+        ferry_pageset_remove_mask(backlog->state[region].spared, word, mask);
+    }
+}
+
 /* The tracker has given up pages that it kept. */
 static void forget_kept(FerryBacklog *backlog, uint32_t region, uint64_t word, uint64_t mask)
 {
@@ -92,11 +100,13 @@ static void add_written(FerryBacklog *backlog, uint32_t region, uint64_t word, u
     unsigned round = atomic_load(&backlog->round);
     uint64_t hot = 0;
 
+    unspare(backlog, region, word, mask);
     if (ferry_backlog_is_stopped(backlog) && atomic_load(&backlog->drafted)) {
         /* In the blackout: most pages are known to be missing already. */
         mask &= ~get_held(state->draft, word);
     }
     if (!mask || !note_written(backlog, region, word, mask, round)) {
+        forget_kept(backlog, region, word, mask);
         return;
     }
     if (may_defer && !backlog->send_hot && !ferry_backlog_is_stopped(backlog)) {
@@ -126,10 +136,11 @@ static void early(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
     FerryBacklog *backlog = opaque;
     unsigned round = atomic_load(&backlog->round);
 
+    unspare(backlog, region, word, mask);
     if (note_written(backlog, region, word, mask, round)) {
         defer(backlog, region, word, mask, round);
-        forget_kept(backlog, region, word, mask);
     }
+    forget_kept(backlog, region, word, mask);
 }
 
 /*
@@ -154,12 +165,21 @@ static uint64_t noticed(void *opaque, uint32_t region, uint64_t word, uint64_t m
 
     if (atomic_load(&ferry_backlog_chunk(backlog, region, word * 64)->armed)) {
         remove_held(state->queued, word, mask);
-        if (backlog->may_leave) {
-            ferry_pageset_add_mask(state->kept, word, mask);
-        }
+    }
+    /* Of chunks that are not armed, too: the page stays writable, and is not noticed again when they are. */
+    if (backlog->may_leave) {
+        ferry_pageset_add_mask(state->kept, word, mask);
     }
     return mask & (get_held(written_in(state, round), word) |
                    get_held(written_before(state, round), word));
+}
+
+/* What was kept when the draft was made is in it. */
+static bool knows_noticed(void *opaque)
+{
+    const FerryBacklog *backlog = opaque;
+
+    return backlog->may_leave && ferry_backlog_is_drafted(backlog);
 }
 
 void ferry_backlog_init_client(FerryBacklog *backlog)
@@ -169,6 +189,7 @@ void ferry_backlog_init_client(FerryBacklog *backlog)
         .early = early,
         .found = found,
         .noticed = noticed,
+        .knows_noticed = knows_noticed,
         .opaque = backlog,
     };
 }

@@ -30,6 +30,7 @@ FerryBacklog *ferry_backlog_new(FerryRegions *regions, const FerryTracker *track
         state->swapped = ferry_pageset_new(nr_pages);
         state->kept = ferry_pageset_new(nr_pages);
         state->draft = ferry_pageset_new(nr_pages);
+        state->spared = ferry_pageset_new(nr_pages);
         for (unsigned j = 0; j < FERRY_WRITTEN_SETS; j++) {
             state->written[j] = ferry_pageset_new(nr_pages);
         }
@@ -70,6 +71,7 @@ void ferry_backlog_free(FerryBacklog *backlog)
         ferry_pageset_free(state->swapped);
         ferry_pageset_free(state->kept);
         ferry_pageset_free(state->draft);
+        ferry_pageset_free(state->spared);
         for (unsigned j = 0; j < FERRY_WRITTEN_SETS; j++) {
             ferry_pageset_free(state->written[j]);
         }
@@ -143,31 +145,6 @@ void ferry_backlog_disarm_all(FerryBacklog *backlog)
             atomic_store(&backlog->state[region].chunks[i].armed, false);
         }
     }
-}
-
-void ferry_backlog_queue(FerryBacklog *backlog, size_t region, uint64_t first_page,
-                         uint64_t nr_pages)
-{
-    ferry_pageset_add(backlog->state[region].queued, first_page, nr_pages);
-}
-
-void ferry_backlog_queue_swapped(FerryBacklog *backlog, size_t region, uint64_t first_page,
-                                 uint64_t nr_pages)
-{
-    ferry_pageset_add(backlog->state[region].swapped, first_page, nr_pages);
-}
-
-void ferry_backlog_skip_mask(FerryBacklog *backlog, size_t region, uint64_t word, uint64_t mask)
-{
-    ferry_pageset_remove_mask(backlog->state[region].queued, word, mask);
-    ferry_pageset_remove_mask(backlog->state[region].swapped, word, mask);
-}
-
-void ferry_backlog_skip(FerryBacklog *backlog, size_t region, uint64_t first_page,
-                        uint64_t nr_pages)
-{
-    ferry_pageset_remove(backlog->state[region].queued, first_page, nr_pages);
-    ferry_pageset_remove(backlog->state[region].swapped, first_page, nr_pages);
 }
 
 static FerryPageset *set_of(const BacklogRegion *state, FerryBacklogSet which)

@@ -101,16 +101,36 @@ bool ferry_backlog_arm(FerryBacklog *backlog, size_t region, uint64_t chunk, GEr
 /* Forget that any chunk was armed. */
 void ferry_backlog_disarm_all(FerryBacklog *backlog);
 
-/* Pages are to be sent; or to be sent last. */
-void ferry_backlog_queue(FerryBacklog *backlog, size_t region, uint64_t first_page,
-                         uint64_t nr_pages);
-void ferry_backlog_queue_swapped(FerryBacklog *backlog, size_t region, uint64_t first_page,
-                                 uint64_t nr_pages);
+/*
+ * Pages are to be sent; or to be sent last.  Not those that were spared and have not been reported
+ * since.  Returns how many.
+ */
+uint64_t ferry_backlog_queue(FerryBacklog *backlog, size_t region, uint64_t first_page,
+                             uint64_t nr_pages);
+uint64_t ferry_backlog_queue_swapped(FerryBacklog *backlog, size_t region, uint64_t first_page,
+                                     uint64_t nr_pages);
 
-/* The content of pages does not matter: they need not be sent.  Any thread. */
-void ferry_backlog_skip_mask(FerryBacklog *backlog, size_t region, uint64_t word, uint64_t mask);
-void ferry_backlog_skip(FerryBacklog *backlog, size_t region, uint64_t first_page,
-                        uint64_t nr_pages);
+/* --- Pages whose content does not matter until they are written --- */
+
+/*
+ * From here on a page need not be queued, until the tracker reports it.  To be called before its chunk
+ * is armed, so that what is written afterwards is reported after this.  Any thread.
+ */
+void ferry_backlog_spare(FerryBacklog *backlog, size_t region, uint64_t first_page,
+                         uint64_t nr_pages);
+
+/* That does not hold any more: for @nr_pages, or for all pages.  Any thread. */
+void ferry_backlog_unspare(FerryBacklog *backlog, size_t region, uint64_t first_page,
+                           uint64_t nr_pages);
+void ferry_backlog_unspare_all(FerryBacklog *backlog);
+
+/*
+ * Pages of one chunk, which is armed, need not be sent: take out those that wait to be, but not what may
+ * have been written meanwhile.  Returns whether any had to be put back, of which senders must hear.  Any
+ * thread.
+ */
+bool ferry_backlog_withdraw(FerryBacklog *backlog, uint32_t region, uint64_t first_page,
+                            uint64_t nr_pages);
 
 /* --- Senders and servers --- */
 

@@ -52,6 +52,10 @@ typedef struct IdleRun {
     uint64_t first, nr;
 } IdleRun;
 
+typedef struct PageRun {
+    uint64_t first, end;
+} PageRun;
+
 struct FerryFirstPass {
     FerryBacklog *backlog;
     const FerryRegions *regions; /* the backlog's */
@@ -71,10 +75,13 @@ struct FerryFirstPass {
     _Atomic uint64_t unseen_bytes;
     _Atomic uint64_t skipped_pages;
 
-    GMutex lock;         /* for what follows, and for arming */
-    FerryPageset **skip; /* of each region: not to queue when its chunk is */
-    bool **queued;       /* of each region and chunk: its first copy is in the backlog, or was */
+    GMutex lock;       /* for what follows, and for arming */
+    GArray **left_out; /* of each region: of PageRun, in order: never to be queued */
+    bool **queued;     /* of each region and chunk: its first copy is in the backlog, or was */
     bool restarted;
+
+    GMutex
+        arm_lock; /* for what follows; nobody who asks waits for arming, which may take the BQL */
     FerryHistogram arm;
 };
 
@@ -92,13 +99,14 @@ FerryFirstPass *ferry_first_pass_new(FerryBacklog *backlog, FerrySenders *sender
     pass->idle = g_array_new(FALSE, FALSE, sizeof(IdleRun));
     pass->total_bytes = ferry_regions_total_bytes(pass->regions);
     pass->unseen_bytes = pass->total_bytes;
-    pass->skip = g_new(FerryPageset *, pass->regions->nr);
+    pass->left_out = g_new(GArray *, pass->regions->nr);
     pass->queued = g_new(bool *, pass->regions->nr);
     for (size_t i = 0; i < pass->regions->nr; i++) {
-        pass->skip[i] = ferry_pageset_new(ferry_region_nr_pages(&pass->regions->list[i]));
+        pass->left_out[i] = g_array_new(FALSE, FALSE, sizeof(PageRun));
         pass->queued[i] = g_new0(bool, ferry_backlog_nr_chunks(backlog, i));
     }
     g_mutex_init(&pass->lock);
+    g_mutex_init(&pass->arm_lock);
     return pass;
 }
 
@@ -110,12 +118,13 @@ void ferry_first_pass_free(FerryFirstPass *pass)
     g_array_unref(pass->hot);
     g_array_unref(pass->idle);
     for (size_t i = 0; i < pass->regions->nr; i++) {
-        ferry_pageset_free(pass->skip[i]);
+        g_array_unref(pass->left_out[i]);
         g_free(pass->queued[i]);
     }
-    g_free(pass->skip);
+    g_free(pass->left_out);
     g_free(pass->queued);
     g_mutex_clear(&pass->lock);
+    g_mutex_clear(&pass->arm_lock);
     g_free(pass);
 }
 
@@ -132,9 +141,9 @@ uint64_t ferry_first_pass_unseen_bytes(const FerryFirstPass *pass)
 void ferry_first_pass_query(FerryFirstPass *pass, uint64_t *skipped_pages, FerryHistogram *arm)
 {
     *skipped_pages = atomic_load(&pass->skipped_pages);
-    g_mutex_lock(&pass->lock);
+    g_mutex_lock(&pass->arm_lock);
     *arm = pass->arm;
-    g_mutex_unlock(&pass->lock);
+    g_mutex_unlock(&pass->arm_lock);
 }
 
 /* With the lock held. */
@@ -148,7 +157,9 @@ static bool arm_chunk(FerryFirstPass *pass, size_t region, uint64_t number, GErr
     if (!ferry_backlog_arm(pass->backlog, region, number, errp)) {
         return false;
     }
+    g_mutex_lock(&pass->arm_lock);
     ferry_histogram_add(&pass->arm, ferry_now_ns() - start_ns);
+    g_mutex_unlock(&pass->arm_lock);
     return true;
 }
 
@@ -160,7 +171,7 @@ static bool is_stopped(const FerryFirstPass *pass)
 typedef struct Queueing {
     FerryFirstPass *pass;
     size_t region;
-    uint64_t touched_pages;
+    uint64_t queued_pages;
 } Queueing;
 
 static void queue_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes,
@@ -170,35 +181,15 @@ static void queue_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes
     FerryBacklog *backlog = queueing->pass->backlog;
     uint64_t first_page = offset_bytes >> FERRY_PAGE_SHIFT, nr_pages = nr_bytes >> FERRY_PAGE_SHIFT;
 
-    queueing->touched_pages += nr_pages;
     if (kind == FERRY_SCAN_ZERO && !queueing->pass->restarted) {
         /* The destination's memory starts out empty: nothing to send. */
         ferry_backlog_count_zero(backlog, nr_pages);
     } else if (kind == FERRY_SCAN_SWAPPED && !is_stopped(queueing->pass)) {
-        ferry_backlog_queue_swapped(backlog, queueing->region, first_page, nr_pages);
+        nr_pages = ferry_backlog_queue_swapped(backlog, queueing->region, first_page, nr_pages);
     } else {
-        ferry_backlog_queue(backlog, queueing->region, first_page, nr_pages);
+        nr_pages = ferry_backlog_queue(backlog, queueing->region, first_page, nr_pages);
     }
-}
-
-/* Take out of the page set what is not to be sent in the first pass. */
-static void apply_skips(FerryFirstPass *pass, size_t region, uint64_t number)
-{
-    uint64_t first_granule = number * (FERRY_CHUNK_PAGES / FERRY_GRANULE_PAGES);
-    uint64_t end_granule = first_granule + FERRY_CHUNK_PAGES / FERRY_GRANULE_PAGES;
-    uint64_t pages[FERRY_GRANULE_WORDS];
-    FerryPageset *skip = pass->skip[region];
-
-    for (int64_t granule = ferry_pageset_next(skip, first_granule, 0, 1);
-         granule >= 0 && (uint64_t)granule < end_granule;
-         granule = ferry_pageset_next(skip, (uint64_t)granule + 1, 0, 1)) {
-        ferry_pageset_take(skip, (uint64_t)granule, pages);
-        for (uint64_t i = 0; i < FERRY_GRANULE_WORDS; i++) {
-            uint64_t word = (uint64_t)granule * FERRY_GRANULE_WORDS + i;
-
-            ferry_backlog_skip_mask(pass->backlog, region, word, pages[i]);
-        }
-    }
+    queueing->queued_pages += nr_pages;
 }
 
 /* --- In which order -------------------------------------------------------------------------- */
@@ -330,6 +321,55 @@ static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
     return true;
 }
 
+/* --- Scanning ---------------------------------------------------------------------------------- */
+
+typedef struct Filter {
+    const GArray *left_out;
+    FerryScanFn fn;
+    void *opaque;
+} Filter;
+
+/* The first run that ends after @page; the array's length if none does. */
+static guint find_left_out(const GArray *runs, uint64_t page)
+{
+    guint low = 0, high = runs->len;
+
+    while (low < high) {
+        guint middle = low + (high - low) / 2;
+
+        if (g_array_index(runs, PageRun, middle).end <= page) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+/* Pass on what is not left out. */
+static void filter(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes, FerryScanKind kind)
+{
+    const Filter *filter = opaque;
+    uint64_t page = offset_bytes >> FERRY_PAGE_SHIFT;
+    const uint64_t end = page + (nr_bytes >> FERRY_PAGE_SHIFT);
+
+    for (guint i = find_left_out(filter->left_out, page); page < end; i++) {
+        PageRun run = {end, end};
+        uint64_t stop;
+
+        if (i < filter->left_out->len) {
+            run = g_array_index(filter->left_out, PageRun, i);
+        }
+        stop = CLAMP(run.first, page, end);
+        if (stop > page) {
+            filter->fn(filter->opaque, page << FERRY_PAGE_SHIFT, (stop - page) << FERRY_PAGE_SHIFT,
+                       kind);
+        }
+        page = MAX(run.end, stop);
+    }
+}
+
+/* What was touched in some chunks, but for what is left out. */
 static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uint64_t nr,
                         FerryScanFn fn, void *opaque, GError **errp)
 {
@@ -338,9 +378,10 @@ static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uin
     const uint64_t first_page = first * FERRY_CHUNK_PAGES;
     const uint64_t nr_pages =
         MIN(nr * FERRY_CHUNK_PAGES, ferry_region_nr_pages(memory) - first_page);
+    Filter filtering = {.left_out = pass->left_out[region], .fn = fn, .opaque = opaque};
 
     return ferry_scan(pass->scanner, &target, first_page * FERRY_PAGE_BYTES,
-                      nr_pages * FERRY_PAGE_BYTES, fn, opaque, errp);
+                      nr_pages * FERRY_PAGE_BYTES, filter, &filtering, errp);
 }
 
 /*
@@ -353,10 +394,9 @@ static bool take_chunk(FerryFirstPass *pass, size_t region, uint64_t number, GEr
     bool ok = (is_stopped(pass) || arm_chunk(pass, region, number, errp)) &&
               scan_chunks(pass, region, number, 1, queue_touched, &queueing, errp);
 
-    apply_skips(pass, region, number);
     pass->queued[region][number] = true;
-    atomic_fetch_sub(&pass->skipped_pages, queueing.touched_pages);
-    if (queueing.touched_pages) {
+    atomic_fetch_sub(&pass->skipped_pages, queueing.queued_pages);
+    if (queueing.queued_pages) {
         ferry_senders_kick(pass->senders);
     }
     return ok;
@@ -470,10 +510,15 @@ bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp)
     return ok;
 }
 
-void ferry_first_pass_restart(FerryFirstPass *pass)
+bool ferry_first_pass_restart(FerryFirstPass *pass, const FerryTracker *next, GError **errp)
 {
+    bool ok;
+
+    /* Whoever hints at free pages has a tracker arm, too. */
     g_mutex_lock(&pass->lock);
+    ok = ferry_backlog_replace_tracker(pass->backlog, next, errp);
     ferry_backlog_disarm_all(pass->backlog);
+    ferry_backlog_unspare_all(pass->backlog);
     for (size_t i = 0; i < pass->regions->nr; i++) {
         memset(pass->queued[i], 0, ferry_backlog_nr_chunks(pass->backlog, i) * sizeof(bool));
     }
@@ -487,29 +532,60 @@ void ferry_first_pass_restart(FerryFirstPass *pass)
     atomic_store(&pass->unseen_bytes, pass->total_bytes);
     atomic_store(&pass->skipped_pages, 0);
     g_mutex_unlock(&pass->lock);
+    return ok;
 }
 
-void ferry_first_pass_skip(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
+/* --- Pages whose content does not matter ------------------------------------------------------ */
+
+void ferry_first_pass_leave_out(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
+                                uint64_t nr_pages)
+{
+    const PageRun run = {
+        .first = first_page,
+        .end = MIN(first_page + nr_pages, ferry_region_nr_pages(&pass->regions->list[region])),
+    };
+    GArray *runs = pass->left_out[region];
+
+    if (run.first >= run.end) {
+        return;
+    }
+    g_mutex_lock(&pass->lock);
+    g_array_insert_val(runs, find_left_out(runs, run.first), run);
+    g_mutex_unlock(&pass->lock);
+}
+
+/*
+ * With the lock held: @nr_pages of one chunk are free.  The driver takes the lock for its last look, so
+ * that nobody puts anything back after that.
+ */
+static void hint_chunk(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
+                       uint64_t nr_pages)
+{
+    const uint64_t number = first_page / FERRY_CHUNK_PAGES;
+    const bool queued = pass->queued[region][number];
+    g_autoptr(GError) error = NULL;
+
+    if (!queued) {
+        ferry_backlog_spare(pass->backlog, region, first_page, nr_pages);
+    }
+    /* The pages may be put to use again right away: from here on that must be seen. */
+    if (!arm_chunk(pass, region, number, &error)) {
+        /* Then they go with their chunk, if arming works at that time. */
+        ferry_backlog_unspare(pass->backlog, region, first_page, nr_pages);
+    } else if (queued && ferry_backlog_withdraw(pass->backlog, region, first_page, nr_pages)) {
+        ferry_senders_kick(pass->senders);
+    }
+}
+
+void ferry_first_pass_hint(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
                            uint64_t nr_pages)
 {
     uint64_t end = MIN(first_page + nr_pages, ferry_region_nr_pages(&pass->regions->list[region]));
 
     g_mutex_lock(&pass->lock);
-    for (uint64_t page = first_page, next; page < end; page = next) {
-        uint64_t number = page / FERRY_CHUNK_PAGES;
-        GError *error = NULL;
-
-        next = MIN(end, (number + 1) * FERRY_CHUNK_PAGES);
-        /* The pages may be put to use again right away: from here on that must be seen. */
-        if (!arm_chunk(pass, region, number, &error)) {
-            /* Then they go with their chunk, if arming works at that time. */
-            g_error_free(error);
-            continue;
-        }
-        ferry_backlog_skip(pass->backlog, region, page, next - page);
-        if (!pass->queued[region][number]) {
-            ferry_pageset_add(pass->skip[region], page, next - page);
-        }
+    for (uint64_t page = first_page, next; page < end && !is_stopped(pass); page = next) {
+        next = MIN(end, (page / FERRY_CHUNK_PAGES + 1) * FERRY_CHUNK_PAGES);
+        hint_chunk(pass, region, page, next - page);
     }
     g_mutex_unlock(&pass->lock);
 }

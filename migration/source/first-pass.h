@@ -4,7 +4,7 @@
  * (heat.h) come last: the shorter is the time for which their writes are traced, and the fewer of
  * their pages have to be sent again.
  *
- * Threads: one drives it; ferry_first_pass_skip() and the queries may be called from any.
+ * Threads: one drives it; ferry_first_pass_hint() and the queries may be called from any.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -48,11 +48,18 @@ bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp);
  */
 bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp);
 
-/* Begin again, with another tracker: the senders may be at work, the pass must not. */
-void ferry_first_pass_restart(FerryFirstPass *pass);
+/*
+ * Begin again, with the tracker @next (see ferry_backlog_replace_tracker): the senders may be at work,
+ * the pass must not.
+ */
+bool ferry_first_pass_restart(FerryFirstPass *pass, const FerryTracker *next, GError **errp);
 
-/* Leave pages out: see ferry_source_skip(). */
-void ferry_first_pass_skip(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
+/* Pages that are never copied: see ferry_source_skip().  Before the first feed. */
+void ferry_first_pass_leave_out(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
+                                uint64_t nr_pages);
+
+/* Pages that need not be copied until they are written: see ferry_source_hint(). */
+void ferry_first_pass_hint(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
                            uint64_t nr_pages);
 
 /* Bytes of memory not looked at yet. */

@@ -39,7 +39,12 @@ bool ferry_source_first_pass_done(const FerrySource *source)
 
 void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page, uint64_t nr_pages)
 {
-    ferry_first_pass_skip(source->first_pass, region, first_page, nr_pages);
+    ferry_first_pass_leave_out(source->first_pass, region, first_page, nr_pages);
+}
+
+void ferry_source_hint(FerrySource *source, uint32_t region, uint64_t first_page, uint64_t nr_pages)
+{
+    ferry_first_pass_hint(source->first_pass, region, first_page, nr_pages);
 }
 
 /* What takes FEED_MS to send, or @max_pages if that is less or bandwidth is not limited. */

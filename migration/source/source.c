@@ -476,10 +476,9 @@ bool ferry_source_replace_tracker(FerrySource *source, GError *error, GError **e
     }
     ferry_event(tracker_replaced, error->message);
     g_error_free(error);
-    if (!ferry_backlog_replace_tracker(source->backlog, &next, errp)) {
+    if (!ferry_first_pass_restart(source->first_pass, &next, errp)) {
         return ferry_source_fail_here(source, errp);
     }
-    ferry_first_pass_restart(source->first_pass);
     atomic_store(&source->left_pages, 0);
     g_mutex_lock(&source->lock);
     source->round_fence = 0;

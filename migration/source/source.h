@@ -105,10 +105,18 @@ void ferry_source_free(FerrySource *source);
 bool ferry_source_connect(FerrySource *source, GError **errp);
 
 /*
- * Leave pages out of the first copy: their content does not matter (discarded memory, free pages).
- * Before the first step, or at any time for pages that the guest declared free.
+ * Leave pages out of the first copy: there is no memory behind them that would be the guest's (what
+ * virtio-mem has not plugged).  Takes no time in proportion to them.  Before the first step; any thread.
  */
 void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page,
+                       uint64_t nr_pages);
+
+/*
+ * The guest has declared pages free: until they are written, they need not be sent.  What is written from
+ * the moment of this call on is sent, however early it is reported.  From ferry_source_connect() on; any
+ * thread.
+ */
+void ferry_source_hint(FerrySource *source, uint32_t region, uint64_t first_page,
                        uint64_t nr_pages);
 
 /* Arms and queues chunks, and waits at most @timeout_ms while the channels drain them. */

@@ -154,7 +154,7 @@ const char *no_kvm(void)
 #define FIRMWARE_BYTES (64u << 10)
 
 /* An image with @code at its start, where it goes from reset, in real mode. */
-static void make_firmware(const char *name, const uint8_t *code, size_t nr_bytes)
+void make_firmware(const char *name, const uint8_t *code, size_t nr_bytes)
 {
     /* jmp far 0xf000:0 */
     static const uint8_t reset[] = {0xea, 0x00, 0x00, 0x00, 0xf0};

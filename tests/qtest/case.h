@@ -193,6 +193,9 @@ const char *no_kvm(void);
 
 /* --- Firmware for QEMUs with vCPUs that run: options name {dir}/halt.bin or {dir}/write.bin --- */
 
+/* A file with @code, in real mode at 0xf0000. */
+void make_firmware(const char *name, const uint8_t *code, size_t nr_bytes);
+
 /* Does nothing at all. */
 void make_halting_firmware(Run *run);
 

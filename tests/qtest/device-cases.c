@@ -153,25 +153,126 @@ static void expect_guest_goes_on(Run *run)
 }
 
 /* It writes faster than it is let through: it must be held back. */
-static void wait_throttle(Run *run)
+/* Waits until the guest is slowed down more than that; returns by how many percent it is. */
+static int64_t wait_throttled(Run *run, int64_t percent)
 {
     gint64 deadline = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
-    bool throttled = false;
+    int64_t now = 0;
 
-    vm_set_bandwidth(run->source, 8 * MIB);
-    vm_wait_ferry_phase(run->source, "rounds");
-    /* While 64 pages are sent, the guest writes all of them anew. */
-    vm_set_bandwidth(run->source, MIB);
-    while (!throttled) {
+    while (now <= percent) {
         QDict *info = vm_command(run->source, "query-migrate", NULL);
 
         g_assert_cmpstr(qdict_get_str(info, "status"), ==, "active");
-        throttled = qdict_haskey(info, "cpu-throttle-percentage") &&
-                    qdict_get_int(info, "cpu-throttle-percentage") > 0;
+        now = qdict_get_try_int(info, "cpu-throttle-percentage", 0);
         qobject_unref(info);
         g_assert_cmpint(g_get_monotonic_time(), <, deadline);
         g_usleep(10 * 1000);
     }
+    return now;
+}
+
+static void wait_throttle(Run *run)
+{
+    vm_set_bandwidth(run->source, 8 * MIB);
+    vm_wait_ferry_phase(run->source, "rounds");
+    /* While 64 pages are sent, the guest writes all of them anew. */
+    vm_set_bandwidth(run->source, MIB);
+    wait_throttled(run, 0);
+}
+
+/* A round has begun of which more than this remains. */
+static void wait_remaining(Run *run, int64_t nr_bytes)
+{
+    int64_t remaining = 0;
+
+    while (remaining < nr_bytes) {
+        QDict *info = vm_command(run->source, "query-ferry", NULL);
+
+        g_assert_cmpstr(qdict_get_str(info, "phase"), ==, "rounds");
+        remaining = qdict_get_int(info, "remaining");
+        qobject_unref(info);
+        g_usleep(10 * 1000);
+    }
+}
+
+/* In a round that takes minutes, the guest is slowed down more and more all the same. */
+static void wait_throttle_in_round(Run *run)
+{
+    wait_throttle(run);
+    for (uint64_t page = 0; page < 2048; page++) {
+        qtest_writeq(run->source->qts, 16 * MIB + page * 4096, page + 1);
+    }
+    wait_remaining(run, 6 * MIB);
+    vm_set_bandwidth(run->source, 64 << 10);
+    wait_throttled(run, wait_throttled(run, 0));
+}
+
+/* Firmware writes to the last pages of RAM blocks of all sizes, in the middle of the migration. */
+static void boot_firmware(Run *run)
+{
+    vm_do(run->source, "system_reset", NULL);
+    vm_set_bandwidth(run->source, 64 * MIB);
+    vm_wait_ferry_phase(run->source, "rounds");
+    vm_set_bandwidth(run->source, MIB);
+    for (unsigned i = 0; i < 3; i++) {
+        vm_do(run->source, "system_reset", NULL);
+        g_usleep(G_USEC_PER_SEC);
+    }
+}
+
+/* --- Free page hints --------------------------------------------------------------------------- */
+
+#define BALLOON                  \
+    "-object iothread,id=hints " \
+    "-device virtio-balloon-pci,addr=5,free-page-hint=on,iothread=hints"
+
+/* Where a guest without firmware puts its registers, as virtio 0.9 has them. */
+#define BALLOON_PORT     0xc000
+#define BALLOON_FEATURES (BALLOON_PORT + 4)
+#define BALLOON_STATUS   (BALLOON_PORT + 18)
+#define BALLOON_CONFIG   (BALLOON_PORT + 20)
+
+#define FREE_PAGE_HINT (1U << 3)
+
+/* What the device says of hints: an ID of 2 or more asks for them. */
+enum {
+    HINTS_STOP,
+    HINTS_DONE
+};
+
+static void write_pci(QTestState *qts, unsigned slot, unsigned offset, uint32_t value)
+{
+    qtest_outl(qts, 0xcf8, 0x80000000 | slot << 11 | offset);
+    qtest_outl(qts, 0xcfc, value);
+}
+
+static uint32_t get_hint_id(Vm *vm)
+{
+    return qtest_inl(vm->qts, BALLOON_CONFIG + 8);
+}
+
+/* As a driver does that can hint. */
+static void drive_balloon(Run *run)
+{
+    QTestState *qts = run->source->qts;
+
+    write_pci(qts, 5, 0x10, BALLOON_PORT);
+    write_pci(qts, 5, 0x04, 5);
+    qtest_outb(qts, BALLOON_STATUS, 3);
+    qtest_outl(qts, BALLOON_FEATURES, FREE_PAGE_HINT);
+    qtest_outb(qts, BALLOON_STATUS, 7);
+    g_assert_cmpuint(get_hint_id(run->source), ==, HINTS_STOP);
+}
+
+static void expect_hints_wanted(Run *run)
+{
+    g_assert_cmpuint(get_hint_id(run->source), >=, 2);
+}
+
+/* Else the guest never gets back what it has given. */
+static void expect_hints_done(Run *run)
+{
+    g_assert_cmpuint(get_hint_id(run->destination), ==, HINTS_DONE);
 }
 
 /* --- Yank ------------------------------------------------------------------------------------ */
@@ -325,6 +426,55 @@ static const Case cases[] = {
         .before = wait_guest,
         .during = wait_throttle,
         .after = expect_guest_goes_on,
+    },
+    {
+        .name = "guest/auto-converge-in-round",
+        .prepare = make_writing_firmware,
+        .options = "-accel tcg -bios {dir}/write.bin",
+        .capabilities = "auto-converge",
+        .destination_paused = true,
+        .guest_writes = true,
+        .before = wait_guest,
+        .during = wait_throttle_in_round,
+        .after = expect_guest_goes_on,
+    },
+    {
+        .name = "guest/tcg-firmware",
+        .options = "-accel tcg",
+        .destination_paused = true,
+        .guest_writes = true,
+        .during = boot_firmware,
+    },
+    {
+        /* Memory slots come and go while the firmware makes its copy writable, and other CPUs run. */
+        .name = "guest/kvm-firmware",
+        .cannot = no_kvm,
+        .options = "-accel kvm -smp 2",
+        .destination_paused = true,
+        .guest_writes = true,
+        .during = boot_firmware,
+    },
+    {
+        .name = "balloon/copy",
+        .options = BALLOON,
+        .before = drive_balloon,
+        .during = expect_hints_wanted,
+        .after = expect_hints_done,
+    },
+    {
+        .name = "balloon/rounds",
+        .options = BALLOON,
+        .before = drive_balloon,
+        .hold = HOLD_ROUNDS,
+        .during = expect_hints_wanted,
+        .after = expect_hints_done,
+    },
+    {
+        .name = "balloon/paused",
+        .options = BALLOON,
+        .paused = true,
+        .before = drive_balloon,
+        .after = expect_hints_done,
     },
     {
         .name = "yank/copy",

@@ -140,7 +140,73 @@ static void expect_no_dirty_limit(Run *run)
     g_assert_cmpstr(rate, ==, "mode dirty-ring is not enabled, use other method instead.");
 }
 
+/* --- Overruns ---------------------------------------------------------------------------------- */
+
+/* String instructions over 0x20000 to 0x60000: a KVM that emulates them logs 1024 writes at once. */
+static void make_bursts(Run *run)
+{
+    static const uint8_t code[] = {
+        0xfa, 0xfc,             /* cli; cld */
+        0x43,                   /* again: inc %bx */
+        0xbe, 0x00, 0x20,       /* mov $0x2000, %si */
+        0x8e, 0xc6,             /* next: mov %si, %es */
+        0x31, 0xff,             /* xor %di, %di */
+        0x89, 0xd8,             /* mov %bx, %ax */
+        0xb9, 0x00, 0x80,       /* mov $0x8000, %cx */
+        0xf3, 0xab,             /* rep stosw */
+        0x81, 0xc6, 0x00, 0x10, /* add $0x1000, %si */
+        0x81, 0xfe, 0x00, 0x60, /* cmp $0x6000, %si */
+        0x72, 0xeb,             /* jb next */
+        0xeb, 0xe5,             /* jmp again */
+    };
+
+    make_firmware("{dir}/bursts.bin", code, sizeof(code));
+}
+
+static void limit_bursts(Run *run)
+{
+    gint64 deadline = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
+
+    vm_do(run->source, "set-vcpu-dirty-limit", "{ 'dirty-rate': 100 }");
+    while (qtest_readw(run->source->qts, 0x5f000) < 3) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+    }
+}
+
+static void wait_rounds(Run *run)
+{
+    vm_set_bandwidth(run->source, 16 * MIB);
+    vm_wait_ferry_phase(run->source, "rounds");
+}
+
+/* Slowing vCPUs down at full rings is QEMU's business, also when Ferry could not keep up with one. */
+static void expect_qemus_look(Run *run)
+{
+    QDict *info = vm_command(run->source, "query-ferry", NULL);
+    QDict *tracker = qdict_get_qdict(info, "tracker");
+
+    if (g_str_equal(qdict_get_str(tracker, "mode"), "kvm-ring")) {
+        g_test_skip("this KVM does not overrun rings");
+    } else {
+        g_assert_cmpstr(qdict_get_str(tracker, "mode"), ==, "bitmap");
+        g_assert_nonnull(strstr(qdict_get_str(tracker, "reason"), "the dirty limit needs QEMU's"));
+    }
+    qobject_unref(info);
+}
+
 static const Case cases[] = {
+    {
+        .name = "tracker/kvm-overrun-limited",
+        .cannot = no_rings,
+        .prepare = make_bursts,
+        .options = "-accel kvm,dirty-ring-size=1024 -bios {dir}/bursts.bin",
+        .destination_paused = true,
+        .guest_writes = true,
+        .before = limit_bursts,
+        .during = wait_rounds,
+        .after = expect_qemus_look,
+    },
     {
         .name = "tracker/kvm-rings",
         .cannot = no_rings,

@@ -220,12 +220,18 @@ void bed_free(Bed *bed)
     g_free(bed);
 }
 
+static bool knows_noticed(void *opaque)
+{
+    return ((Bed *)opaque)->knows_noticed;
+}
+
 void bed_start(Bed *bed)
 {
     const FerryTrackerClient client = {
         .report = take_report,
         .early = take_report,
         .noticed = take_notice,
+        .knows_noticed = knows_noticed,
         .opaque = bed,
     };
     g_autoptr(GError) error = NULL;

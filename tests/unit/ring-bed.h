@@ -47,6 +47,7 @@ typedef struct Bed {
     uint64_t nr_reports;              /* calls: up to 64 pages each */
     uint64_t nr_full[RAW_VCPUS_MAX];  /* times a vCPU asked for room in its ring */
     bool deaf;                        /* it is given none */
+    bool knows_noticed;               /* the last harvest need not report what was noticed before */
     bool at_once;                     /* pages are copied in the very moment they are reported */
     bool forget;                      /* the positive control: reports of this page are ignored */
     uint32_t forget_region;

@@ -116,6 +116,32 @@ static void test_kept(void)
     ferry_backlog_free(backlog);
 }
 
+/*
+ * A page is noticed once, however long it is kept: also if its chunk is armed, and copied, only after
+ * that.
+ */
+static void test_kept_before_arming(void)
+{
+    FerryBacklog *backlog = new_backlog();
+
+    ferry_backlog_disarm_all(backlog);
+    client->noticed(client->opaque, 0, 0, 3);
+    g_assert_true(ferry_backlog_arm(backlog, 0, 0, NULL));
+    g_assert_false(client->knows_noticed(client->opaque));
+    ferry_backlog_draft(backlog);
+    g_assert_true(client->knows_noticed(client->opaque));
+    g_assert_cmpuint(ferry_pageset_count(SET(DRAFT)), ==, 2);
+    ferry_backlog_free(backlog);
+
+    backlog = new_backlog();
+    ferry_backlog_disarm_all(backlog);
+    client->noticed(client->opaque, 0, 0, 3);
+    client->report(client->opaque, 0, 0, 1);
+    client->early(client->opaque, 0, 0, 2);
+    g_assert_cmpuint(ferry_pageset_count(SET(KEPT)), ==, 0);
+    ferry_backlog_free(backlog);
+}
+
 static void test_unused_memory(void)
 {
     FerryBacklog *backlog = new_backlog();
@@ -209,6 +235,7 @@ static void test_stopped_round(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/backlog/kept-before-arming", test_kept_before_arming);
     g_test_add_func("/backlog/kept", test_kept);
     g_test_add_func("/backlog/unused-memory", test_unused_memory);
     g_test_add_func("/backlog/held-pages-move", test_held_pages_move);

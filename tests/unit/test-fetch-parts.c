@@ -59,10 +59,10 @@ static void test_touched(void)
 
     memset(payload, 7, 4 * FERRY_PAGE_BYTES);
     *fake_machine_page(machine, 0, 2) = 1;
-    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 0, 3);
+    ferry_pageset_add(ferry_fetch_incoming(fetch)[0], 0, 3);
     g_assert_true(ferry_fetch_draft(fetch, &error));
     *fake_machine_page(machine, 0, 3) = 1;
-    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 3, 1);
+    ferry_pageset_add(ferry_fetch_incoming(fetch)[0], 3, 1);
     g_assert_true(ferry_fetch_go_live(fetch, &error));
     g_assert_true(ferry_fetch_place(fetch, &four_pages, &four_extent, payload, &error));
     for (uint64_t page = 0; page < 4; page++) {
@@ -82,7 +82,7 @@ static void test_damaged(void)
     unsigned calls = 0;
     FerryFetch *fetch = part_new(machine, &calls);
 
-    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 0, 2);
+    ferry_pageset_add(ferry_fetch_incoming(fetch)[0], 0, 2);
     g_assert_true(ferry_fetch_go_live(fetch, &error));
     /* Not missing: it is filled at once. Then it is said to be, which is too late. */
     g_assert_cmpuint(*fake_machine_page(machine, 0, 2), ==, 0);
@@ -113,7 +113,7 @@ static void test_early_fault(gconstpointer data)
     GThread *toucher;
 
     memset(payload, 7, 4 * FERRY_PAGE_BYTES);
-    ferry_pageset_add(ferry_fetch_missing(fetch)[0], 0, 4);
+    ferry_pageset_add(ferry_fetch_incoming(fetch)[0], 0, 4);
     g_assert_true(ferry_fetch_draft(fetch, &error));
     toucher = g_thread_new("toucher", touch_page, machine);
     g_usleep(20000);

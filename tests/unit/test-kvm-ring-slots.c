@@ -45,6 +45,30 @@ static void test_slot_meaning(void)
     g_assert_cmpuint(raw_vm_counts(bed->vm, 0).nr_mmio, ==, 0);
 }
 
+/* A number is used again in the same change, and what gets it is written before the change is over. */
+static void test_slot_reused(void)
+{
+    g_autoptr(Bed) bed = bed_new((BedConfig){.nr_regions = 2});
+
+    bed_start(bed);
+    bed_set_logging(bed, true);
+    bed_write_pages(bed, 0, 0, 10, 100);
+
+    ferry_kvm_ring_slots_begin(bed->ring);
+    raw_vm_set_slot(bed->vm, 1, bed_gpa(0), NULL, 0, false);
+    ferry_kvm_ring_set_slot(bed->ring, 1, 0, 0, 0);
+    raw_vm_set_slot(bed->vm, 1, bed_gpa(0), bed->regions[1].host, 4096, true);
+    bed_write_pages(bed, 0, 0, 200, 100);
+    ferry_kvm_ring_set_slot(bed->ring, 1, 1, 0, 4096);
+    ferry_kvm_ring_slots_end(bed->ring);
+
+    bed_harvest(bed, true);
+    g_assert_cmpuint(bed_count_bits(bed->regions[0].reported, 4096), ==, 100);
+    g_assert_true(bed_test_bit(bed->regions[0].reported, 10));
+    g_assert_cmpuint(bed_count_bits(bed->regions[1].reported, 4096), ==, 100);
+    g_assert_true(bed_test_bit(bed->regions[1].reported, 200));
+}
+
 /* Slots that nobody announced, that were announced as none of ours, or as shorter than they are. */
 static void test_slot_unknown(void)
 {
@@ -144,6 +168,7 @@ int main(int argc, char **argv)
 {
     bed_init(&argc, &argv);
     bed_add("/kvm-ring/slot/meaning", test_slot_meaning);
+    bed_add("/kvm-ring/slot/reused", test_slot_reused);
     bed_add("/kvm-ring/slot/unknown", test_slot_unknown);
     bed_add("/kvm-ring/slot/race", test_slot_race);
     return bed_run();

@@ -288,6 +288,24 @@ static void test_nothing(void)
     ferry_kvm_ring_free(NULL);
 }
 
+/* Of pages that are to be left missing, the last harvest reports what was written since the one before. */
+static void test_last_new(void)
+{
+    g_autoptr(Bed) bed = bed_new((BedConfig){.nr_vcpus = 2});
+
+    bed_start(bed);
+    bed_set_logging(bed, true);
+    bed_write_pages(bed, 0, 0, 0, 1000);
+    bed_harvest(bed, false);
+    bed_write_pages(bed, 0, 0, 2000, 100);
+    bed_write_pages(bed, 1, 0, 3000, 50);
+    bed->knows_noticed = true;
+    bed_harvest(bed, true);
+    g_assert_cmpuint(bed->nr_reported, ==, 150);
+    g_assert_true(bed_test_bit(bed->regions[0].reported, 2000));
+    g_assert_true(bed_test_bit(bed->regions[0].reported, 3049));
+}
+
 int main(int argc, char **argv)
 {
     bed_init(&argc, &argv);
@@ -299,5 +317,6 @@ int main(int argc, char **argv)
     bed_add("/kvm-ring/vcpu", test_vcpu_comes_and_goes);
     bed_add("/kvm-ring/start-stop", test_start_stop);
     bed_add("/kvm-ring/nothing", test_nothing);
+    bed_add("/kvm-ring/last-new", test_last_new);
     return bed_run();
 }

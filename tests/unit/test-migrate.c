@@ -330,15 +330,18 @@ static void test_skip(void)
     FakePair *pair = fake_pair_new(small, small, 2, false);
     const uint8_t *target = pair->to->regions.list[0].host;
 
-    for (uint64_t page = 100; page < 110; page++) {
+    for (uint64_t page = 100; page < 112; page++) {
         fake_machine_write(pair->from, 0, page, 5);
     }
-    ferry_source_skip(pair->source, 0, 100, 10);
-    fake_machine_write(pair->from, 0, 105, 6);
+    ferry_source_skip(pair->source, 0, 107, 3);
+    ferry_source_skip(pair->source, 0, 100, 5);
     migrate(pair, 1);
-    g_assert_cmpuint(*(const uint64_t *)(target + 100 * FERRY_PAGE_BYTES), ==, 0);
-    g_assert_cmpuint(*(const uint64_t *)(target + 105 * FERRY_PAGE_BYTES), ==, 6);
-    g_assert_cmpuint(*(const uint64_t *)(target + 109 * FERRY_PAGE_BYTES), ==, 0);
+    for (uint64_t page = 100; page < 112; page++) {
+        bool skipped = page < 105 || (page >= 107 && page < 110);
+
+        g_assert_cmpuint(*(const uint64_t *)(target + page * FERRY_PAGE_BYTES), ==,
+                         skipped ? 0 : 5);
+    }
     fake_pair_free(pair);
 }
 

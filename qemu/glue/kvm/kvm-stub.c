@@ -38,6 +38,10 @@ void ferry_kvm_sync_others(bool last_stage)
     memory_global_dirty_log_sync(last_stage);
 }
 
+void ferry_kvm_sync_log(void)
+{
+}
+
 void ferry_kvm_defer_logging(bool defer)
 {
 }
@@ -48,5 +52,9 @@ int ferry_kvm_arm(RAMBlock *block, uint64_t offset, uint64_t nr_bytes)
 }
 
 void ferry_kvm_disarm(void)
+{
+}
+
+void ferry_kvm_unprotect(void)
 {
 }

@@ -58,8 +58,14 @@ bool ferry_kvm_rings_are_unwanted(void);
 FerryKvmRing *ferry_kvm_take_rings(const FerryRegions *regions, RAMBlock *const *blocks);
 void ferry_kvm_return_rings(void);
 
-/* Have all dirty logs but the rings written to QEMU's bitmap (vhost, VFIO).  With the BQL. */
+/* Have all dirty logs but KVM's own written to QEMU's bitmap (vhost, VFIO).  With the BQL. */
 void ferry_kvm_sync_others(bool last_stage);
+
+/*
+ * Have KVM's dirty log, where that is no ring, written to QEMU's bitmap.  Takes a moment for each slot
+ * that is logged; any thread, without the BQL.
+ */
+void ferry_kvm_sync_log(void);
 
 /*
  * While it is on, QEMU's dirty logging for migration does not reach KVM; ferry_kvm_arm() switches
@@ -73,5 +79,11 @@ int ferry_kvm_arm(RAMBlock *block, uint64_t offset, uint64_t nr_bytes);
 
 /* While logging is deferred: switch off what was armed, in the background.  Any thread. */
 void ferry_kvm_disarm(void);
+
+/*
+ * The same, at once, for whoever arms the same slots anew: which of their pages are protected nobody
+ * knows, as entries were lost, and only switching logging on protects all.  Any thread.
+ */
+void ferry_kvm_unprotect(void);
 
 #endif

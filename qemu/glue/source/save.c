@@ -17,6 +17,7 @@
 #include "system/cpu-throttle.h"
 #include "system/dirtylimit.h"
 #include "system/runstate.h"
+#include "system/tcg.h"
 #include "migration/misc.h"
 #include "migration/migration.h"
 #include "migration/migration-stats.h"
@@ -43,6 +44,8 @@
 static struct {
     VMChangeStateEntry *vm_change;
     bool logging; /* the dirty log is on */
+    bool
+        sync_wanted; /* atomic: auto-converge wants to know what was written, however long the round takes */
 
     /* Rates, as QEMU reports them: at most once a second.  With the BQL. */
     int64_t period_start_ms;
@@ -107,6 +110,16 @@ bool ferry_save_begins(void)
     return false;
 }
 
+/* Devices are told with the BQL: of a balloon, what it hints at counts from one harvest to the next. */
+static void notify(PrecopyNotifyReason reason)
+{
+    Error *err = NULL;
+
+    if (precopy_notify(reason, &err)) {
+        error_report_err(err);
+    }
+}
+
 int ferry_save_setup(QEMUFile *f, Error **errp)
 {
     bool started;
@@ -117,7 +130,6 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
     {
         started = memory_global_dirty_log_start(GLOBAL_DIRTY_MIGRATION, errp);
         if (started) {
-            /* Arming a chunk clears what this reports; without it there is nothing to clear. */
             ferry_kvm_sync_others(false);
         }
     }
@@ -125,7 +137,12 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
     if (!started) {
         return -1;
     }
+    /* Arming a chunk clears what this reports; without it there is nothing to clear. */
+    bql_unlock();
+    ferry_kvm_sync_log();
+    bql_lock();
     saving.logging = true;
+    qatomic_set(&saving.sync_wanted, false);
     ferry_postcopy_reset();
     saving.throttle = (FerryThrottle){0};
     saving.period_dirty_pages = 0;
@@ -137,7 +154,7 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
         skip_discarded();
     }
     stat64_add(&mig_stats.dirty_sync_count, 1);
-    precopy_notify(PRECOPY_NOTIFY_AFTER_BITMAP_SYNC, NULL);
+    notify(PRECOPY_NOTIFY_AFTER_BITMAP_SYNC);
 
     qemu_put_be64(f, FERRY_STREAM_SETUP);
     return qemu_fflush(f);
@@ -203,29 +220,46 @@ static void note_round(uint64_t dirty_pages)
     saving.period_dirty_pages = 0;
 }
 
+/* Without the BQL, which the main thread wants meanwhile. */
 static bool harvest(Error **errp)
 {
     GError *error = NULL;
     uint64_t dirty_pages = 0;
-    Error *err = NULL;
 
-    if (precopy_notify(PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC, &err)) {
-        error_report_err(err);
-        err = NULL;
-    }
+    qatomic_set(&saving.sync_wanted, false);
+    bql_lock();
+    notify(PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC);
+    bql_unlock();
     if (!ferry_source_harvest(ferry_outgoing_source(), &dirty_pages, &error)) {
         ferry_propagate_error(errp, error);
         return false;
     }
+    BQL_LOCK_GUARD();
     stat64_add(&mig_stats.dirty_sync_count, 1);
     stat64_set(&mig_stats.dirty_bytes_last_sync,
                ferry_source_remaining_bytes(ferry_outgoing_source()));
     note_round(dirty_pages);
-    if (precopy_notify(PRECOPY_NOTIFY_AFTER_BITMAP_SYNC, &err)) {
-        error_report_err(err);
-    }
+    notify(PRECOPY_NOTIFY_AFTER_BITMAP_SYNC);
     if (migrate_events()) {
         qapi_event_send_migration_pass(stat64_get(&mig_stats.dirty_sync_count));
+    }
+    return true;
+}
+
+/* Whether auto-converge waits for a harvest that is not due yet, as the round takes long. */
+static bool is_sync_wanted(void)
+{
+    return qatomic_read(&saving.sync_wanted) && runstate_is_running() &&
+           ferry_source_first_pass_done(ferry_outgoing_source());
+}
+
+static bool harvest_or_fail(MigrationState *s)
+{
+    Error *err = NULL;
+
+    if (!harvest(&err)) {
+        qemu_file_set_error_obj(s->to_dst_file, -EIO, err);
+        return false;
     }
     return true;
 }
@@ -239,6 +273,9 @@ static uint64_t pending_bytes(bool exact, bool *round_ended)
     bool go_on;
 
     *round_ended = false;
+    if (!ferry_source_may_harvest(ferry_outgoing_source()) && is_sync_wanted()) {
+        return harvest_or_fail(s) ? MAX(pending, limit + 1) : pending;
+    }
     /*
      * QEMU asks for the exact value only when the estimate is below the limit.  With a limit of nothing
      * that is never: it switches over as soon as the estimate is nothing, whatever was written
@@ -251,14 +288,7 @@ static uint64_t pending_bytes(bool exact, bool *round_ended)
         return pending;
     }
     if (ferry_source_may_harvest(ferry_outgoing_source())) {
-        Error *err = NULL;
-        bool ok;
-
-        bql_lock();
-        ok = harvest(&err);
-        bql_unlock();
-        if (!ok) {
-            qemu_file_set_error_obj(s->to_dst_file, -EIO, err);
+        if (!harvest_or_fail(s)) {
             return pending;
         }
         *round_ended = true;
@@ -301,16 +331,11 @@ void ferry_save_pending(bool exact, uint64_t *must_precopy, uint64_t *can_postco
 
 bool ferry_bitmap_sync(bool last_stage)
 {
-    Error *err = NULL;
-
     if (!ferry_outgoing_active()) {
         return false;
     }
-    /* From auto-converge's timer; the handlers above do their own.  A failure will show there. */
-    if (ferry_source_first_pass_done(ferry_outgoing_source()) && !ferry_outgoing_is_stopped() &&
-        !harvest(&err)) {
-        error_free(err);
-    }
+    /* From auto-converge's timer, on the main thread: the migration thread harvests, nobody else. */
+    qatomic_set(&saving.sync_wanted, true);
     return true;
 }
 
@@ -341,8 +366,16 @@ static int find_region(const RAMBlock *block)
 
 bool ferry_free_page_hint(void *addr, size_t len)
 {
-    FerrySource *source = ferry_outgoing_hold();
+    FerrySource *source;
 
+    if (tcg_enabled()) {
+        /*
+         * Arming waits for vCPUs, which may wait for the BQL, whose owner may wait for this thread.  So
+         * free pages are sent like others.
+         */
+        return ferry_outgoing_active();
+    }
+    source = ferry_outgoing_hold();
     if (!source) {
         return false;
     }
@@ -357,7 +390,7 @@ bool ferry_free_page_hint(void *addr, size_t len)
             break;
         }
         part = MIN(len, block->used_length - offset);
-        ferry_source_skip(source, region, offset >> FERRY_PAGE_SHIFT, part >> FERRY_PAGE_SHIFT);
+        ferry_source_hint(source, region, offset >> FERRY_PAGE_SHIFT, part >> FERRY_PAGE_SHIFT);
         addr = (char *)addr + part;
         len -= part;
     }
@@ -376,7 +409,7 @@ int ferry_save_complete(QEMUFile *f)
     if (!ferry_outgoing_stop(&error)) {
         return ferry_session_error(f, error);
     }
-    precopy_notify(PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC, NULL);
+    notify(PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC);
     ferry_outgoing_switch();
     /* What waits for the network does not keep the monitor waiting. */
     bql_unlock();
@@ -385,6 +418,8 @@ int ferry_save_complete(QEMUFile *f)
     if (!ok) {
         return ferry_session_error(f, error);
     }
+    /* With the vCPUs stopped this tells a balloon that it is done: so it arrives, and gives pages back. */
+    notify(PRECOPY_NOTIFY_AFTER_BITMAP_SYNC);
     stat64_add(&mig_stats.dirty_sync_count, 1);
     ferry_outgoing_count();
     qemu_put_be64(f, FERRY_STREAM_END);

@@ -10,21 +10,30 @@
  *                                  take the summary's bit, then the word's      sees them, or ...
  *   set the summary's bit                                       ... the next harvest does
  *
- * The order that matters when bits are taken:
+ * Under TCG a store marks its page by a slow path, and then has the vCPU's TLB let further ones by.  A
+ * store may be anywhere on its way when bits are taken, so the order is:
  *
- *   take them out of the bitmap -> TLBs no longer let writes by unnoticed -> report the pages
+ *   take bits out of the bitmap
+ *   wait until each vCPU has ended what it executes   slow paths that marked one of them are over:
+ *                                                     memory is written, TLBs let stores by
+ *   have TLBs let no store by
+ *   wait again                                        stores that were let by are over
+ *   report the pages
  *
- * so that a page is never read between the first two.
+ * With one wait less, a slow path between its mark and its last step makes a TLB let stores by whose
+ * page nobody will ever report; without any, it is the store itself that comes after the copy.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "exec/cpu-common.h"
 #include "exec/memory.h"
 #include "exec/ram_addr.h"
 #include "exec/ramblock.h"
 #include "exec/ramlist.h"
+#include "system/tcg.h"
 
 #include "ferry/glue/tracker/dirty.h"
 #include "ferry/migration/memory/pageset.h"
@@ -110,16 +119,33 @@ static uint64_t take_word(ram_addr_t start)
     return qatomic_read(word) ? qatomic_xchg(word, 0) : 0;
 }
 
+/* Wait until TCG's vCPUs have ended what they execute.  Not in an RCU section: they may wait for that. */
+static void wait_for_vcpus(void)
+{
+    if (bql_locked()) {
+        memory_global_after_dirty_log_sync();
+    } else {
+        BQL_LOCK_GUARD();
+        memory_global_after_dirty_log_sync();
+    }
+}
+
 void ferry_bitmap_forget(RAMBlock *block, uint64_t first_page, uint64_t nr_pages)
 {
     ram_addr_t start = block->offset + (first_page << TARGET_PAGE_BITS);
     ram_addr_t nr_bytes = nr_pages << TARGET_PAGE_BITS;
 
-    RCU_READ_LOCK_GUARD();
-    for (ram_addr_t i = 0; i < nr_bytes; i += (ram_addr_t)1 << WORD_SHIFT) {
-        take_word(start + i);
+    WITH_RCU_READ_LOCK_GUARD()
+    {
+        for (ram_addr_t i = 0; i < nr_bytes; i += (ram_addr_t)1 << WORD_SHIFT) {
+            take_word(start + i);
+        }
     }
-    cpu_physical_memory_dirty_bits_cleared(start, nr_bytes);
+    if (tcg_enabled()) {
+        wait_for_vcpus();
+        cpu_physical_memory_dirty_bits_cleared(start, nr_bytes);
+        wait_for_vcpus();
+    }
 }
 
 void ferry_bitmap_protect(RAMBlock *block, uint64_t first_page, uint64_t nr_pages)
@@ -140,64 +166,93 @@ static int find_block(RAMBlock *const *blocks, size_t nr_blocks, ram_addr_t star
     return -1;
 }
 
-/* Words of one block, taken and not yet told. */
+/* A word of a block that was taken and not told yet. */
+typedef struct Taken {
+    int region;
+    ram_addr_t start;
+    uint64_t pages;
+} Taken;
+
+/* Words that the summary names, in order. */
 typedef struct Batch {
     RAMBlock *const *blocks;
-    FerryBitmapFn fn;
-    void *opaque;
-    int region;
-    size_t nr;
-    ram_addr_t starts[FERRY_GRANULE_PAGES];
-    uint64_t taken[FERRY_GRANULE_PAGES];
+    size_t nr_blocks;
+    GArray *taken; /* of Taken */
 } Batch;
 
-static void tell(Batch *batch)
+static void take_named(Batch *batch, ram_addr_t start)
 {
-    if (batch->nr == 0) {
-        return;
+    Taken taken = {.region = find_block(batch->blocks, batch->nr_blocks, start), .start = start};
+
+    if (taken.region >= 0) {
+        taken.pages = take_word(start);
     }
-    cpu_physical_memory_dirty_bits_cleared(batch->starts[0], batch->starts[batch->nr - 1] -
-                                                                 batch->starts[0] +
-                                                                 ((ram_addr_t)1 << WORD_SHIFT));
-    for (size_t i = 0; i < batch->nr; i++) {
-        batch->fn(batch->opaque, batch->region,
-                  (batch->starts[i] - batch->blocks[batch->region]->offset) >> WORD_SHIFT,
-                  batch->taken[i]);
+    if (taken.pages) {
+        g_array_append_val(batch->taken, taken);
     }
-    batch->nr = 0;
 }
 
-/* Collect the words of @nr_blocks blocks that the summary names, one stretch of it at a time. */
-void ferry_bitmap_harvest(RAMBlock *const *blocks, size_t nr_blocks, FerryBitmapFn fn, void *opaque)
+/* Have TCG's TLBs let no store to the pages of the batch by. */
+static void reset_tlbs(const Batch *batch)
 {
-    g_autofree Batch *batch = g_new0(Batch, 1);
+    const Taken *taken = (const Taken *)(void *)batch->taken->data;
+
+    for (guint first = 0, next; first < batch->taken->len; first = next) {
+        const RAMBlock *block = batch->blocks[taken[first].region];
+        ram_addr_t end;
+
+        /* In ranges as long as what the summary has in one piece: each costs a walk through all TLBs. */
+        for (next = first + 1;
+             next < batch->taken->len && taken[next].region == taken[first].region &&
+             taken[next].start - taken[first].start < FERRY_GRANULE_PAGES << WORD_SHIFT;
+             next++) {
+        }
+        end = MIN(taken[next - 1].start + ((ram_addr_t)1 << WORD_SHIFT),
+                  block->offset + block->max_length);
+        cpu_physical_memory_dirty_bits_cleared(taken[first].start, end - taken[first].start);
+    }
+}
+
+static void tell(Batch *batch, FerryBitmapFn fn, void *opaque)
+{
+    for (guint i = 0; i < batch->taken->len; i++) {
+        const Taken *taken = &g_array_index(batch->taken, Taken, i);
+
+        fn(opaque, taken->region,
+           (taken->start - batch->blocks[taken->region]->offset) >> WORD_SHIFT, taken->pages);
+    }
+    g_array_set_size(batch->taken, 0);
+}
+
+void ferry_bitmap_harvest(RAMBlock *const *blocks, size_t nr_blocks, bool last, FerryBitmapFn fn,
+                          void *opaque)
+{
+    g_autoptr(GArray) taken = g_array_new(false, false, sizeof(Taken));
+    Batch batch = {.blocks = blocks, .nr_blocks = nr_blocks, .taken = taken};
+    const bool has_tlbs = tcg_enabled() && !last;
     uint64_t named[FERRY_GRANULE_WORDS];
     FerryPageset *words = summary->words;
 
-    batch->blocks = blocks;
-    batch->fn = fn;
-    batch->opaque = opaque;
-    RCU_READ_LOCK_GUARD();
     for (int64_t granule = ferry_pageset_next(words, 0, 0, 1); granule >= 0;
          granule = ferry_pageset_next(words, (uint64_t)granule + 1, 0, 1)) {
         ferry_pageset_take(words, (uint64_t)granule, named);
-        for (uint64_t i = 0; i < FERRY_GRANULE_PAGES; i++) {
-            ram_addr_t start = ((uint64_t)granule * FERRY_GRANULE_PAGES + i) << WORD_SHIFT;
-            int region;
-
-            if (!(named[i / 64] >> (i % 64) & 1)) {
-                continue;
+        WITH_RCU_READ_LOCK_GUARD()
+        {
+            for (uint64_t i = 0; i < FERRY_GRANULE_PAGES; i++) {
+                if (named[i / 64] >> (i % 64) & 1) {
+                    take_named(&batch, ((uint64_t)granule * FERRY_GRANULE_PAGES + i) << WORD_SHIFT);
+                }
             }
-            region = find_block(blocks, nr_blocks, start);
-            if (region != batch->region) {
-                tell(batch);
-                batch->region = region;
-            }
-            batch->taken[batch->nr] = region < 0 ? 0 : take_word(start);
-            batch->starts[batch->nr] = start;
-            batch->nr += batch->taken[batch->nr] != 0;
         }
-        tell(batch);
+        if (!has_tlbs) {
+            tell(&batch, fn, opaque);
+        }
+    }
+    if (has_tlbs && taken->len > 0) {
+        wait_for_vcpus();
+        reset_tlbs(&batch);
+        wait_for_vcpus();
+        tell(&batch, fn, opaque);
     }
 }
 

@@ -17,14 +17,17 @@ void ferry_bitmap_open(RAMBlock *const *blocks, size_t nr_blocks);
 /* Keep it no longer. */
 void ferry_bitmap_close(void);
 
-/* Forget what was written so far, of at most a chunk. */
+/* Forget what was written so far, of at most a chunk.  Not in an RCU section. */
 void ferry_bitmap_forget(RAMBlock *block, uint64_t first_page, uint64_t nr_pages);
 
 /* Have KVM protect pages whose writes it has put into the bitmap. */
 void ferry_bitmap_protect(RAMBlock *block, uint64_t first_page, uint64_t nr_pages);
 
-/* Take out what is in it, word by word.  With the BQL. */
-void ferry_bitmap_harvest(RAMBlock *const *blocks, size_t nr_blocks, FerryBitmapFn fn,
+/*
+ * Take out what is in it, word by word.  Under TCG it waits for the vCPUs twice, unless they have stopped
+ * (@last).  With the BQL or without, not in an RCU section; one thread at a time.
+ */
+void ferry_bitmap_harvest(RAMBlock *const *blocks, size_t nr_blocks, bool last, FerryBitmapFn fn,
                           void *opaque);
 
 /* A display has to redraw these pages. */

@@ -44,15 +44,26 @@ static struct {
     GMutex lock;
     FerryTrackerInfo *info; /* mode and reason; NULL before the first migration */
     GArray *vcpus; /* of FerryKvmRingStats: what was counted, when the rings are returned */
+    bool retiring; /* a thread ends the tracker of the last migration */
+    GCond retired;
 } tracking;
+
+/* The memory listeners are the BQL's; the bitmap is not, and the blocks are referenced. */
+static void sync_listeners(bool last)
+{
+    if (bql_locked()) {
+        ferry_kvm_sync_others(last);
+    } else {
+        BQL_LOCK_GUARD();
+        ferry_kvm_sync_others(last);
+    }
+}
 
 static void harvest_bitmap(bool last, FerryBitmapFn fn)
 {
-    BQL_LOCK_GUARD();
-
-    ferry_kvm_sync_others(last);
-    ferry_bitmap_harvest(tracking.blocks, tracking.regions->nr, fn, tracking.client.opaque);
-    memory_global_after_dirty_log_sync();
+    ferry_kvm_sync_log();
+    sync_listeners(last);
+    ferry_bitmap_harvest(tracking.blocks, tracking.regions->nr, last, fn, tracking.client.opaque);
 }
 
 static bool has_rings(void)
@@ -239,9 +250,9 @@ static bool pagemap_harvest(void *opaque, bool last, GError **errp)
     return tracking.pages.ops->harvest(tracking.pages.opaque, last, errp);
 }
 
+/* It reports only when it is asked.  Taking off the protection is work for retire(). */
 static void pagemap_stop(void *opaque)
 {
-    tracking.pages.ops->stop(tracking.pages.opaque);
 }
 
 static const FerryTrackerOps pagemap_ops = {
@@ -344,15 +355,78 @@ static void reference_blocks(const FerryRegions *regions)
     }
 }
 
-static void unreference_blocks(void)
+/* --- The end --------------------------------------------------------------------------------- */
+
+/* What a tracker leaves behind. */
+typedef struct Retired {
+    FerryPagemap *pagemap; /* or NULL */
+    RAMBlock **blocks;
+    size_t nr_blocks;
+} Retired;
+
+static void unreference_blocks(Retired *retired)
 {
-    for (size_t i = 0; i < tracking.regions->nr; i++) {
-        memory_region_unref(tracking.blocks[i]->mr);
+    for (size_t i = 0; i < retired->nr_blocks; i++) {
+        memory_region_unref(retired->blocks[i]->mr);
     }
-    g_clear_pointer(&tracking.blocks, g_free);
-    g_clear_pointer(&tracking.has_display, g_free);
-    tracking.regions = NULL;
+    g_free(retired->blocks);
+    g_free(retired);
 }
+
+static void note_retired(void)
+{
+    g_mutex_lock(&tracking.lock);
+    tracking.retiring = false;
+    g_cond_broadcast(&tracking.retired);
+    g_mutex_unlock(&tracking.lock);
+}
+
+/* To take off the protection of all memory takes 22 ms a GiB, for which nobody has to wait. */
+static gpointer retire_run(gpointer opaque)
+{
+    Retired *retired = opaque;
+
+    rcu_register_thread();
+    ferry_pagemap_free(retired->pagemap);
+    note_retired();
+    bql_lock();
+    unreference_blocks(retired);
+    bql_unlock();
+    rcu_unregister_thread();
+    return NULL;
+}
+
+/* With the BQL. */
+static void retire(Retired *retired)
+{
+    GThread *thread = NULL;
+
+    if (retired->pagemap) {
+        g_mutex_lock(&tracking.lock);
+        tracking.retiring = true;
+        g_mutex_unlock(&tracking.lock);
+        thread = g_thread_try_new("ferry-retire", retire_run, retired, NULL);
+    }
+    if (thread) {
+        g_thread_unref(thread);
+        return;
+    }
+    ferry_pagemap_free(retired->pagemap);
+    note_retired();
+    unreference_blocks(retired);
+}
+
+/* The memory of the last migration may still be protected. */
+static void wait_for_retired(void)
+{
+    g_mutex_lock(&tracking.lock);
+    while (tracking.retiring) {
+        g_cond_wait(&tracking.retired, &tracking.lock);
+    }
+    g_mutex_unlock(&tracking.lock);
+}
+
+/* --- Opening and closing --------------------------------------------------------------------- */
 
 bool ferry_tracker_open(FerryTrackerMode mode, const FerryRegions *regions, FerryTracker *tracker,
                         GError **errp)
@@ -365,6 +439,7 @@ bool ferry_tracker_open(FerryTrackerMode mode, const FerryRegions *regions, Ferr
         reason = g_strdup("ferry.tracker says so");
     }
     set_info(mode, reason);
+    wait_for_retired();
     reference_blocks(regions);
     ferry_bitmap_open(tracking.blocks, regions->nr);
     if (!use(mode, tracker, errp)) {
@@ -376,16 +451,25 @@ bool ferry_tracker_open(FerryTrackerMode mode, const FerryRegions *regions, Ferr
 
 void ferry_tracker_close(void)
 {
+    Retired *retired;
+
     if (!tracking.regions) {
         return;
     }
     ferry_bitmap_close();
-    g_clear_pointer(&tracking.pagemap, ferry_pagemap_free);
+    retired = g_new(Retired, 1);
+    *retired = (Retired){
+        .pagemap = g_steal_pointer(&tracking.pagemap),
+        .blocks = g_steal_pointer(&tracking.blocks),
+        .nr_blocks = tracking.regions->nr,
+    };
+    g_clear_pointer(&tracking.has_display, g_free);
+    tracking.regions = NULL;
     if (bql_locked()) {
-        unreference_blocks();
+        retire(retired);
     } else {
         BQL_LOCK_GUARD();
-        unreference_blocks();
+        retire(retired);
     }
 }
 
@@ -430,6 +514,9 @@ bool ferry_tracker_replace(const GError *why, FerryTracker *tracker)
     }
     if (mode == FERRY_TRACKER_MODE_PAGEMAP) {
         ferry_kvm_disarm();
+    } else {
+        /* A page whose entry was written over is not protected, and would never be again. */
+        ferry_kvm_unprotect();
     }
     set_info(mode, reason);
     return true;
