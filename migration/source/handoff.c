@@ -71,6 +71,20 @@ bool ferry_source_hand_off(FerrySource *source, GError **errp)
     return ferry_source_enter(source, FERRY_SOURCE_HANDED_OFF) || ferry_source_fail(source, errp);
 }
 
+/* Any page that may be read, sent and left missing: the first one that there is. */
+static uint64_t any_page(const FerryRegions *regions, size_t *region)
+{
+    for (*region = 0; *region < regions->nr; (*region)++) {
+        const FerryRegion *memory = &regions->list[*region];
+        uint64_t offset_bytes = ferry_region_skip_absent(memory, 0);
+
+        if (memory->scan != FERRY_SCAN_NOTHING && offset_bytes < memory->length_bytes) {
+            return offset_bytes / FERRY_PAGE_BYTES;
+        }
+    }
+    g_assert_not_reached();
+}
+
 /* How many pages are missing; the destination waits for some to be, so there is one at least. */
 static uint64_t count_missing(FerrySource *source, FerryPageset **late)
 {
@@ -79,8 +93,11 @@ static uint64_t count_missing(FerrySource *source, FerryPageset **late)
     uint64_t nr_pages = ferry_missing_count(regions, late) + ferry_missing_count(regions, draft);
 
     if (nr_pages == 0) {
-        nr_pages = regions->list[0].page_size_bytes / FERRY_PAGE_BYTES;
-        ferry_pageset_add(late[0], 0, nr_pages);
+        size_t region;
+        uint64_t page = any_page(regions, &region);
+
+        nr_pages = regions->list[region].page_size_bytes / FERRY_PAGE_BYTES;
+        ferry_pageset_add(late[region], page, nr_pages);
     }
     return nr_pages;
 }

@@ -67,6 +67,7 @@ struct FerrySource {
     GMutex lock; /* for what follows: what the destination has said */
     GCond changed;
     bool ready;    /* it accepted the regions */
+    uint8_t *answers; /* with that: a FerryAnswer for each region */
     bool drafted;  /* it has discarded, or forgotten, what was drafted last */
     bool loaded;   /* it has loaded the device state */
     bool taken;    /* it has been told to run the guest */

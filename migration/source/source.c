@@ -9,6 +9,7 @@
 #include "../wire/control.h"
 #include "../error.h"
 #include "../events.h"
+#include "../memory/mark.h"
 #include "internal.h"
 
 /* How long an I/O error on one channel waits for the peer's own words on the control channel. */
@@ -32,6 +33,7 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
     source->senders = ferry_senders_new(source->backlog, &senders);
     source->first_pass = ferry_first_pass_new(source->backlog, source->senders);
     source->rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats));
+    source->answers = g_malloc0(source->regions->nr + 1);
     ferry_channels_init(&source->channels);
     ferry_cause_init(&source->cause);
     g_mutex_init(&source->phase_lock);
@@ -86,6 +88,7 @@ void ferry_source_free(FerrySource *source)
     ferry_backlog_free(source->backlog);
     ferry_channels_destroy(&source->channels);
     g_array_unref(source->rounds);
+    g_free(source->answers);
     ferry_cause_destroy(&source->cause);
     g_mutex_clear(&source->phase_lock);
     g_mutex_clear(&source->stats_lock);
@@ -176,6 +179,25 @@ static void note(FerrySource *source, bool *what)
     g_mutex_unlock(&source->lock);
 }
 
+/* The destination accepts the regions, and says what it has done with each. */
+static bool take_ready(FerrySource *source, const GByteArray *body, GError **errp)
+{
+    bool ok;
+
+    g_mutex_lock(&source->lock);
+    ok = !source->ready &&
+         ferry_answers_decode(body ? body->data : NULL, body ? body->len : 0, source->answers,
+                              source->regions->nr, errp);
+    g_mutex_unlock(&source->lock);
+    if (ok) {
+        note(source, &source->ready);
+    } else if (errp && !*errp) {
+        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                            "the destination is ready a second time");
+    }
+    return ok;
+}
+
 /* The destination says what is missing, or has said it. */
 static bool take_missing(FerrySource *source, const FerryFrame *frame, const GByteArray *body,
                          GError **errp)
@@ -259,8 +281,7 @@ static bool take_control_frame(FerrySource *source, GError **errp)
     }
     switch (frame.type) {
     case FERRY_FRAME_READY:
-        note(source, &source->ready);
-        return true;
+        return take_ready(source, body, errp);
     case FERRY_FRAME_DRAFTED:
         note(source, &source->drafted);
         return true;
@@ -582,13 +603,41 @@ bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_m
     return came;
 }
 
+/* Tell what memory there is, and hear what the destination makes of it. */
+static bool announce_regions(FerrySource *source, const FerryLayout *layout, GError **errp)
+{
+    g_autoptr(GByteArray) body = ferry_regions_encode(source->regions, layout);
+
+    if (!ferry_control_send(source->channels.control, FERRY_FRAME_REGIONS, 0, body, NULL)) {
+        return ferry_source_fail(source, errp);
+    }
+    if (!ferry_first_pass_prepare(source->first_pass, errp)) {
+        return ferry_source_fail_here(source, errp);
+    }
+    if (!ferry_source_wait(source, &source->ready, 0)) {
+        return ferry_source_fail(source, errp);
+    }
+    ferry_backlog_settle(source->backlog, source->answers);
+    return true;
+}
+
+static bool settle_regions(FerrySource *source, const FerryLayout *layout, GError **errp)
+{
+    bool ok;
+
+    /* A destination that maps one of these files as well sees the marks. */
+    ferry_regions_mark(source->regions, source->config.session);
+    ok = announce_regions(source, layout, errp);
+    ferry_regions_unmark(source->regions, source->config.session);
+    return ok;
+}
+
 bool ferry_source_connect(FerrySource *source, GError **errp)
 {
     FerryLayout layout = {
         .nr_data = source->config.nr_channels,
         .nr_fetch = source->config.nr_fetch,
     };
-    g_autoptr(GByteArray) body = ferry_regions_encode(source->regions, &layout);
 
     if (!ferry_backlog_start_tracker(source->backlog, errp)) {
         return ferry_source_fail_here(source, errp);
@@ -603,14 +652,8 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     source->start_ns = ferry_now_ns();
     source->round_start_ns = source->start_ns;
     ferry_source_listen(source);
-    if (!ferry_control_send(source->channels.control, FERRY_FRAME_REGIONS, 0, body, NULL)) {
-        return ferry_source_fail(source, errp);
-    }
-    if (!ferry_first_pass_prepare(source->first_pass, errp)) {
-        return ferry_source_fail_here(source, errp);
-    }
-    if (!ferry_source_wait(source, &source->ready, 0)) {
-        return ferry_source_fail(source, errp);
+    if (!settle_regions(source, &layout, errp)) {
+        return false;
     }
     ferry_source_start(source);
     return ferry_source_enter(source, FERRY_SOURCE_COPYING) || ferry_source_fail(source, errp);

@@ -41,7 +41,7 @@ static bool list_regions(void *opaque, const FerryRegions *remote, FerryRegions 
     rcu_register_thread();
     ok = ferry_resize_ram(remote, &err);
     if (ok) {
-        ferry_list_ram(local);
+        ferry_list_ram(local, false);
     } else {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED, error_get_pretty(err));
         error_free(err);
