@@ -142,6 +142,7 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
     static const FerryDestinationOps ops = {
         .list_regions = list_regions,
         .complete = ferry_load_memory_decided,
+        .failed = ferry_load_failed,
         .warn = warn,
         .list_vcpus = ferry_postcopy_list_vcpus,
         .handed_off = ferry_load_memory_decided,
