@@ -210,6 +210,7 @@ static bool forget_draft(ChannelReader *reader, const FerryFrame *frame, GError 
     }
     ferry_missing_clear(&destination->missing_reader);
     ferry_fetch_forget(destination->receiver.fetch);
+    ferry_receiver_forget_provided(&destination->receiver);
     if (!enter(destination, FERRY_DESTINATION_COPYING, frame, errp)) {
         return false;
     }

@@ -34,6 +34,15 @@ void ferry_receiver_set_regions(FerryReceiver *receiver, FerryRegions *regions)
     }
 }
 
+void ferry_receiver_forget_provided(FerryReceiver *receiver)
+{
+    for (size_t i = 0; i < receiver->regions.nr; i++) {
+        if (receiver->provided[i]) {
+            ferry_pageset_clear(receiver->provided[i]);
+        }
+    }
+}
+
 void ferry_receiver_clear(FerryReceiver *receiver)
 {
     ferry_fetch_free(receiver->fetch);

@@ -32,6 +32,9 @@ typedef struct FerryReceiver {
 /* Takes over @regions; nobody may be receiving yet. */
 void ferry_receiver_set_regions(FerryReceiver *receiver, FerryRegions *regions);
 
+/* Pages may have been discarded that were provided: do that anew.  Nobody may be receiving. */
+void ferry_receiver_forget_provided(FerryReceiver *receiver);
+
 /* Frees what it holds; nobody may be receiving. */
 void ferry_receiver_clear(FerryReceiver *receiver);
 

@@ -85,9 +85,10 @@ void ferry_set_out_of_memory(GError **errp, const FerryRegion *region, uint64_t 
                              ? "is the file system behind it, or a cgroup's limit, large enough?"
                              : "is a cgroup's limit large enough?";
 
+    /* A system call that cannot store says "Bad address". */
     g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
                 "RAM block '%s': the destination has no memory left at 0x%" PRIx64 ": %s (%s)",
-                region->id, offset_bytes, g_strerror(error), remedy);
+                region->id, offset_bytes, g_strerror(error == EFAULT ? ENOMEM : error), remedy);
 }
 
 /* --- Dropping --------------------------------------------------------------------------------- */

@@ -140,6 +140,21 @@ uint64_t ferry_region_skip_absent(const FerryRegion *region, uint64_t offset_byt
     return MIN(offset_bytes, region->length_bytes);
 }
 
+bool ferry_region_may_send(const FerryRegion *region, uint64_t first_page, uint64_t nr_pages)
+{
+    const uint64_t start = first_page * FERRY_PAGE_BYTES;
+    const uint64_t end = start + nr_pages * FERRY_PAGE_BYTES;
+
+    for (guint i = 0; region->absent && i < region->absent->len; i++) {
+        const FerryRange *range = &g_array_index(region->absent, FerryRange, i);
+
+        if (start < range->end_bytes && range->start_bytes < end) {
+            return false;
+        }
+    }
+    return region->scan != FERRY_SCAN_NOTHING;
+}
+
 void ferry_region_find_data(const FerryRegion *region, uint64_t first_page, uint64_t nr_pages,
                             uint64_t *mask)
 {

@@ -92,6 +92,9 @@ uint64_t ferry_regions_total_bytes(const FerryRegions *regions);
 bool ferry_regions_match(FerryRegions *local, const FerryRegions *remote, bool may_leave,
                          GError **errp);
 
+/* Whether the peer may be sent @nr_pages from @first_page on: nothing of it is absent, or left alone. */
+bool ferry_region_may_send(const FerryRegion *region, uint64_t first_page, uint64_t nr_pages);
+
 /* The first byte from @offset_bytes on that has not been unplugged; the region's length if all have. */
 uint64_t ferry_region_skip_absent(const FerryRegion *region, uint64_t offset_bytes);
 

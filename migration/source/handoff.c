@@ -231,6 +231,32 @@ static void forget_connection(FerrySource *source)
     ferry_missing_clear(&source->resume_reader);
 }
 
+/* Nothing can be missing that is not there, or is the destination's as well: to read it may be our end. */
+static bool check_resume_missing(FerrySource *source)
+{
+    for (size_t i = 0; i < source->regions->nr; i++) {
+        const FerryRegion *region = &source->regions->list[i];
+        const FerryRange all = {.end_bytes = region->length_bytes};
+        bool left_alone = region->scan == FERRY_SCAN_NOTHING;
+        guint nr = left_alone ? 1 : region->absent ? region->absent->len : 0;
+
+        for (guint j = 0; j < nr; j++) {
+            FerryRange range = left_alone ? all : g_array_index(region->absent, FerryRange, j);
+
+            if (ferry_pageset_remove(source->resume_missing[i], range.start_bytes >> FERRY_PAGE_SHIFT,
+                                     (range.end_bytes - range.start_bytes) >> FERRY_PAGE_SHIFT)) {
+                ferry_source_note_failure(
+                    source, g_error_new(FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                                        "the destination lacks pages of RAM block '%s' that "
+                                        "cannot be missing",
+                                        region->id));
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 /* Have the destination say what is missing, instead of all that was thought so far. */
 static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
 {
@@ -248,6 +274,9 @@ static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
     }
     if (!ferry_control_send(source->channels.control, FERRY_FRAME_RESUME, 0, body, NULL) ||
         !ferry_source_wait(source, &source->resumed, RESUME_MS)) {
+        return false;
+    }
+    if (!check_resume_missing(source)) {
         return false;
     }
     ferry_event(resumed, "source", ferry_missing_count(regions, source->resume_missing));

@@ -172,6 +172,7 @@ void case_run(const Case *c);
 void cases_add(const Case *cases, size_t nr_cases);
 void add_device_cases(void);
 void add_fallback_cases(void);
+void add_kind_cases(void);
 void add_parameter_cases(void);
 void add_phase_cases(void);
 void add_postcopy_cases(void);
