@@ -7,9 +7,16 @@
 #include "qemu/osdep.h"
 #include <sys/mman.h>
 #include <sys/mount.h>
-#include "qobject/qdict.h"
+#include "qemu/bswap.h"
+#include "libqos/malloc-pc.h"
+#include "libqos/pci-pc.h"
+#include "libqos/virtio.h"
+#include "libqos/virtio-pci.h"
+#include "standard-headers/linux/virtio_mem.h"
+#include "standard-headers/linux/virtio_ring.h"
 
 #include "case.h"
+#include "postcopy.h"
 
 /* Where a PC's memory goes on above the hole below 4 GiB: there is the NVDIMM. */
 #define NVDIMM_START (UINT64_C(4) << 30)
@@ -148,6 +155,94 @@ static const char *few_huge_pages(void)
     "-device virtio-mem-pci,memdev=more,requested-size=0"
 #define HUGETLB "memory-backend-memfd,hugetlb=on,hugetlbsize=2M"
 
+/* --- virtio-mem ------------------------------------------------------------------------------ */
+
+#define PLUG_START  UINT64_C(0x110000000)
+#define PLUG_BLOCK  (2 * MIB)
+#define PLUG_BLOCKS 16
+#define PLUG_STRIDE (64 * 1024)
+
+/* Do what the guest's driver would: plug in some blocks, and write to them. */
+static void plug(Run *run)
+{
+    QTestState *qts = run->source->qts;
+    QPCIAddress address = {.devfn = QPCI_DEVFN(5, 0)};
+    QPCIBus *bus = qpci_new_pc(qts, NULL);
+    QVirtioPCIDevice *device = virtio_pci_new(bus, &address);
+    struct virtio_mem_req request = {
+        .type = cpu_to_le16(VIRTIO_MEM_REQ_PLUG),
+        .u.plug = {.addr = cpu_to_le64(PLUG_START), .nb_blocks = cpu_to_le16(PLUG_BLOCKS)},
+    };
+    QGuestAllocator allocator;
+    QVirtQueue *queue;
+    uint64_t features, buffer;
+    uint32_t head;
+
+    g_assert_nonnull(device);
+    pc_alloc_init(&allocator, qts, ALLOC_NO_FLAGS);
+    qvirtio_pci_device_enable(device);
+    qvirtio_start_device(&device->vdev);
+    features = qvirtio_get_features(&device->vdev) &
+               ~(QVIRTIO_F_BAD_FEATURE | UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC |
+                 UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX);
+    qvirtio_set_features(&device->vdev, features);
+    queue = qvirtqueue_setup(&device->vdev, &allocator, 0);
+    qvirtio_set_driver_ok(&device->vdev);
+
+    buffer = guest_alloc(&allocator, 4096);
+    qtest_bufwrite(qts, buffer, &request, sizeof(request));
+    head = qvirtqueue_add(qts, queue, buffer, sizeof(request), false, true);
+    qvirtqueue_add(qts, queue, buffer + 2048, sizeof(struct virtio_mem_resp), true, false);
+    qvirtqueue_kick(qts, &device->vdev, queue, head);
+    qvirtio_wait_used_elem(qts, &device->vdev, queue, head, NULL,
+                           VM_PATIENCE_S * G_USEC_PER_SEC);
+    g_assert_cmpint(qtest_readw(qts, buffer + 2048), ==, VIRTIO_MEM_RESP_ACK);
+
+    qvirtqueue_cleanup(device->vdev.bus, queue, &allocator);
+    qvirtio_pci_device_disable(device);
+    g_free(device);
+    alloc_destroy(&allocator);
+    qpci_free_pc(bus);
+    for (uint64_t at = 0; at < PLUG_BLOCKS * PLUG_BLOCK; at += PLUG_STRIDE) {
+        qtest_writeq(qts, PLUG_START + at, 0xb10c0000 + at);
+    }
+    /* The queue was in memory that is compared. */
+    memory_take(run->memory, run->source);
+}
+
+static void write_plugged(Run *run)
+{
+    qtest_writeq(run->source->qts, PLUG_START + 4096, 0x1a7e);
+}
+
+static void expect_plugged(Run *run)
+{
+    QTestState *qts = run->destination->qts;
+
+    for (uint64_t at = 0; at < PLUG_BLOCKS * PLUG_BLOCK; at += PLUG_STRIDE) {
+        g_assert_cmphex(qtest_readq(qts, PLUG_START + at), ==, 0xb10c0000 + at);
+        g_assert_cmphex(qtest_readq(qts, PLUG_START + at + 8192), ==, 0);
+    }
+    g_assert_cmphex(qtest_readq(qts, PLUG_START + 4096), ==, 0x1a7e);
+}
+
+static void expect_first_plugged(Run *run)
+{
+    qtest_writeq(run->destination->qts, PLUG_START + 4096, 0x1a7e);
+    expect_plugged(run);
+}
+
+static void go_over_plugged(Run *run)
+{
+    write_plugged(run);
+    postcopy_go_over(run);
+}
+
+/* Twice as much as is plugged in. */
+#define PLUGGED(backend, more)                                                                   \
+    "-m 32M,maxmem=1G -object " backend ",id=more,size=64M,reserve=off -device virtio-mem-pci," \
+    "memdev=more,requested-size=32M,block-size=2M,memaddr=0x110000000,bus=pcie.0,addr=05.0" more
+
 /* --- No memory left --------------------------------------------------------------------------- */
 
 static const char *may_not_mount(void)
@@ -237,6 +332,46 @@ static const Case cases[] = {
         .name = "kinds/virtio-mem-hugetlb-private",
         .cannot = no_hugetlb,
         .options = VIRTIO_MEM(HUGETLB ",share=off"),
+    },
+    {
+        .name = "kinds/virtio-mem-plugged",
+        .options = PLUGGED("memory-backend-memfd", ""),
+        .before = plug,
+        .during = write_plugged,
+        .after = expect_plugged,
+    },
+    {
+        .name = "kinds/virtio-mem-plugged-anonymous",
+        .options = PLUGGED("memory-backend-ram", ""),
+        .before = plug,
+        .during = write_plugged,
+        .after = expect_plugged,
+    },
+    {
+        .name = "kinds/virtio-mem-plugged-hugetlb",
+        .cannot = few_huge_pages,
+        .options = PLUGGED(HUGETLB, ""),
+        .before = plug,
+        .during = write_plugged,
+        .after = expect_plugged,
+    },
+    {
+        /* The device allocates memory while pages come already, and must not give it back. */
+        .name = "kinds/virtio-mem-prealloc-post-copy",
+        .options = PLUGGED("memory-backend-memfd", ",prealloc=on"),
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .before = plug,
+        .during = go_over_plugged,
+        .after = expect_plugged,
+    },
+    {
+        .name = "kinds/virtio-mem-prealloc-not-post-copy",
+        .options = PLUGGED("memory-backend-memfd", ",prealloc=on"),
+        .capabilities = "postcopy-ram",
+        .hold = HOLD_NOT,
+        .before = plug,
+        .after = expect_first_plugged,
     },
     {
         .name = "kinds/to-huge-pages",
