@@ -131,6 +131,17 @@ bool ferry_source_open(FerrySource *source, const FerryLayout *layout, GError **
 /* End all threads and channels.  What is to be sent is known as well as before. */
 void ferry_source_hang_up(FerrySource *source);
 
+/* --- settle.c --- */
+
+/*
+ * Tell the destination what memory there is, and hear what it makes of it, on channels that are listened to.
+ * The driver's.
+ */
+bool ferry_source_settle(FerrySource *source, const FerryLayout *layout, GError **errp);
+
+/* The destination accepts the regions: the control thread's. */
+bool ferry_source_take_ready(FerrySource *source, const GByteArray *body, GError **errp);
+
 /* --- draft.c --- */
 
 /* What was drafted is not to be left missing: send it after all. */

@@ -9,7 +9,6 @@
 #include "../wire/control.h"
 #include "../error.h"
 #include "../events.h"
-#include "../memory/mark.h"
 #include "internal.h"
 
 /* How long an I/O error on one channel waits for the peer's own words on the control channel. */
@@ -179,25 +178,6 @@ static void note(FerrySource *source, bool *what)
     g_mutex_unlock(&source->lock);
 }
 
-/* The destination accepts the regions, and says what it has done with each. */
-static bool take_ready(FerrySource *source, const GByteArray *body, GError **errp)
-{
-    bool ok;
-
-    g_mutex_lock(&source->lock);
-    ok = !source->ready &&
-         ferry_answers_decode(body ? body->data : NULL, body ? body->len : 0, source->answers,
-                              source->regions->nr, errp);
-    g_mutex_unlock(&source->lock);
-    if (ok) {
-        note(source, &source->ready);
-    } else if (errp && !*errp) {
-        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
-                            "the destination is ready a second time");
-    }
-    return ok;
-}
-
 /* The destination says what is missing, or has said it. */
 static bool take_missing(FerrySource *source, const FerryFrame *frame, const GByteArray *body,
                          GError **errp)
@@ -281,7 +261,7 @@ static bool take_control_frame(FerrySource *source, GError **errp)
     }
     switch (frame.type) {
     case FERRY_FRAME_READY:
-        return take_ready(source, body, errp);
+        return ferry_source_take_ready(source, body, errp);
     case FERRY_FRAME_DRAFTED:
         note(source, &source->drafted);
         return true;
@@ -603,35 +583,6 @@ bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_m
     return came;
 }
 
-/* Tell what memory there is, and hear what the destination makes of it. */
-static bool announce_regions(FerrySource *source, const FerryLayout *layout, GError **errp)
-{
-    g_autoptr(GByteArray) body = ferry_regions_encode(source->regions, layout);
-
-    if (!ferry_control_send(source->channels.control, FERRY_FRAME_REGIONS, 0, body, NULL)) {
-        return ferry_source_fail(source, errp);
-    }
-    if (!ferry_first_pass_prepare(source->first_pass, errp)) {
-        return ferry_source_fail_here(source, errp);
-    }
-    if (!ferry_source_wait(source, &source->ready, 0)) {
-        return ferry_source_fail(source, errp);
-    }
-    ferry_backlog_settle(source->backlog, source->answers);
-    return true;
-}
-
-static bool settle_regions(FerrySource *source, const FerryLayout *layout, GError **errp)
-{
-    bool ok;
-
-    /* A destination that maps one of these files as well sees the marks. */
-    ferry_regions_mark(source->regions, source->config.session);
-    ok = announce_regions(source, layout, errp);
-    ferry_regions_unmark(source->regions, source->config.session);
-    return ok;
-}
-
 bool ferry_source_connect(FerrySource *source, GError **errp)
 {
     FerryLayout layout = {
@@ -652,7 +603,7 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     source->start_ns = ferry_now_ns();
     source->round_start_ns = source->start_ns;
     ferry_source_listen(source);
-    if (!settle_regions(source, &layout, errp)) {
+    if (!ferry_source_settle(source, &layout, errp)) {
         return false;
     }
     ferry_source_start(source);
