@@ -12,6 +12,7 @@
 #include "../events.h"
 #include "control-channel.h"
 #include "data-channel.h"
+#include "settle.h"
 #include "state.h"
 
 static bool out_of_turn(const FerryFrame *frame, GError **errp)
@@ -79,21 +80,6 @@ static void start_heartbeat(FerryDestination *destination)
 
 /* --- Regions ---------------------------------------------------------------------------------- */
 
-/* Make all of @regions read as zero: from here on, what the source does not send is zero. */
-static bool empty_memory(FerryDestination *destination, const FerryRegions *regions, GError **errp)
-{
-    for (size_t i = 0; i < regions->nr; i++) {
-        FerryScanTarget target = ferry_region_scan_target(&regions->list[i]);
-
-        if (!ferry_scan_discard_populated(destination->receiver.scanner, &target, 0,
-                                          regions->list[i].length_bytes, errp)) {
-            g_prefix_error(errp, "RAM block '%s': ", regions->list[i].id);
-            return false;
-        }
-    }
-    return true;
-}
-
 /* Wait until the channels of @layout are all in; false when that will not be.  With the lock held. */
 static bool wait_for_channels(ChannelReader *reader, const FerryLayout *layout)
 {
@@ -129,6 +115,8 @@ static bool take_regions(ChannelReader *reader, const FerryFrame *frame, const G
 {
     FerryDestination *destination = reader->destination;
     FerryRegions remote = {0}, local = {0};
+    g_autoptr(GByteArray) answer = NULL;
+    g_autofree uint8_t *answers = NULL;
     FerryLayout layout;
     FerryFetch *fetch;
     bool ok;
@@ -141,8 +129,11 @@ static bool take_regions(ChannelReader *reader, const FerryFrame *frame, const G
                               errp)) {
         return false;
     }
-    ok = destination->ops.list_regions(destination->opaque, &remote, &local, errp) &&
-         ferry_regions_match(&local, &remote, errp) && empty_memory(destination, &local, errp);
+    if (destination->ops.list_regions(destination->opaque, &remote, &local, errp)) {
+        answers = ferry_settle(destination->receiver.scanner, &local, &remote,
+                               destination->config.session, layout.nr_fetch > 0, errp);
+    }
+    ok = answers != NULL;
     ferry_regions_clear(&remote);
     if (!ok) {
         ferry_regions_clear(&local);
@@ -150,7 +141,7 @@ static bool take_regions(ChannelReader *reader, const FerryFrame *frame, const G
     }
 
     g_mutex_lock(&destination->lock);
-    destination->receiver.regions = local;
+    ferry_receiver_set_regions(&destination->receiver, &local);
     g_mutex_unlock(&destination->lock);
     if (!prepare_fetch(destination, &layout, &fetch, errp)) {
         return false;
@@ -164,7 +155,8 @@ static bool take_regions(ChannelReader *reader, const FerryFrame *frame, const G
     if (!ok) {
         return out_of_turn(frame, errp);
     }
-    if (!ferry_control_send(reader->channel, FERRY_FRAME_READY, 0, NULL, errp)) {
+    answer = ferry_answers_encode(answers, destination->receiver.regions.nr);
+    if (!ferry_control_send(reader->channel, FERRY_FRAME_READY, 0, answer, errp)) {
         return false;
     }
     start_heartbeat(destination);
@@ -218,6 +210,7 @@ static bool forget_draft(ChannelReader *reader, const FerryFrame *frame, GError 
     }
     ferry_missing_clear(&destination->missing_reader);
     ferry_fetch_forget(destination->receiver.fetch);
+    ferry_receiver_forget_provided(&destination->receiver);
     if (!enter(destination, FERRY_DESTINATION_COPYING, frame, errp)) {
         return false;
     }

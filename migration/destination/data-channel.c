@@ -156,8 +156,14 @@ static void fetch_failed(void *opaque, GError *error)
     ferry_destination_fail(destination, error);
 }
 
+static void fetch_starved(void *opaque, GError *error)
+{
+    ferry_destination_fail(opaque, error);
+}
+
 const FerryFetchOps ferry_destination_fetch_ops = {
     .want = want,
     .complete = fetched_all,
     .failed = fetch_failed,
+    .starved = fetch_starved,
 };

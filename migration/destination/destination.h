@@ -52,6 +52,8 @@ typedef struct FerryDestinationOps {
     void (*complete)(void *opaque);
     /* The source has let go of the guest: it may run here.  Once, and never after a failure. */
     void (*go)(void *opaque);
+    /* The session has failed: before the source is told.  Optional.  Once; any thread. */
+    void (*failed)(void *opaque, const GError *why);
     /* A line for the log. */
     void (*warn)(void *opaque, const char *message);
 

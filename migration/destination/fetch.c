@@ -60,6 +60,8 @@ struct FerryFetch {
     _Atomic uint64_t duplicates;
     _Atomic uint64_t zero_faults;
     FerryWaiters *waiters;
+    GMutex starved_lock; /* for the next one */
+    GArray *starved;     /* of FerryWanted: zero pages for which there was no memory */
 };
 
 static void advise(FerryFetch *fetch, int advice)
@@ -86,7 +88,8 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_threads,
     }
     uffd = ferry_userfault_new(errp);
     for (size_t i = 0; uffd && i < regions->nr; i++) {
-        if (!ferry_userfault_probe(uffd, &regions->list[i], errp)) {
+        if (!(regions->list[i].flags & FERRY_REGION_SAME) &&
+            !ferry_userfault_probe(uffd, &regions->list[i], errp)) {
             return NULL;
         }
     }
@@ -120,6 +123,8 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_threads,
     g_mutex_init(&fetch->gather_lock);
     fetch->gather = ferry_gather_new();
     fetch->waiters = ferry_waiters_new(fetch->missing);
+    g_mutex_init(&fetch->starved_lock);
+    fetch->starved = g_array_new(FALSE, FALSE, sizeof(FerryWanted));
     return fetch;
 }
 
@@ -160,6 +165,8 @@ void ferry_fetch_free(FerryFetch *fetch)
     g_mutex_clear(&fetch->gather_lock);
     ferry_gather_free(fetch->gather);
     ferry_waiters_free(fetch->waiters);
+    g_mutex_clear(&fetch->starved_lock);
+    g_array_unref(fetch->starved);
     g_free(fetch->missing);
     g_free(fetch->incoming);
     g_free(fetch->registered);
@@ -197,17 +204,6 @@ static bool is_missing(const FerryFetch *fetch, uint32_t region, uint64_t page)
 void ferry_fetch_set_vcpus(FerryFetch *fetch, const uint32_t *threads, unsigned nr_threads)
 {
     ferry_waiters_set_vcpus(fetch->waiters, threads, nr_threads);
-}
-
-void ferry_fetch_ask_again(FerryFetch *fetch)
-{
-    g_autoptr(GArray) wanted = ferry_waiters_list(fetch->waiters);
-
-    for (guint i = 0; i < wanted->len; i++) {
-        const FerryWanted *one = &g_array_index(wanted, FerryWanted, i);
-
-        fetch->ops.want(fetch->opaque, i % fetch->nr_threads, one->region, one->page);
-    }
 }
 
 /* --- Placing ---------------------------------------------------------------------------------- */
@@ -397,6 +393,15 @@ bool ferry_fetch_place(FerryFetch *fetch, const FerryFrame *frame, const FerryEx
 
 /* --- Faults ----------------------------------------------------------------------------------- */
 
+static void note_starved(FerryFetch *fetch, uint32_t region, uint64_t page)
+{
+    FerryWanted one = {.region = region, .page = page};
+
+    g_mutex_lock(&fetch->starved_lock);
+    g_array_append_val(fetch->starved, one);
+    g_mutex_unlock(&fetch->starved_lock);
+}
+
 /* A page that is not missing: it was never touched at the source, or has come meanwhile. */
 static void fill_zero(FerryFetch *fetch, uint32_t number, uint64_t page)
 {
@@ -415,11 +420,45 @@ static void fill_zero(FerryFetch *fetch, uint32_t number, uint64_t page)
     case FERRY_PLACE_UNREGISTERED:
         ferry_userfault_wake(fetch->uffd, region, offset_bytes, region->page_size_bytes);
         break;
+    case FERRY_PLACE_NO_MEMORY:
+        note_starved(fetch, number, page);
+        fetch->ops.starved(fetch->opaque, error);
+        break;
     case FERRY_PLACE_FAILED:
         fetch->ops.failed(fetch->opaque, error);
         break;
     }
     g_mutex_unlock(lock);
+}
+
+/* Pages that are zero and that somebody waits for, for want of memory: try once more. */
+static void feed_starved(FerryFetch *fetch)
+{
+    g_autoptr(GArray) starved = g_array_new(FALSE, FALSE, sizeof(FerryWanted));
+    GArray *mine;
+
+    g_mutex_lock(&fetch->starved_lock);
+    mine = fetch->starved;
+    fetch->starved = g_steal_pointer(&starved);
+    g_mutex_unlock(&fetch->starved_lock);
+    for (guint i = 0; i < mine->len; i++) {
+        const FerryWanted *one = &g_array_index(mine, FerryWanted, i);
+
+        fill_zero(fetch, one->region, one->page);
+    }
+    g_array_unref(mine);
+}
+
+void ferry_fetch_ask_again(FerryFetch *fetch)
+{
+    g_autoptr(GArray) wanted = ferry_waiters_list(fetch->waiters);
+
+    feed_starved(fetch);
+    for (guint i = 0; i < wanted->len; i++) {
+        const FerryWanted *one = &g_array_index(wanted, FerryWanted, i);
+
+        fetch->ops.want(fetch->opaque, i % fetch->nr_threads, one->region, one->page);
+    }
 }
 
 static void take_fault(FaultThread *thread, const FerryUserfaultEvent *event)

@@ -47,6 +47,11 @@ typedef struct FerryFetchOps {
     void (*complete)(void *opaque);
     /* The kernel failed, or memory is not as it must be; takes over @error.  Any thread. */
     void (*failed)(void *opaque, GError *error);
+    /*
+     * No memory is left for a page that a thread waits for; takes over @error.  It is tried again when
+     * the waiting pages are asked for again.  Any thread.
+     */
+    void (*starved)(void *opaque, GError *error);
 } FerryFetchOps;
 
 /* Over @regions, which must outlive it, with @nr_threads threads. */

@@ -266,6 +266,9 @@ void ferry_destination_fail(FerryDestination *destination, GError *error)
     parted = ferry_destination_has_all(destination);
     g_mutex_unlock(&destination->lock);
 
+    if (!committed && news && destination->ops.failed) {
+        destination->ops.failed(destination->opaque, error);
+    }
     /* Only the first failure gets here with a channel; readers are freed last of all. */
     if (control) {
         ferry_control_send_error(control->channel, error->message);

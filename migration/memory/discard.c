@@ -5,16 +5,14 @@
  */
 #include "discard.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <linux/falloc.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "../error.h"
+#include "empty.h"
 
 /* Ranges in one system call: as many as a vector may have. */
 #define BATCH_MAX IOV_MAX
@@ -33,19 +31,12 @@ static bool is_anonymous(const FerryRegion *region)
     return !(region->flags & FERRY_REGION_SHARED) && region->fd < 0;
 }
 
-static bool discard_one(const FerryRegion *region, const struct iovec *range)
+static int discard_one(const FerryRegion *region, const struct iovec *range)
 {
+    const FerryScanTarget target = ferry_region_scan_target(region);
     uint64_t offset_bytes = (uint64_t)((uint8_t *)range->iov_base - region->host);
 
-    if (region->fd >= 0 &&
-        fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                  (off_t)(region->fd_offset_bytes + offset_bytes), (off_t)range->iov_len) != 0) {
-        return false;
-    }
-    if (!(region->flags & FERRY_REGION_SHARED)) {
-        return madvise(range->iov_base, range->iov_len, MADV_DONTNEED) == 0;
-    }
-    return region->fd >= 0 || madvise(range->iov_base, range->iov_len, MADV_REMOVE) == 0;
+    return ferry_target_drop(&target, offset_bytes, offset_bytes + range->iov_len);
 }
 
 static bool flush(FerryDiscarder *discarder, GError **errp)
@@ -67,10 +58,12 @@ static bool flush(FerryDiscarder *discarder, GError **errp)
         }
     }
     for (; first < nr; first++) {
-        if (!discard_one(discarder->region, &discarder->ranges[first])) {
+        int error = discard_one(discarder->region, &discarder->ranges[first]);
+
+        if (error) {
             g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
                         "cannot discard out-of-date pages of RAM block '%s': %s (locked memory?)",
-                        discarder->region->id, g_strerror(errno));
+                        discarder->region->id, g_strerror(error));
             return false;
         }
     }

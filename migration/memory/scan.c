@@ -16,6 +16,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Regions a PAGEMAP_SCAN call returns at most: 12 KiB of stack. */
@@ -24,6 +25,11 @@
 /* Pagemap entries read at a time: 16 KiB of stack for 8 MiB of address space. */
 #define NR_ENTRIES 2048
 
+/* What scanning as much takes, of memory that has no page tables: a walk, or reading entries for it. */
+#define QUICK_BYTES (UINT64_C(32) << 20)
+#define QUICK_NS    UINT64_C(10000)
+#define QUICK_TRIES 5
+
 #define ENTRY_SWAPPED (UINT64_C(1) << 62)
 #define ENTRY_PRESENT (UINT64_C(1) << 63)
 
@@ -31,7 +37,10 @@ struct FerryScanner {
     int pagemap_fd; /* -1: none */
     bool has_ioctl;
     uint32_t page_size_bytes; /* of the system */
+    uint64_t quick_ns;
 };
+
+static FerryScannerFlags without; /* set by tests, before there are threads */
 
 /* One scan: what was asked for, and the range that is still growing. Offsets in the target. */
 typedef struct {
@@ -63,7 +72,53 @@ static bool probe_ioctl(int fd)
 
 FerryScanner *ferry_scanner_new(void)
 {
-    return ferry_scanner_new_full(FERRY_SCANNER_DEFAULT);
+    return ferry_scanner_new_full(without);
+}
+
+void ferry_scanner_do_without(FerryScannerFlags flags)
+{
+    without = flags;
+}
+
+static void ignore(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes, FerryScanKind kind)
+{
+}
+
+/* Read the pagemap of memory that has just been mapped, some times: it takes no longer than twice that. */
+static uint64_t measure_quick_ns(const FerryScanner *scanner)
+{
+    FerryScanTarget target = {
+        .length_bytes = QUICK_BYTES,
+        .fd = -1,
+        .method = FERRY_SCAN_PRIVATE,
+        .page_size_bytes = scanner->page_size_bytes,
+    };
+    uint64_t best_ns = QUICK_NS;
+
+    target.host = mmap(NULL, QUICK_BYTES, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (target.host == MAP_FAILED) {
+        return best_ns;
+    }
+    best_ns = UINT64_MAX;
+    for (int i = 0; i < QUICK_TRIES; i++) {
+        struct timespec before, after;
+        uint64_t took_ns;
+
+        clock_gettime(CLOCK_MONOTONIC, &before);
+        (void)ferry_scan(scanner, &target, 0, QUICK_BYTES, ignore, NULL, NULL);
+        clock_gettime(CLOCK_MONOTONIC, &after);
+        took_ns = (uint64_t)(after.tv_sec - before.tv_sec) * 1000000000 +
+                  (uint64_t)after.tv_nsec - (uint64_t)before.tv_nsec;
+        best_ns = MIN(best_ns, took_ns);
+    }
+    munmap(target.host, QUICK_BYTES);
+    return MAX(QUICK_NS, 2 * best_ns);
+}
+
+uint64_t ferry_scanner_quick_ns(const FerryScanner *scanner)
+{
+    return scanner->quick_ns;
 }
 
 FerryScanner *ferry_scanner_new_full(FerryScannerFlags flags)
@@ -77,6 +132,10 @@ FerryScanner *ferry_scanner_new_full(FerryScannerFlags flags)
     }
     if (scanner->pagemap_fd >= 0 && !(flags & FERRY_SCANNER_NO_IOCTL)) {
         scanner->has_ioctl = probe_ioctl(scanner->pagemap_fd);
+    }
+    scanner->quick_ns = QUICK_NS;
+    if (scanner->pagemap_fd >= 0 && !scanner->has_ioctl) {
+        scanner->quick_ns = measure_quick_ns(scanner);
     }
     return scanner;
 }
@@ -281,16 +340,42 @@ static bool range_check(const FerryScanTarget *target, uint64_t offset_bytes, ui
     return false;
 }
 
+/* What was asked for, where there is something. */
+static bool scan_present(Scan *scan, GError **errp)
+{
+    const FerryScanner *scanner = scan->scanner;
+
+    if (scan->ask_start >= scan->ask_end) {
+        return true;
+    }
+    switch (scan->target->method) {
+    case FERRY_SCAN_NOTHING:
+        return true;
+    case FERRY_SCAN_SHARED:
+        return scan_shared(scan, errp);
+    case FERRY_SCAN_PRIVATE:
+        if (scanner->pagemap_fd >= 0) {
+            return scanner->has_ioctl ? scan_private_ioctl(scan, errp)
+                                      : scan_private_read(scan, errp);
+        }
+        break;
+    default:
+        break;
+    }
+    scan_add(scan, scan->ask_start, scan->ask_end, FERRY_SCAN_DATA);
+    return true;
+}
+
 bool ferry_scan(const FerryScanner *scanner, const FerryScanTarget *target, uint64_t offset_bytes,
                 uint64_t nr_bytes, FerryScanFn fn, void *opaque, GError **errp)
 {
+    const uint64_t end = offset_bytes + nr_bytes;
     Scan scan = {
         .scanner = scanner,
         .target = target,
         .fn = fn,
         .opaque = opaque,
         .ask_start = offset_bytes,
-        .ask_end = offset_bytes + nr_bytes,
         .start = offset_bytes,
         .end = offset_bytes,
     };
@@ -299,95 +384,15 @@ bool ferry_scan(const FerryScanner *scanner, const FerryScanTarget *target, uint
     if (!range_check(target, offset_bytes, nr_bytes, errp)) {
         return false;
     }
-    if (target->method == FERRY_SCAN_SHARED) {
-        ok = scan_shared(&scan, errp);
-    } else if (target->method == FERRY_SCAN_PRIVATE && scanner->pagemap_fd >= 0) {
-        ok = scanner->has_ioctl ? scan_private_ioctl(&scan, errp) : scan_private_read(&scan, errp);
-    } else {
-        scan_add(&scan, scan.ask_start, scan.ask_end, FERRY_SCAN_DATA);
+    for (guint i = 0; ok && target->absent && i < target->absent->len; i++) {
+        const FerryRange *gap = &g_array_index(target->absent, FerryRange, i);
+
+        scan.ask_end = MIN(gap->start_bytes, end);
+        ok = scan_present(&scan, errp);
+        scan.ask_start = MAX(scan.ask_start, gap->end_bytes);
     }
+    scan.ask_end = end;
+    ok = ok && scan_present(&scan, errp);
     scan_flush(&scan);
     return ok;
-}
-
-typedef struct {
-    const FerryScanner *scanner;
-    const FerryScanTarget *target;
-    int failed_errno; /* 0: none yet */
-} Discard;
-
-/* Clear without dirtying what is zero already. */
-static void clear_in_place(const Discard *discard, uint64_t start, uint64_t end)
-{
-    const uint64_t page_size = discard->scanner->page_size_bytes;
-
-    while (start < end) {
-        uint64_t stop = MIN(round_down(start, page_size) + page_size, end);
-        char *p = (char *)discard->target->host + start;
-
-        if (!ferry_is_zero(p, stop - start)) {
-            memset(p, 0, stop - start);
-        }
-        start = stop;
-    }
-}
-
-static int discard_pages(const FerryScanTarget *target, uint64_t start, uint64_t end)
-{
-    if (target->method == FERRY_SCAN_PRIVATE) {
-        return madvise((char *)target->host + start, end - start, MADV_DONTNEED);
-    }
-    return fallocate(target->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                     (off_t)(target->fd_offset + start), (off_t)(end - start));
-}
-
-/* Locked memory, a file system without holes or something that is not a file. */
-static bool means_cannot_drop(int error)
-{
-    return error == EINVAL || error == EOPNOTSUPP || error == ENODEV || error == ESPIPE;
-}
-
-static void discard_range(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes,
-                          FerryScanKind kind)
-{
-    Discard *discard = opaque;
-    const FerryScanTarget *target = discard->target;
-    const uint64_t end = offset_bytes + nr_bytes;
-    uint64_t whole_start = round_up(offset_bytes, target->page_size_bytes);
-    uint64_t whole_end = round_down(end, target->page_size_bytes);
-
-    if (kind == FERRY_SCAN_ZERO || discard->failed_errno != 0) {
-        return;
-    }
-    if (target->method == FERRY_SCAN_ALL || target->keep_pages || whole_start >= whole_end) {
-        clear_in_place(discard, offset_bytes, end);
-        return;
-    }
-    clear_in_place(discard, offset_bytes, whole_start);
-    if (discard_pages(target, whole_start, whole_end) != 0) {
-        if (means_cannot_drop(errno)) {
-            clear_in_place(discard, whole_start, whole_end);
-        } else {
-            discard->failed_errno = errno;
-        }
-    }
-    clear_in_place(discard, whole_end, end);
-}
-
-bool ferry_scan_discard_populated(const FerryScanner *scanner, const FerryScanTarget *target,
-                                  uint64_t offset_bytes, uint64_t nr_bytes, GError **errp)
-{
-    Discard discard = {.scanner = scanner, .target = target};
-
-    if (!ferry_scan(scanner, target, offset_bytes, nr_bytes, discard_range, &discard, errp)) {
-        return false;
-    }
-    if (discard.failed_errno != 0) {
-        g_set_error(errp, G_FILE_ERROR, g_file_error_from_errno(discard.failed_errno),
-                    "cannot discard guest memory at %p, %" G_GUINT64_FORMAT " bytes: %s",
-                    (void *)((char *)target->host + offset_bytes), nr_bytes,
-                    g_strerror(discard.failed_errno));
-        return false;
-    }
-    return true;
 }

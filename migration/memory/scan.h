@@ -24,6 +24,8 @@ typedef enum {
     FERRY_SCAN_SHARED,
     /** Anything else: all of it counts as data */
     FERRY_SCAN_ALL,
+    /** None of it counts: somebody else takes care of what is in it */
+    FERRY_SCAN_NOTHING,
 } FerryScanMethod;
 
 /** FerryScanKind: what is known about a range that was touched */
@@ -49,6 +51,12 @@ typedef enum {
 typedef void (*FerryScanFn)(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes,
                             FerryScanKind kind);
 
+/** FerryRange: whole pages; offsets in the target */
+typedef struct {
+    uint64_t start_bytes;
+    uint64_t end_bytes;
+} FerryRange;
+
 /**
  * FerryScanTarget: a mapping to scan; the caller keeps it mapped and @fd open meanwhile
  * @host: its address
@@ -57,8 +65,9 @@ typedef void (*FerryScanFn)(void *opaque, uint64_t offset_bytes, uint64_t nr_byt
  * @fd_offset: where in @fd the mapping starts
  * @method: how it can be asked
  * @page_size_bytes: size of its pages: the system's, or larger for hugetlb
- * @keep_pages: its pages must stay where they are (pinned by a device, or allocated in advance):
- *              ferry_scan_discard_populated() clears them in place
+ * @flags: what else is known of it, FerryRegionFlags
+ * @absent: of FerryRange, in ascending order: parts that do not exist for now (a device has
+ *          unplugged them), are never reported and never looked at; or NULL
  */
 typedef struct {
     void *host;
@@ -67,7 +76,8 @@ typedef struct {
     uint64_t fd_offset;
     FerryScanMethod method;
     uint32_t page_size_bytes;
-    bool keep_pages;
+    uint32_t flags;
+    const GArray *absent;
 } FerryScanTarget;
 
 /**
@@ -91,6 +101,9 @@ typedef struct FerryScanner FerryScanner;
  */
 FerryScanner *ferry_scanner_new(void);
 
+/** ferry_scanner_do_without: have ferry_scanner_new() do without what @flags names: for tests */
+void ferry_scanner_do_without(FerryScannerFlags flags);
+
 /** ferry_scanner_new_full: ferry_scanner_new(), doing without what @flags names */
 FerryScanner *ferry_scanner_new_full(FerryScannerFlags flags);
 
@@ -104,6 +117,13 @@ void ferry_scanner_free(FerryScanner *scanner);
  * space, and zero pages count as data) or "none" (no /proc: all is data). A static string.
  */
 const char *ferry_scanner_method_name(const FerryScanner *scanner);
+
+/**
+ * ferry_scanner_quick_ns: what no more than 32 MiB of memory without page tables takes to scan
+ *
+ * So whether something has page tables shows in the time, however this kernel is asked.
+ */
+uint64_t ferry_scanner_quick_ns(const FerryScanner *scanner);
 
 /**
  * ferry_scan: report what was touched in @nr_bytes of @target from @offset_bytes on
@@ -121,18 +141,6 @@ const char *ferry_scanner_method_name(const FerryScanner *scanner);
  */
 bool ferry_scan(const FerryScanner *scanner, const FerryScanTarget *target, uint64_t offset_bytes,
                 uint64_t nr_bytes, FerryScanFn fn, void *opaque, GError **errp);
-
-/**
- * ferry_scan_discard_populated: make @nr_bytes of @target from @offset_bytes on read as zero
- *
- * Costs in proportion to what is populated, and gives the memory back to the system where the
- * method can: private pages are discarded, a shared file gets a hole, and where neither is
- * possible (FERRY_SCAN_ALL, locked memory, parts of a page) bytes that are not zero are
- * cleared in place. Nobody else may write the range meanwhile. Errors as ferry_scan().
- * Thread-safe.
- */
-bool ferry_scan_discard_populated(const FerryScanner *scanner, const FerryScanTarget *target,
-                                  uint64_t offset_bytes, uint64_t nr_bytes, GError **errp);
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FerryScanner, ferry_scanner_free)
 

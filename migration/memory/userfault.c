@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "../error.h"
+#include "empty.h"
 
 #define DEVICE "/dev/userfaultfd"
 #ifndef USERFAULTFD_IOC_NEW
@@ -209,6 +210,9 @@ FerryPlaceResult ferry_userfault_place(FerryUserfault *uffd, const FerryRegion *
             return FERRY_PLACE_PRESENT;
         } else if (placed == -ENOENT) {
             return FERRY_PLACE_UNREGISTERED;
+        } else if (placed == -ENOMEM || placed == -ENOSPC) {
+            ferry_set_out_of_memory(errp, region, offset_bytes + *done_bytes, (int)-placed);
+            return FERRY_PLACE_NO_MEMORY;
         } else if (placed != -EAGAIN && placed != -EINTR) {
             g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
                         "cannot place a page at 0x%" PRIx64 " of RAM block '%s': %s",

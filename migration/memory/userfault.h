@@ -52,6 +52,7 @@ typedef enum {
     FERRY_PLACED,
     FERRY_PLACE_PRESENT,      /* a page was there; pages before it were placed */
     FERRY_PLACE_UNREGISTERED, /* the memory is not registered (any more) */
+    FERRY_PLACE_NO_MEMORY,    /* there is none left for it; later there may be */
     FERRY_PLACE_FAILED,
 } FerryPlaceResult;
 

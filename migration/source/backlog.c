@@ -100,6 +100,29 @@ const FerryRegions *ferry_backlog_regions(const FerryBacklog *backlog)
     return &backlog->regions;
 }
 
+void ferry_backlog_settle(FerryBacklog *backlog, const uint8_t *answers)
+{
+    for (size_t i = 0; i < backlog->regions.nr; i++) {
+        FerryRegion *region = &backlog->regions.list[i];
+
+        switch (answers[i]) {
+        case FERRY_ANSWER_IN_FULL:
+            region->flags |= FERRY_REGION_IN_FULL;
+            if (region->scan == FERRY_SCAN_SHARED && !(region->flags & FERRY_REGION_HUGETLB)) {
+                region->flags |= FERRY_REGION_HOLES_KNOWN;
+            }
+            region->scan = FERRY_SCAN_ALL;
+            break;
+        case FERRY_ANSWER_SAME:
+            region->flags |= FERRY_REGION_SAME;
+            region->scan = FERRY_SCAN_NOTHING;
+            break;
+        default:
+            break;
+        }
+    }
+}
+
 const FerryTracker *ferry_backlog_tracker(const FerryBacklog *backlog)
 {
     return &backlog->tracker;
@@ -129,6 +152,10 @@ bool ferry_backlog_is_armed(const FerryBacklog *backlog, size_t region, uint64_t
 
 bool ferry_backlog_arm(FerryBacklog *backlog, size_t region, uint64_t chunk, GError **errp)
 {
+    if (backlog->regions.list[region].scan == FERRY_SCAN_NOTHING) {
+        /* What is written there does not matter, now or later: what is not armed is not sent. */
+        return true;
+    }
     if (!backlog->tracker.ops->arm(
             backlog->tracker.opaque, (uint32_t)region, chunk * FERRY_CHUNK_PAGES,
             ferry_chunk_nr_pages(&backlog->regions.list[region], chunk), errp)) {

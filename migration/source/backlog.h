@@ -68,6 +68,12 @@ FerryBacklog *ferry_backlog_new(FerryRegions *regions, const FerryTracker *track
 void ferry_backlog_free(FerryBacklog *backlog);
 
 /* The regions; they do not change. */
+/*
+ * The destination has said what it has done with each region (FerryAnswer): before the first chunk is
+ * queued, nothing else runs.
+ */
+void ferry_backlog_settle(FerryBacklog *backlog, const uint8_t *answers);
+
 const FerryRegions *ferry_backlog_regions(const FerryBacklog *backlog);
 
 /* The tracker in use: the driver's. */

@@ -5,7 +5,6 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "../error.h"
-#include "../wire/control.h"
 #include "internal.h"
 
 /* --- While it is open ------------------------------------------------------------------------- */
@@ -105,7 +104,6 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
         .nr_data = source->config.nr_channels,
         .nr_fetch = source->config.nr_fetch,
     };
-    g_autoptr(GByteArray) body = ferry_regions_encode(source->regions, &layout);
 
     if (!ferry_backlog_start_tracker(source->backlog, errp)) {
         return ferry_source_fail_here(source, errp);
@@ -120,14 +118,8 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     source->start_ns = ferry_now_ns();
     source->round_start_ns = source->start_ns;
     ferry_source_listen(source);
-    if (!ferry_control_send(source->channels.control, FERRY_FRAME_REGIONS, 0, body, NULL)) {
-        return ferry_source_fail(source, errp);
-    }
-    if (!ferry_first_pass_prepare(source->first_pass, errp)) {
-        return ferry_source_fail_here(source, errp);
-    }
-    if (!ferry_source_wait(source, &source->ready, 0)) {
-        return ferry_source_fail(source, errp);
+    if (!ferry_source_settle(source, &layout, errp)) {
+        return false;
     }
     return (ferry_source_start(source) && ferry_source_enter(source, FERRY_SOURCE_COPYING)) ||
            ferry_source_fail(source, errp);

@@ -34,10 +34,10 @@
 #define SETTLE_PART   50
 
 /*
- * A chunk in which nothing was ever touched is left alone, as long as it takes no longer than this to
- * see that: it has no page tables then.
+ * A chunk in which nothing was ever touched is left alone, if that is seen quickly: it has no page tables
+ * then.  In the blackout all of them are looked at once more, which takes no longer than this.
  */
-#define QUICK_SCAN_NS (10 * 1000)
+#define LOOK_AGAIN_MAX_NS (UINT64_C(10) * 1000 * 1000)
 
 typedef struct ChunkRef {
     size_t region;
@@ -70,7 +70,9 @@ struct FerryFirstPass {
     GArray *hot;  /* of ChunkRef: put off until the others are done; then the coolest last */
     bool hot_is_sorted;
     GArray *idle; /* of IdleRun, none next to another of its region */
+    uint64_t nr_idle; /* how many chunks were ever in there, since the pass began */
     FerryScanner *scanner;
+    bool scan_is_read; /* each look at a chunk takes time for each of its pages */
     uint64_t total_bytes;
     _Atomic uint64_t unseen_bytes;
     _Atomic uint64_t skipped_pages;
@@ -93,6 +95,7 @@ FerryFirstPass *ferry_first_pass_new(FerryBacklog *backlog, FerrySenders *sender
     pass->regions = ferry_backlog_regions(backlog);
     pass->senders = senders;
     pass->scanner = ferry_scanner_new();
+    pass->scan_is_read = strcmp(ferry_scanner_method_name(pass->scanner), "pagemap-read") == 0;
     pass->heat = ferry_heat_new(pass->regions, pass->scanner);
     pass->cold = g_array_new(FALSE, FALSE, sizeof(ChunkRef));
     pass->hot = g_array_new(FALSE, FALSE, sizeof(ChunkRef));
@@ -421,17 +424,20 @@ static void note_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes,
 static bool is_idle(FerryFirstPass *pass, const ChunkRef *chunk)
 {
     g_autoptr(GArray) touched = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    const uint64_t quick_ns = ferry_scanner_quick_ns(pass->scanner);
     uint64_t start_ns = ferry_now_ns();
 
     return !chunk->seen &&
            scan_chunks(pass, chunk->region, chunk->number, 1, note_touched, touched, NULL) &&
-           touched->len == 0 && ferry_now_ns() - start_ns < QUICK_SCAN_NS;
+           touched->len == 0 && ferry_now_ns() - start_ns < quick_ns &&
+           (!pass->scan_is_read || pass->nr_idle * quick_ns < LOOK_AGAIN_MAX_NS);
 }
 
 static void add_idle(FerryFirstPass *pass, const ChunkRef *chunk)
 {
     IdleRun new = {.region = chunk->region, .first = chunk->number, .nr = 1};
 
+    pass->nr_idle++;
     /* Chunks come more or less in order: the neighbours are among the last. */
     for (guint i = pass->idle->len; i-- > 0 && i + 2 * GROUP_CHUNKS >= pass->idle->len;) {
         const IdleRun *run = &g_array_index(pass->idle, IdleRun, i);
@@ -529,6 +535,7 @@ bool ferry_first_pass_restart(FerryFirstPass *pass, const FerryTracker *next, GE
     g_array_set_size(pass->cold, 0);
     g_array_set_size(pass->hot, 0);
     g_array_set_size(pass->idle, 0);
+    pass->nr_idle = 0;
     atomic_store(&pass->unseen_bytes, pass->total_bytes);
     atomic_store(&pass->skipped_pages, 0);
     g_mutex_unlock(&pass->lock);

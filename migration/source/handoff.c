@@ -74,6 +74,20 @@ bool ferry_source_hand_off(FerrySource *source, GError **errp)
     return ferry_source_enter(source, FERRY_SOURCE_HANDED_OFF) || ferry_source_fail(source, errp);
 }
 
+/* Any page that may be read, sent and left missing: the first one that there is. */
+static uint64_t any_page(const FerryRegions *regions, size_t *region)
+{
+    for (*region = 0; *region < regions->nr; (*region)++) {
+        const FerryRegion *memory = &regions->list[*region];
+        uint64_t offset_bytes = ferry_region_skip_absent(memory, 0);
+
+        if (memory->scan != FERRY_SCAN_NOTHING && offset_bytes < memory->length_bytes) {
+            return offset_bytes / FERRY_PAGE_BYTES;
+        }
+    }
+    g_assert_not_reached();
+}
+
 /* How many pages are missing; the destination waits for some to be, so there is one at least. */
 static uint64_t count_missing(FerrySource *source, FerryPageset **late)
 {
@@ -82,8 +96,11 @@ static uint64_t count_missing(FerrySource *source, FerryPageset **late)
     uint64_t nr_pages = ferry_missing_count(regions, late) + ferry_missing_count(regions, draft);
 
     if (nr_pages == 0) {
-        nr_pages = regions->list[0].page_size_bytes / FERRY_PAGE_BYTES;
-        ferry_pageset_add(late[0], 0, nr_pages);
+        size_t region;
+        uint64_t page = any_page(regions, &region);
+
+        nr_pages = regions->list[region].page_size_bytes / FERRY_PAGE_BYTES;
+        ferry_pageset_add(late[region], page, nr_pages);
     }
     return nr_pages;
 }
@@ -228,6 +245,32 @@ static void forget_connection(FerrySource *source)
     ferry_missing_clear(&source->resume_reader);
 }
 
+/* Nothing can be missing that is not there, or is the destination's as well: to read it may be our end. */
+static bool check_resume_missing(FerrySource *source)
+{
+    for (size_t i = 0; i < source->regions->nr; i++) {
+        const FerryRegion *region = &source->regions->list[i];
+        const FerryRange all = {.end_bytes = region->length_bytes};
+        bool left_alone = region->scan == FERRY_SCAN_NOTHING;
+        guint nr = left_alone ? 1 : region->absent ? region->absent->len : 0;
+
+        for (guint j = 0; j < nr; j++) {
+            FerryRange range = left_alone ? all : g_array_index(region->absent, FerryRange, j);
+
+            if (ferry_pageset_remove(source->resume_missing[i], range.start_bytes >> FERRY_PAGE_SHIFT,
+                                     (range.end_bytes - range.start_bytes) >> FERRY_PAGE_SHIFT)) {
+                ferry_source_note_failure(
+                    source, g_error_new(FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                                        "the destination lacks pages of RAM block '%s' that "
+                                        "cannot be missing",
+                                        region->id));
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 /* Have the destination say what is missing, instead of all that was thought so far. */
 static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
 {
@@ -245,6 +288,9 @@ static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
     }
     if (!ferry_control_send(source->channels.control, FERRY_FRAME_RESUME, 0, body, NULL) ||
         !ferry_source_wait(source, &source->resumed, RESUME_MS)) {
+        return false;
+    }
+    if (!check_resume_missing(source)) {
         return false;
     }
     ferry_event(resumed, "source", ferry_missing_count(regions, source->resume_missing));

@@ -1,7 +1,8 @@
 /*
- * Shared between the files of the source's side: source.c (its life, its control channel), connect.c
- * (opening it, and what watches it), draft.c (what will be missing), rounds.c (the first pass and rounds),
- * handoff.c (the end, with pages missing or without), query.c.  Each of them uses only those before it.
+ * Shared between the files of the source's side: source.c (its life, its control channel), settle.c
+ * (what memory is to both sides), connect.c (opening it, and what watches it), draft.c (what will be
+ * missing), rounds.c (the first pass and rounds), handoff.c (the end, with pages missing or without),
+ * query.c.  Each of them uses only those before it.
  *
  * Threads: the driver (whoever calls the functions in source.h's order) owns everything that is not
  * marked otherwise; the control thread reads the control channel and touches only what is under
@@ -67,6 +68,7 @@ struct FerrySource {
     GMutex lock; /* for what follows: what the destination has said */
     GCond changed;
     bool ready;    /* it accepted the regions */
+    uint8_t *answers; /* with that: a FerryAnswer for each region */
     bool drafted;  /* it has discarded, or forgotten, what was drafted last */
     bool loaded;   /* it has loaded the device state */
     bool taken;    /* it has been told to run the guest */
@@ -123,6 +125,14 @@ void ferry_source_listen(FerrySource *source);
 
 /* End all threads and channels.  What is to be sent is known as well as before. */
 void ferry_source_hang_up(FerrySource *source);
+
+/* --- settle.c --- */
+
+/*
+ * Tell the destination what memory there is, and hear what it makes of it, on channels that are listened to.
+ * The driver's.
+ */
+bool ferry_source_settle(FerrySource *source, const FerryLayout *layout, GError **errp);
 
 /* --- connect.c --- */
 

@@ -100,7 +100,8 @@ static bool serve(FerryPageServer *server, const FerryFrame *frame, GError **err
     }
     region = frame->region < server->regions->nr ? &server->regions->list[frame->region] : NULL;
     unit_pages = region ? region->page_size_bytes / FERRY_PAGE_BYTES : 1;
-    if (!region || page >= ferry_region_nr_pages(region) || page % unit_pages) {
+    if (!region || page >= ferry_region_nr_pages(region) || page % unit_pages ||
+        !ferry_region_may_send(region, page, unit_pages)) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
                     "channel '%s': request for page 0x%" PRIx64 " of region %u",
                     server->config.channel->name, page, frame->region);

@@ -33,6 +33,7 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
     source->senders = ferry_senders_new(source->backlog, &senders);
     source->first_pass = ferry_first_pass_new(source->backlog, source->senders);
     source->rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats));
+    source->answers = g_malloc0(source->regions->nr + 1);
     ferry_channels_init(&source->channels);
     ferry_cause_init(&source->cause);
     g_mutex_init(&source->phase_lock);
@@ -87,6 +88,7 @@ void ferry_source_free(FerrySource *source)
     ferry_backlog_free(source->backlog);
     ferry_channels_destroy(&source->channels);
     g_array_unref(source->rounds);
+    g_free(source->answers);
     ferry_cause_destroy(&source->cause);
     g_mutex_clear(&source->phase_lock);
     g_mutex_clear(&source->stats_lock);
@@ -208,6 +210,25 @@ static bool take_missing(FerrySource *source, const FerryFrame *frame, const GBy
     return true;
 }
 
+/* The destination accepts the regions, and says what it makes of each. */
+static bool take_ready(FerrySource *source, const GByteArray *body, GError **errp)
+{
+    bool ok;
+
+    g_mutex_lock(&source->lock);
+    ok = !source->ready &&
+         ferry_answers_decode(body ? body->data : NULL, body ? body->len : 0, source->answers,
+                              source->regions->nr, errp);
+    source->ready |= ok;
+    g_cond_broadcast(&source->changed);
+    g_mutex_unlock(&source->lock);
+    if (!ok && errp && !*errp) {
+        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                            "the destination is ready a second time");
+    }
+    return ok;
+}
+
 static bool take_report(FerrySource *source, const GByteArray *body, GError **errp)
 {
     FerryReport report;
@@ -260,8 +281,7 @@ static bool take_control_frame(FerrySource *source, GError **errp)
     }
     switch (frame.type) {
     case FERRY_FRAME_READY:
-        note(source, &source->ready);
-        return true;
+        return take_ready(source, body, errp);
     case FERRY_FRAME_DRAFTED:
         note(source, &source->drafted);
         return true;

@@ -15,13 +15,13 @@
 #define REPORT_BYTES       24
 #define LAYOUT_BYTES       8
 #define COUNT_BYTES        8
-#define REGIONS_HEAD_BYTES (4 + LAYOUT_BYTES)
-#define REGION_FIXED_BYTES 17 /* id length, length, page size, flags */
+#define REGIONS_HEAD_BYTES (4 + LAYOUT_BYTES + FERRY_HOST_ID_BYTES)
+#define REGION_FIXED_BYTES 25 /* id length, length, page size, flags, offset in its file */
 #define EXTENT_ZERO        (UINT32_C(1) << 31)
 
 _Static_assert(FERRY_FRAME_BYTES == 4 + 1 + 1 + 2 + 4 + 4 + 8 + 4 + 4, "header layout");
 _Static_assert(HELLO_BYTES == 8 + 2 + 1 + 1 + 4, "hello layout");
-_Static_assert(REGION_FIXED_BYTES == 1 + 8 + 4 + 4, "region layout");
+_Static_assert(REGION_FIXED_BYTES == 1 + 8 + 4 + 4 + 8, "region layout");
 _Static_assert(FERRY_REGIONS_MAX *(REGION_FIXED_BYTES + FERRY_REGION_ID_MAX) < FERRY_BODY_MAX,
                "the longest list of regions fits a body");
 
@@ -307,6 +307,7 @@ GByteArray *ferry_regions_encode(const FerryRegions *regions, const FerryLayout 
 
     put32(body->data, (uint32_t)regions->nr);
     put_layout(body->data + 4, layout);
+    memcpy(body->data + 4 + LAYOUT_BYTES, regions->host, FERRY_HOST_ID_BYTES);
     for (size_t i = 0; i < regions->nr; i++) {
         const FerryRegion *region = &regions->list[i];
         uint8_t id_length = (uint8_t)strlen(region->id);
@@ -315,7 +316,8 @@ GByteArray *ferry_regions_encode(const FerryRegions *regions, const FerryLayout 
         fixed[0] = id_length;
         put64(fixed + 1, region->length_bytes);
         put32(fixed + 9, region->page_size_bytes);
-        put32(fixed + 13, region->flags);
+        put32(fixed + 13, region->flags & FERRY_REGION_WIRE_FLAGS);
+        put64(fixed + 17, region->fd_offset_bytes);
         g_byte_array_append(body, fixed, sizeof(fixed));
         g_byte_array_append(body, (const uint8_t *)region->id, id_length);
     }
@@ -334,6 +336,7 @@ static bool decode_region(const uint8_t **in, size_t *left, FerryRegion *region,
         .length_bytes = get64(*in + 1),
         .page_size_bytes = get32(*in + 9),
         .flags = get32(*in + 13),
+        .fd_offset_bytes = get64(*in + 17),
         .fd = -1,
     };
     memcpy(region->id, *in + REGION_FIXED_BYTES, id_length);
@@ -347,6 +350,14 @@ static bool decode_region(const uint8_t **in, size_t *left, FerryRegion *region,
     if (region->length_bytes % FERRY_PAGE_BYTES != 0 || region->length_bytes > INT64_MAX) {
         return protocol_error(errp, "RAM block '%s' of %" PRIu64 " bytes", region->id,
                               region->length_bytes);
+    }
+    if (region->fd_offset_bytes > (uint64_t)INT64_MAX - region->length_bytes) {
+        return protocol_error(errp, "RAM block '%s' at 0x%" PRIx64 " of a file", region->id,
+                              region->fd_offset_bytes);
+    }
+    if (region->flags & ~(uint32_t)FERRY_REGION_WIRE_FLAGS) {
+        return protocol_error(errp, "RAM block '%s' of an unknown kind, 0x%" PRIx32, region->id,
+                              region->flags);
     }
     return true;
 }
@@ -369,6 +380,7 @@ bool ferry_regions_decode(const uint8_t *in, size_t nr_bytes, FerryRegions *regi
         return false;
     }
     list = g_new0(FerryRegion, nr + 1);
+    memcpy(regions->host, in + 4 + LAYOUT_BYTES, FERRY_HOST_ID_BYTES);
     in += REGIONS_HEAD_BYTES;
     left = nr_bytes - REGIONS_HEAD_BYTES;
     for (size_t i = 0; i < nr; i++) {
@@ -384,6 +396,27 @@ bool ferry_regions_decode(const uint8_t *in, size_t nr_bytes, FerryRegions *regi
     }
     regions->list = g_steal_pointer(&list);
     regions->nr = nr;
+    return true;
+}
+
+GByteArray *ferry_answers_encode(const uint8_t *answers, size_t nr_regions)
+{
+    return g_byte_array_append(g_byte_array_new(), answers, (guint)nr_regions);
+}
+
+bool ferry_answers_decode(const uint8_t *in, size_t nr_bytes, uint8_t *answers, size_t nr_regions,
+                          GError **errp)
+{
+    memset(answers, FERRY_ANSWER_EMPTY, nr_regions);
+    if (nr_bytes != 0 && nr_bytes != nr_regions) {
+        return protocol_error(errp, "answers for %zu of %zu RAM blocks", nr_bytes, nr_regions);
+    }
+    for (size_t i = 0; i < nr_bytes; i++) {
+        if (in[i] > FERRY_ANSWER_SAME) {
+            return protocol_error(errp, "answer %u for RAM block %zu", in[i], i);
+        }
+        answers[i] = in[i];
+    }
     return true;
 }
 

@@ -7,7 +7,7 @@
  *     | -- HELLO session, version, role, index --> |   every channel, its first frame
  *     | -- REGIONS list ------------------------->  |   control
  *     |                                            |   checks the list, empties its memory,
- *     | <-- READY or ERROR text ------------------ |   waits until every data channel is in
+ *     | <-- READY answers, or ERROR text --------- |   waits until every data channel is in
  *
  * Copying, on the data channels; a granule always travels on the same one:
  *
@@ -205,11 +205,23 @@ typedef struct FerryLayout {
 GByteArray *ferry_layout_encode(const FerryLayout *layout);
 bool ferry_layout_decode(const uint8_t *in, size_t nr_bytes, FerryLayout *layout, GError **errp);
 
-/* Carries the layout, and id, length, page size and flags of each region. */
+/* Carries the layout, the host, and id, length, page size, flags and offset of each region. */
 GByteArray *ferry_regions_encode(const FerryRegions *regions, const FerryLayout *layout);
 /* @regions is to be cleared by the caller; unset on failure. */
 bool ferry_regions_decode(const uint8_t *in, size_t nr_bytes, FerryRegions *regions,
                           FerryLayout *layout, GError **errp);
+
+/* What the destination has done with a region before it is ready: one byte each in READY's body. */
+typedef enum {
+    FERRY_ANSWER_EMPTY = 0,   /* it reads as zero: pages that were never touched need not be sent */
+    FERRY_ANSWER_IN_FULL = 1, /* it was left as it is: every page has to be sent, zero ones too */
+    FERRY_ANSWER_SAME = 2,    /* both ends map the same memory: nothing may be sent */
+} FerryAnswer;
+
+/* No body at all says that every region is empty; @answers gets @nr_regions bytes in any case. */
+GByteArray *ferry_answers_encode(const uint8_t *answers, size_t nr_regions);
+bool ferry_answers_decode(const uint8_t *in, size_t nr_bytes, uint8_t *answers, size_t nr_regions,
+                          GError **errp);
 
 /* A number of pages: the body of HANDOFF. */
 GByteArray *ferry_count_encode(uint64_t nr_pages);

@@ -26,9 +26,13 @@ void ferry_pages_frame_clear(FerryPagesFrame *frame)
     g_clear_pointer(&frame->packer, ferry_packer_free);
 }
 
-/* Turn the pages of a granule into extents: runs of zero pages and runs of others. */
+/*
+ * Turn the pages of a granule into extents: runs of zero pages and runs of others.  @with_data: the others
+ * are known to be zero, and are not read; or NULL.
+ */
 static uint32_t build_extents(FerryPagesFrame *frame, const uint8_t *granule_host,
-                              const uint64_t pages[FERRY_GRANULE_WORDS])
+                              const uint64_t pages[FERRY_GRANULE_WORDS],
+                              const uint64_t *with_data)
 {
     FerryExtent *extent = NULL;
     uint32_t nr = 0;
@@ -42,7 +46,8 @@ static uint32_t build_extents(FerryPagesFrame *frame, const uint8_t *granule_hos
 
             /* Each page is a cache miss: have those of the next ones under way meanwhile. */
             __builtin_prefetch(host + PREFETCH_PAGES * FERRY_PAGE_BYTES);
-            zero = ferry_is_zero(host, FERRY_PAGE_BYTES);
+            zero = (with_data && !(with_data[word] >> (page % 64) & 1)) ||
+                   ferry_is_zero(host, FERRY_PAGE_BYTES);
             frame->nr_pages++;
 
             if (extent && extent->zero == zero && extent->first + extent->nr_pages == page) {
@@ -112,13 +117,21 @@ void ferry_pages_frame_build(FerryPagesFrame *frame, const FerryRegion *region, 
 {
     uint64_t first_page = granule * FERRY_GRANULE_PAGES;
     uint8_t *host = region->host + first_page * FERRY_PAGE_BYTES;
+    uint64_t with_data[FERRY_GRANULE_WORDS];
 
     frame->frame = (FerryFrame){
         .type = FERRY_FRAME_PAGES,
         .region = (uint16_t)index,
         .first_page = first_page,
     };
-    frame->frame.nr_extents = build_extents(frame, host, pages);
+    if (region->flags & FERRY_REGION_HOLES_KNOWN) {
+        ferry_region_find_data(region, first_page,
+                               MIN(FERRY_GRANULE_PAGES, ferry_region_nr_pages(region) - first_page),
+                               with_data);
+    }
+    frame->frame.nr_extents =
+        build_extents(frame, host, pages,
+                      region->flags & FERRY_REGION_HOLES_KNOWN ? with_data : NULL);
     frame->nr_iov = build_payload(frame, host);
     ferry_frame_encode(&frame->frame, frame->head);
     ferry_extents_encode(frame->extents, frame->frame.nr_extents, frame->head + FERRY_FRAME_BYTES);

@@ -106,6 +106,12 @@ int ferry_send_packaged(MigrationState *s, const uint8_t *data, size_t nr_bytes)
 /* At the destination: QEMU would empty memory now, before anything is received.  Main thread. */
 int ferry_postcopy_init(struct MigrationIncomingState *mis);
 
+/*
+ * At the destination: whether a device is to empty its memory before post-copy; not when that may hold
+ * pages already that have come through Ferry's channels.  Main thread.
+ */
+bool ferry_postcopy_empties(void);
+
 /* At the destination: memory is about to lack pages.  Main thread. */
 int ferry_postcopy_prepare(struct MigrationIncomingState *mis);
 

@@ -48,8 +48,8 @@ QIOChannelSocket *ferry_underlying_socket(QIOChannel *ioc);
  */
 void ferry_watch_socket(QIOChannelSocket *socket, unsigned timeout_ms, unsigned unsent_ms);
 
-/* List this machine's RAM blocks that migrate. */
-void ferry_list_ram(FerryRegions *regions);
+/* List this machine's RAM blocks that migrate; @outgoing: with what is unplugged of them. */
+void ferry_list_ram(FerryRegions *regions, bool outgoing);
 
 /* Make the RAM blocks that may change their size fit the source's, as QEMU does; any thread. */
 bool ferry_resize_ram(const FerryRegions *remote, Error **errp);

@@ -7,6 +7,8 @@
 #include "qemu/cutils.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
+#include <linux/magic.h>
+#include <sys/vfs.h>
 #include "exec/cpu-common.h"
 #include "exec/memory.h"
 #include "exec/ram_addr.h"
@@ -16,20 +18,61 @@
 #include "migration/misc.h"
 #include "system/hostmem.h"
 
+#include "ferry/glue/ferry.h"
+#include "destination/session.h"
 #include "internal.h"
 
-/* How to find out which pages of a block were ever touched. */
-static FerryScanMethod scan_method(RAMBlock *block)
+/* A file system in which a hole is sure to mean that nothing was ever stored there. */
+static bool has_honest_holes(int fd)
 {
+    struct statfs fs;
+
+    if (fstatfs(fd, &fs) != 0) {
+        return false;
+    }
+    switch ((uint32_t)fs.f_type) {
+    case TMPFS_MAGIC:
+    case HUGETLBFS_MAGIC:
+    case EXT4_SUPER_MAGIC:
+    case XFS_SUPER_MAGIC:
+        return true;
+    default:
+        /* Others ask a server, which does not know what is dirty here. */
+        return false;
+    }
+}
+
+/*
+ * Whether a block's memory is a file that QEMU has not made for itself: somebody else may map it, or want
+ * what is in it.
+ */
+static bool is_foreign(RAMBlock *block)
+{
+    Object *backend = object_dynamic_cast(block->mr->owner, TYPE_MEMORY_BACKEND);
+    g_autofree char *path = NULL;
     struct stat st;
 
     if (block->fd < 0) {
-        return qemu_ram_is_shared(block) ? FERRY_SCAN_ALL : FERRY_SCAN_PRIVATE;
+        return false;
     }
-    if (qemu_ram_is_shared(block) && fstat(block->fd, &st) == 0 && S_ISREG(st.st_mode)) {
-        return FERRY_SCAN_SHARED;
+    if (!backend) {
+        /* ivshmem is given a descriptor; what QEMU makes for devices has no name. */
+        return object_dynamic_cast(block->mr->owner, "ivshmem-common") ||
+               object_dynamic_cast(block->mr->owner, "ivshmem-flat") ||
+               (fstat(block->fd, &st) == 0 && st.st_nlink > 0);
     }
-    return FERRY_SCAN_ALL;
+    path = object_property_find(backend, "mem-path")
+               ? object_property_get_str(backend, "mem-path", NULL)
+               : NULL;
+    /* In a folder, QEMU makes a file for itself, and takes away its name. */
+    return path && !(g_file_test(path, G_FILE_TEST_IS_DIR) && fstat(block->fd, &st) == 0 &&
+                     st.st_nlink == 0);
+}
+
+/* Whether parts of a block may be unplugged, and have no memory. */
+static bool is_sparse(RAMBlock *block)
+{
+    return memory_region_has_ram_discard_manager(block->mr);
 }
 
 /*
@@ -57,10 +100,63 @@ static uint32_t region_flags(RAMBlock *block)
     if (keeps_pages(block)) {
         flags |= FERRY_REGION_KEEP_PAGES;
     }
+    if (is_foreign(block)) {
+        flags |= FERRY_REGION_FOREIGN;
+    }
+    if (block->flags & RAM_READONLY) {
+        flags |= FERRY_REGION_READ_ONLY;
+    }
+    if (is_sparse(block)) {
+        flags |= FERRY_REGION_SPARSE;
+    }
     return flags;
 }
 
-void ferry_list_ram(FerryRegions *regions)
+/* How to find out which pages of a block were ever touched. */
+static FerryScanMethod scan_method(RAMBlock *block, uint32_t flags)
+{
+    struct stat st;
+
+    if (block->fd < 0) {
+        return qemu_ram_is_shared(block) ? FERRY_SCAN_ALL : FERRY_SCAN_PRIVATE;
+    }
+    if (fstat(block->fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        return FERRY_SCAN_ALL;
+    }
+    if (!qemu_ram_is_shared(block)) {
+        /* With nothing in the file, all there is has been copied on write. */
+        return !(flags & FERRY_REGION_FOREIGN) && st.st_blocks == 0 ? FERRY_SCAN_PRIVATE
+                                                                     : FERRY_SCAN_ALL;
+    }
+    return has_honest_holes(block->fd) ? FERRY_SCAN_SHARED : FERRY_SCAN_ALL;
+}
+
+static void add_absent(MemoryRegionSection *section, void *opaque)
+{
+    GArray *absent = opaque;
+    FerryRange range = {
+        .start_bytes = section->offset_within_region,
+        .end_bytes = section->offset_within_region + int128_get64(section->size),
+    };
+
+    g_array_append_val(absent, range);
+}
+
+/* Memory that a device (virtio-mem) has not plugged in, nor can while QEMU migrates. */
+static GArray *list_absent(RAMBlock *block)
+{
+    GArray *absent = g_array_new(false, false, sizeof(FerryRange));
+    MemoryRegionSection section = {
+        .mr = block->mr,
+        .size = int128_make64(block->used_length),
+    };
+
+    ram_discard_manager_replay_discarded(memory_region_get_ram_discard_manager(block->mr),
+                                         &section, add_absent, absent);
+    return absent;
+}
+
+void ferry_list_ram(FerryRegions *regions, bool outgoing)
 {
     g_autoptr(GArray) list = g_array_new(false, true, sizeof(FerryRegion));
     RAMBlock *block;
@@ -68,24 +164,34 @@ void ferry_list_ram(FerryRegions *regions)
     RCU_READ_LOCK_GUARD();
     QLIST_FOREACH_RCU(block, &ram_list.blocks, next)
     {
+        uint32_t flags = region_flags(block);
         FerryRegion region = {
             .host = block->host,
             .length_bytes = block->used_length,
             .page_size_bytes = block->page_size,
-            .flags = region_flags(block),
+            .flags = flags,
             .fd = block->fd,
-            .fd_offset_bytes = block->fd_offset,
-            .scan = scan_method(block),
+            .fd_offset_bytes = block->fd >= 0 ? block->fd_offset : 0,
+            .scan = scan_method(block, flags),
         };
 
         if (migrate_ram_is_ignored(block) || block->used_length == 0) {
             continue;
+        }
+        if (outgoing && (flags & FERRY_REGION_SPARSE)) {
+            region.absent = list_absent(block);
         }
         pstrcpy(region.id, sizeof(region.id), block->idstr);
         g_array_append_val(list, region);
     }
     regions->nr = list->len;
     regions->list = (FerryRegion *)g_array_free(g_steal_pointer(&list), false);
+    ferry_regions_set_host(regions);
+}
+
+bool ferry_postcopy_empties(void)
+{
+    return migration_incoming_postcopy_advised() && !ferry_incoming_destination();
 }
 
 bool ferry_resize_ram(const FerryRegions *remote, Error **errp)

@@ -119,6 +119,7 @@ int main(int argc, char **argv)
     add_report_cases();
     add_device_cases();
     add_ending_cases();
+    add_kind_cases();
     add_storm_cases();
     add_story_cases();
     add_stranger_cases();

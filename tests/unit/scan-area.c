@@ -56,6 +56,7 @@ Area area_shared(uint64_t length_bytes, uint64_t fd_offset)
                 .fd = memfd_create("ferry-test-scan", MFD_CLOEXEC | MFD_ALLOW_SEALING),
                 .fd_offset = fd_offset,
                 .method = FERRY_SCAN_SHARED,
+                .flags = FERRY_REGION_SHARED,
                 .page_size_bytes = PAGE,
             },
         .mapped_bytes = length_bytes,

@@ -6,7 +6,7 @@
 #ifndef FERRY_TESTS_UNIT_SCAN_AREA_H
 #define FERRY_TESTS_UNIT_SCAN_AREA_H
 
-#include "migration/memory/scan.h"
+#include "migration/memory/empty.h"
 
 #define PAGE 4096
 #define HUGE (UINT64_C(2) << 20)

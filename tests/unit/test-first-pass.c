@@ -64,8 +64,8 @@ static void write_chunks(const Bed *bed, uint64_t first, uint64_t nr, uint64_t v
     }
 }
 
-/* All memory is touched, and looked at once. */
-static Bed *bed_new(void)
+/* The first @nr chunks are touched, and all are looked at once. */
+static Bed *bed_new_touched(uint64_t nr)
 {
     Bed *bed = g_new0(Bed, 1);
     FerryRegions regions = {.list = g_new0(FerryRegion, 1), .nr = 1};
@@ -75,7 +75,7 @@ static Bed *bed_new(void)
     bed->memory = mmap(NULL, NR_PAGES * FERRY_PAGE_BYTES, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     g_assert_true(bed->memory != MAP_FAILED);
-    write_chunks(bed, 0, NR_CHUNKS, 1);
+    write_chunks(bed, 0, nr, 1);
     regions.list[0] = (FerryRegion){
         .id = "ram",
         .host = bed->memory,
@@ -91,6 +91,11 @@ static Bed *bed_new(void)
     g_assert_true(ferry_first_pass_prepare(bed->pass, &error));
     g_assert_no_error(error);
     return bed;
+}
+
+static Bed *bed_new(void)
+{
+    return bed_new_touched(NR_CHUNKS);
 }
 
 static void bed_free(Bed *bed)
@@ -180,11 +185,40 @@ static void test_settles(void)
     assert_all_armed(bed);
 }
 
+/* Memory that nobody has touched is not armed, on kernels without PAGEMAP_SCAN either. */
+static void test_untouched(gconstpointer data)
+{
+    g_autoptr(Bed) bed = NULL;
+    unsigned armed = NR_CHUNKS;
+
+    ferry_scanner_do_without(GPOINTER_TO_UINT(data));
+    /* Something may come between the two looks at the clock. */
+    for (int i = 0; i < 10 && armed > 1; i++) {
+        g_clear_pointer(&bed, bed_free);
+        bed = bed_new_touched(1);
+        feed(bed, NR_CHUNKS);
+        armed = bed->nr_armed;
+    }
+    ferry_scanner_do_without(FERRY_SCANNER_DEFAULT);
+    g_assert_cmpuint(armed, ==, 1);
+    g_assert_true(ferry_first_pass_done(bed->pass));
+    g_assert_cmpuint(ferry_backlog_queued(bed->backlog), ==, FERRY_CHUNK_PAGES);
+    /* What is touched later is found all the same. */
+    write_chunks(bed, 5, 1, 1);
+    g_assert_true(ferry_first_pass_look_again(bed->pass, NULL));
+    g_assert_cmpuint(bed->nr_armed, ==, 2);
+    g_assert_cmpuint(ferry_backlog_queued(bed->backlog), ==, 2 * FERRY_CHUNK_PAGES);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/first-pass/written-last", test_written_last);
     g_test_add_func("/first-pass/judged-again", test_judged_again);
     g_test_add_func("/first-pass/settles", test_settles);
+    g_test_add_data_func("/first-pass/untouched/ioctl", GUINT_TO_POINTER(FERRY_SCANNER_DEFAULT),
+                         test_untouched);
+    g_test_add_data_func("/first-pass/untouched/read", GUINT_TO_POINTER(FERRY_SCANNER_NO_IOCTL),
+                         test_untouched);
     return g_test_run();
 }

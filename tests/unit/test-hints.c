@@ -52,7 +52,7 @@ static void stop(FakePair *pair)
 {
     g_autoptr(GError) error = NULL;
 
-    g_assert_true(ferry_source_stopped(pair->source, &error));
+    g_assert_true(ferry_source_stopped(pair->source, 0, &error));
     ferry_source_hand_off(pair->source, &error);
     g_assert_no_error(error);
     g_assert_true(ferry_destination_wait_complete(pair->destination, &error));

@@ -105,6 +105,7 @@ static void test_shared_hugetlb(void)
         .length_bytes = 2 * HUGE,
         .fd = memfd_create("ferry-test-scan", MFD_CLOEXEC | MFD_HUGETLB | (21 << MAP_HUGE_SHIFT)),
         .method = FERRY_SCAN_SHARED,
+        .flags = FERRY_REGION_SHARED,
         .page_size_bytes = HUGE,
     };
 

@@ -324,7 +324,7 @@ static void test_discard_keeps_pages(gconstpointer data)
     unsigned char resident[8];
 
     memset(area.target.host, 0xee, 8 * PAGE);
-    area.target.keep_pages = true;
+    area.target.flags = FERRY_REGION_KEEP_PAGES;
     g_assert_true(ferry_scan_discard_populated(scanner, &area.target, 0, 8 * PAGE, &error));
     g_assert_true(mincore(area.target.host, 8 * PAGE, resident) == 0);
     for (int i = 0; i < 8; i++) {

@@ -41,7 +41,7 @@ static bool list_regions(void *opaque, const FerryRegions *remote, FerryRegions 
     rcu_register_thread();
     ok = ferry_resize_ram(remote, &err);
     if (ok) {
-        ferry_list_ram(local);
+        ferry_list_ram(local, false);
     } else {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED, error_get_pretty(err));
         error_free(err);
@@ -142,6 +142,7 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
     static const FerryDestinationOps ops = {
         .list_regions = list_regions,
         .complete = ferry_load_memory_decided,
+        .failed = ferry_load_failed,
         .warn = warn,
         .list_vcpus = ferry_postcopy_list_vcpus,
         .handed_off = ferry_load_memory_decided,

@@ -10,6 +10,7 @@
 #include "qemu/bswap.h"
 #include "qemu/coroutine.h"
 #include "qemu/error-report.h"
+#include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "block/aio.h"
 #include "migration/migration.h"
@@ -51,11 +52,35 @@ bool ferry_load_wait(void)
     return true;
 }
 
+/* On a thread of the engine's. */
+void ferry_load_failed(void *opaque, const GError *why)
+{
+    Error *err = NULL;
+
+    error_setg(&err, "%s", why->message);
+    /* The first one counts. */
+    migrate_set_error(migrate_get_current(), err);
+    error_free(err);
+}
+
+static void forget_failure(void)
+{
+    MigrationState *s = migrate_get_current();
+
+    WITH_QEMU_LOCK_GUARD(&s->error_mutex)
+    {
+        error_free(s->error);
+        s->error = NULL;
+    }
+}
+
 /* The source goes on without Ferry: what was prepared is not needed. */
 static void stand_down(void)
 {
     ferry_incoming_set_listener(NULL);
     if (ferry_incoming_destination()) {
+        /* That its channels failed does not matter any more. */
+        forget_failure();
         ferry_incoming_end(NULL, false);
         ferry_postcopy_stand_down();
         ferry_incoming_set_reason("the source did not open Ferry's channels");

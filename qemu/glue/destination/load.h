@@ -26,4 +26,7 @@ void ferry_load_memory_decided(void *opaque);
  */
 bool ferry_load_wait(void);
 
+/* The session has failed: so query-migrate says why, before QEMU has words of its own.  Any thread. */
+void ferry_load_failed(void *opaque, const GError *why);
+
 #endif

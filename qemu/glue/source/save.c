@@ -65,35 +65,6 @@ static void vm_changed(void *opaque, bool running, RunState state)
     }
 }
 
-/* Leave out memory that a device (virtio-mem) has not plugged in. */
-static void skip_section(MemoryRegionSection *section, void *opaque)
-{
-    uint32_t region = GPOINTER_TO_UINT(opaque);
-
-    ferry_source_skip(ferry_outgoing_source(), region,
-                      section->offset_within_region >> FERRY_PAGE_SHIFT,
-                      int128_get64(section->size) >> FERRY_PAGE_SHIFT);
-}
-
-static void skip_discarded(void)
-{
-    const FerryRegions *regions = ferry_outgoing_regions();
-
-    for (uint32_t region = 0; region < regions->nr; region++) {
-        RAMBlock *block = qemu_ram_block_by_name(regions->list[region].id);
-
-        if (block->mr && memory_region_has_ram_discard_manager(block->mr)) {
-            MemoryRegionSection section = {
-                .mr = block->mr,
-                .size = int128_make64(block->used_length),
-            };
-
-            ram_discard_manager_replay_discarded(memory_region_get_ram_discard_manager(block->mr),
-                                                 &section, skip_section, GUINT_TO_POINTER(region));
-        }
-    }
-}
-
 bool ferry_save_begins(void)
 {
     g_autoptr(GError) cause = NULL;
@@ -149,10 +120,6 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
     saving.period_start_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     saving.period_start_bytes = migration_transferred_bytes();
     saving.vm_change = qemu_add_vm_change_state_handler(vm_changed, NULL);
-    WITH_RCU_READ_LOCK_GUARD()
-    {
-        skip_discarded();
-    }
     stat64_add(&mig_stats.dirty_sync_count, 1);
     notify(PRECOPY_NOTIFY_AFTER_BITMAP_SYNC);
 

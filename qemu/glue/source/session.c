@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "qemu/main-loop.h"
 #include "qemu/yank.h"
 #include "system/runstate.h"
 #include "migration/misc.h"
@@ -163,11 +164,10 @@ bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GEr
     g_mutex_lock(&outgoing.lock);
     outgoing.version = (uint8_t)own.version;
     g_mutex_unlock(&outgoing.lock);
-    ferry_list_ram(&regions);
-    outgoing.regions = (FerryRegions){
-        .list = g_memdup2(regions.list, regions.nr * sizeof(*regions.list)),
-        .nr = regions.nr,
-    };
+    bql_lock();
+    ferry_list_ram(&regions, true);
+    bql_unlock();
+    outgoing.regions = ferry_regions_copy(&regions);
     if (!ferry_pageset_fits(&regions, FERRY_SOURCE_PAGESETS, errp) ||
         !ferry_tracker_open(ferry_settings()->tracker, &outgoing.regions, &outgoing.tracker,
                             errp)) {
