@@ -58,6 +58,9 @@ bool ferry_first_pass_restart(FerryFirstPass *pass, const FerryTracker *next, GE
 void ferry_first_pass_leave_out(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
                                 uint64_t nr_pages);
 
+/* See ferry_source_expect_hints().  Same thread as the feed. */
+bool ferry_first_pass_expect_hints(FerryFirstPass *pass, GError **errp);
+
 /* Pages that need not be copied until they are written: see ferry_source_hint(). */
 void ferry_first_pass_hint(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
                            uint64_t nr_pages);

@@ -337,10 +337,8 @@ static void test_skip(void)
     ferry_source_skip(pair->source, 0, 100, 5);
     migrate(pair, 1);
     for (uint64_t page = 100; page < 112; page++) {
-        bool skipped = page < 105 || (page >= 107 && page < 110);
-
         g_assert_cmpuint(*(const uint64_t *)(target + page * FERRY_PAGE_BYTES), ==,
-                         skipped ? 0 : 5);
+                         page < 105 || (page >= 107 && page < 110) ? 0 : 5);
     }
     fake_pair_free(pair);
 }
