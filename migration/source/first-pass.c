@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "heat.h"
-#include "left-out.h"
 
 /*
  * How many chunks ahead of its copy a chunk is looked at, to see by then whether the guest writes
@@ -66,7 +65,7 @@ struct FerryFirstPass {
     GArray *cold; /* of ChunkRef: to be copied next, a group */
     GArray *hot;  /* of ChunkRef: put off until the others are done; then the coolest last */
     bool hot_is_sorted;
-    GArray *idle; /* of IdleRun, none next to another of its region */
+    GArray *idle;     /* of IdleRun, none next to another of its region */
     uint64_t nr_idle; /* how many chunks were ever in there, since the pass began */
     FerryScanner *scanner;
     bool scan_is_read; /* each look at a chunk takes time for each of its pages */
@@ -74,8 +73,7 @@ struct FerryFirstPass {
     _Atomic uint64_t unseen_bytes;
     _Atomic uint64_t skipped_pages;
 
-    GMutex lock;             /* for what follows, and for arming */
-    FerryLeftOut **left_out; /* of each region: never to be queued */
+    GMutex lock;      /* for what follows, and for arming */
     bool **queued;    /* of each region and chunk: its first copy is in the backlog, or was */
     bool **hintable;  /* of each region and chunk: it was armed when hints were last asked for */
     bool armed_ahead; /* all that was touched has been armed at once, for hints */
@@ -101,11 +99,9 @@ FerryFirstPass *ferry_first_pass_new(FerryBacklog *backlog, FerrySenders *sender
     pass->idle = g_array_new(FALSE, FALSE, sizeof(IdleRun));
     pass->total_bytes = ferry_regions_total_bytes(pass->regions);
     pass->unseen_bytes = pass->total_bytes;
-    pass->left_out = g_new(FerryLeftOut *, pass->regions->nr);
     pass->queued = g_new(bool *, pass->regions->nr);
     pass->hintable = g_new(bool *, pass->regions->nr);
     for (size_t i = 0; i < pass->regions->nr; i++) {
-        pass->left_out[i] = ferry_left_out_new();
         pass->queued[i] = g_new0(bool, ferry_backlog_nr_chunks(backlog, i));
         pass->hintable[i] = g_new0(bool, ferry_backlog_nr_chunks(backlog, i));
     }
@@ -122,11 +118,9 @@ void ferry_first_pass_free(FerryFirstPass *pass)
     g_array_unref(pass->hot);
     g_array_unref(pass->idle);
     for (size_t i = 0; i < pass->regions->nr; i++) {
-        ferry_left_out_free(pass->left_out[i]);
         g_free(pass->queued[i]);
         g_free(pass->hintable[i]);
     }
-    g_free(pass->left_out);
     g_free(pass->queued);
     g_free(pass->hintable);
     g_mutex_clear(&pass->lock);
@@ -327,23 +321,6 @@ static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
     return true;
 }
 
-/* --- Scanning ---------------------------------------------------------------------------------- */
-
-typedef struct Filter {
-    const FerryLeftOut *left_out;
-    FerryScanFn fn;
-    void *opaque;
-} Filter;
-
-static void pass_on(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes, FerryScanKind kind)
-{
-    const Filter *filter = opaque;
-
-    ferry_left_out_filter(filter->left_out, offset_bytes, nr_bytes, kind, filter->fn,
-                          filter->opaque);
-}
-
-/* What was touched in some chunks, but for what is left out. */
 static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uint64_t nr,
                         FerryScanFn fn, void *opaque, GError **errp)
 {
@@ -352,10 +329,9 @@ static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uin
     const uint64_t first_page = first * FERRY_CHUNK_PAGES;
     const uint64_t nr_pages =
         MIN(nr * FERRY_CHUNK_PAGES, ferry_region_nr_pages(memory) - first_page);
-    Filter filter = {.left_out = pass->left_out[region], .fn = fn, .opaque = opaque};
 
     return ferry_scan(pass->scanner, &target, first_page * FERRY_PAGE_BYTES,
-                      nr_pages * FERRY_PAGE_BYTES, pass_on, &filter, errp);
+                      nr_pages * FERRY_PAGE_BYTES, fn, opaque, errp);
 }
 
 /*
@@ -515,18 +491,6 @@ bool ferry_first_pass_restart(FerryFirstPass *pass, const FerryTracker *next, GE
 }
 
 /* --- Pages whose content does not matter ------------------------------------------------------ */
-
-void ferry_first_pass_leave_out(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
-                                uint64_t nr_pages)
-{
-    uint64_t end = MIN(first_page + nr_pages, ferry_region_nr_pages(&pass->regions->list[region]));
-
-    g_mutex_lock(&pass->lock);
-    if (first_page < end) {
-        ferry_left_out_add(pass->left_out[region], first_page, end - first_page);
-    }
-    g_mutex_unlock(&pass->lock);
-}
 
 /* With the lock held: what was touched is armed at once, or what was armed so far is left at that. */
 static bool arm_ahead(FerryFirstPass *pass, size_t region, uint64_t number, GError **errp)

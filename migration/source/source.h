@@ -105,13 +105,6 @@ void ferry_source_free(FerrySource *source);
 bool ferry_source_connect(FerrySource *source, GError **errp);
 
 /*
- * Leave pages out of the first copy: there is no memory behind them that would be the guest's (what
- * virtio-mem has not plugged).  Takes no time in proportion to them.  Before the first step; any thread.
- */
-void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page,
-                       uint64_t nr_pages);
-
-/*
  * The guest is about to be asked which pages are free.  A hint is about what they hold at that moment: the
  * guest may use a page again before anybody here has read the hint.  So what was touched has to be armed
  * before; the first call does that for all of it, ahead of its copy.  After connecting, and after each
