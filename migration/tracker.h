@@ -66,8 +66,7 @@ typedef struct FerryTrackerOps {
 
     /*
      * Before the first copy of a chunk (FERRY_CHUNK_PAGES long, or the region's rest): what was
-     * written so far does not matter.  Called from the thread that drives the source, or from one
-     * that hints at free pages; never twice at once.
+     * written so far does not matter.  Called from the thread that drives the source.
      */
     bool (*arm)(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
                 GError **errp);

@@ -179,7 +179,7 @@ static bool knows_noticed(void *opaque)
 {
     const FerryBacklog *backlog = opaque;
 
-    return backlog->may_leave && ferry_backlog_is_drafted(backlog);
+    return backlog->may_leave && atomic_load(&backlog->drafted);
 }
 
 void ferry_backlog_init_client(FerryBacklog *backlog)

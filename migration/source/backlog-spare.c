@@ -2,19 +2,19 @@
  * The backlog's first copies, and pages whose content does not matter until they are written.  See
  * backlog.h.
  *
- * Why a page that is written after it was spared is sent:
+ * Why a page is sent that is written after its chunk was armed, whether it was spared before or after:
  *
  *   whoever spares              guest      tracker                     first pass
  *   --------------              -----      -------                     ----------
- *   puts p into `spared`
- *   has the chunk armed
  *                               writes p
+ *   puts p into `spared`
  *                                          takes p out of `spared`
  *                                                                      queues what is not spared
  *                                          notes p as written
  *                                          queues p
  *
- * The first pass only ever adds to what is queued, so it does not matter whether it sees p as spared.
+ * The first pass only ever adds to what is queued, and the tracker queues p in any case, so it does not
+ * matter whether the first pass sees p as spared.
  *
  * Why a page that waits to be sent may be withdrawn:
  *
@@ -90,12 +90,6 @@ void ferry_backlog_spare(FerryBacklog *backlog, size_t region, uint64_t first_pa
 {
     atomic_store(&backlog->sparing, true);
     ferry_pageset_add(backlog->state[region].spared, first_page, nr_pages);
-}
-
-void ferry_backlog_unspare(FerryBacklog *backlog, size_t region, uint64_t first_page,
-                           uint64_t nr_pages)
-{
-    ferry_pageset_remove(backlog->state[region].spared, first_page, nr_pages);
 }
 
 void ferry_backlog_unspare_all(FerryBacklog *backlog)

@@ -119,15 +119,13 @@ uint64_t ferry_backlog_queue_swapped(FerryBacklog *backlog, size_t region, uint6
 /* --- Pages whose content does not matter until they are written --- */
 
 /*
- * From here on a page need not be queued, until the tracker reports it.  To be called before its chunk
- * is armed, so that what is written afterwards is reported after this.  Any thread.
+ * From here on a page need not be queued by the first pass, until the tracker reports it.  Its chunk is
+ * armed: what was reported before is queued already.  Any thread.
  */
 void ferry_backlog_spare(FerryBacklog *backlog, size_t region, uint64_t first_page,
                          uint64_t nr_pages);
 
-/* That does not hold any more: for @nr_pages, or for all pages.  Any thread. */
-void ferry_backlog_unspare(FerryBacklog *backlog, size_t region, uint64_t first_page,
-                           uint64_t nr_pages);
+/* That does not hold any more, for no page.  Any thread. */
 void ferry_backlog_unspare_all(FerryBacklog *backlog);
 
 /*

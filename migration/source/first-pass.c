@@ -52,10 +52,6 @@ typedef struct IdleRun {
     uint64_t first, nr;
 } IdleRun;
 
-typedef struct PageRun {
-    uint64_t first, end;
-} PageRun;
-
 struct FerryFirstPass {
     FerryBacklog *backlog;
     const FerryRegions *regions; /* the backlog's */
@@ -69,7 +65,7 @@ struct FerryFirstPass {
     GArray *cold; /* of ChunkRef: to be copied next, a group */
     GArray *hot;  /* of ChunkRef: put off until the others are done; then the coolest last */
     bool hot_is_sorted;
-    GArray *idle; /* of IdleRun, none next to another of its region */
+    GArray *idle;     /* of IdleRun, none next to another of its region */
     uint64_t nr_idle; /* how many chunks were ever in there, since the pass began */
     FerryScanner *scanner;
     bool scan_is_read; /* each look at a chunk takes time for each of its pages */
@@ -77,9 +73,10 @@ struct FerryFirstPass {
     _Atomic uint64_t unseen_bytes;
     _Atomic uint64_t skipped_pages;
 
-    GMutex lock;       /* for what follows, and for arming */
-    GArray **left_out; /* of each region: of PageRun, in order: never to be queued */
-    bool **queued;     /* of each region and chunk: its first copy is in the backlog, or was */
+    GMutex lock;      /* for what follows, and for arming */
+    bool **queued;    /* of each region and chunk: its first copy is in the backlog, or was */
+    bool **hintable;  /* of each region and chunk: it was armed when hints were last asked for */
+    bool armed_ahead; /* all that was touched has been armed at once, for hints */
     bool restarted;
 
     GMutex
@@ -102,11 +99,11 @@ FerryFirstPass *ferry_first_pass_new(FerryBacklog *backlog, FerrySenders *sender
     pass->idle = g_array_new(FALSE, FALSE, sizeof(IdleRun));
     pass->total_bytes = ferry_regions_total_bytes(pass->regions);
     pass->unseen_bytes = pass->total_bytes;
-    pass->left_out = g_new(GArray *, pass->regions->nr);
     pass->queued = g_new(bool *, pass->regions->nr);
+    pass->hintable = g_new(bool *, pass->regions->nr);
     for (size_t i = 0; i < pass->regions->nr; i++) {
-        pass->left_out[i] = g_array_new(FALSE, FALSE, sizeof(PageRun));
         pass->queued[i] = g_new0(bool, ferry_backlog_nr_chunks(backlog, i));
+        pass->hintable[i] = g_new0(bool, ferry_backlog_nr_chunks(backlog, i));
     }
     g_mutex_init(&pass->lock);
     g_mutex_init(&pass->arm_lock);
@@ -121,11 +118,11 @@ void ferry_first_pass_free(FerryFirstPass *pass)
     g_array_unref(pass->hot);
     g_array_unref(pass->idle);
     for (size_t i = 0; i < pass->regions->nr; i++) {
-        g_array_unref(pass->left_out[i]);
         g_free(pass->queued[i]);
+        g_free(pass->hintable[i]);
     }
-    g_free(pass->left_out);
     g_free(pass->queued);
+    g_free(pass->hintable);
     g_mutex_clear(&pass->lock);
     g_mutex_clear(&pass->arm_lock);
     g_free(pass);
@@ -324,55 +321,6 @@ static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
     return true;
 }
 
-/* --- Scanning ---------------------------------------------------------------------------------- */
-
-typedef struct Filter {
-    const GArray *left_out;
-    FerryScanFn fn;
-    void *opaque;
-} Filter;
-
-/* The first run that ends after @page; the array's length if none does. */
-static guint find_left_out(const GArray *runs, uint64_t page)
-{
-    guint low = 0, high = runs->len;
-
-    while (low < high) {
-        guint middle = low + (high - low) / 2;
-
-        if (g_array_index(runs, PageRun, middle).end <= page) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
-}
-
-/* Pass on what is not left out. */
-static void filter(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes, FerryScanKind kind)
-{
-    const Filter *filter = opaque;
-    uint64_t page = offset_bytes >> FERRY_PAGE_SHIFT;
-    const uint64_t end = page + (nr_bytes >> FERRY_PAGE_SHIFT);
-
-    for (guint i = find_left_out(filter->left_out, page); page < end; i++) {
-        PageRun run = {end, end};
-        uint64_t stop;
-
-        if (i < filter->left_out->len) {
-            run = g_array_index(filter->left_out, PageRun, i);
-        }
-        stop = CLAMP(run.first, page, end);
-        if (stop > page) {
-            filter->fn(filter->opaque, page << FERRY_PAGE_SHIFT, (stop - page) << FERRY_PAGE_SHIFT,
-                       kind);
-        }
-        page = MAX(run.end, stop);
-    }
-}
-
-/* What was touched in some chunks, but for what is left out. */
 static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uint64_t nr,
                         FerryScanFn fn, void *opaque, GError **errp)
 {
@@ -381,10 +329,9 @@ static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uin
     const uint64_t first_page = first * FERRY_CHUNK_PAGES;
     const uint64_t nr_pages =
         MIN(nr * FERRY_CHUNK_PAGES, ferry_region_nr_pages(memory) - first_page);
-    Filter filtering = {.left_out = pass->left_out[region], .fn = fn, .opaque = opaque};
 
     return ferry_scan(pass->scanner, &target, first_page * FERRY_PAGE_BYTES,
-                      nr_pages * FERRY_PAGE_BYTES, filter, &filtering, errp);
+                      nr_pages * FERRY_PAGE_BYTES, fn, opaque, errp);
 }
 
 /*
@@ -527,6 +474,7 @@ bool ferry_first_pass_restart(FerryFirstPass *pass, const FerryTracker *next, GE
     ferry_backlog_unspare_all(pass->backlog);
     for (size_t i = 0; i < pass->regions->nr; i++) {
         memset(pass->queued[i], 0, ferry_backlog_nr_chunks(pass->backlog, i) * sizeof(bool));
+        memset(pass->hintable[i], 0, ferry_backlog_nr_chunks(pass->backlog, i) * sizeof(bool));
     }
     /* What has become zero since its first copy must be sent now. */
     pass->restarted = true;
@@ -544,21 +492,32 @@ bool ferry_first_pass_restart(FerryFirstPass *pass, const FerryTracker *next, GE
 
 /* --- Pages whose content does not matter ------------------------------------------------------ */
 
-void ferry_first_pass_leave_out(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
-                                uint64_t nr_pages)
+/* With the lock held: what was touched is armed at once, or what was armed so far is left at that. */
+static bool arm_ahead(FerryFirstPass *pass, size_t region, uint64_t number, GError **errp)
 {
-    const PageRun run = {
-        .first = first_page,
-        .end = MIN(first_page + nr_pages, ferry_region_nr_pages(&pass->regions->list[region])),
-    };
-    GArray *runs = pass->left_out[region];
+    g_autoptr(GArray) touched = g_array_new(FALSE, FALSE, sizeof(uint64_t));
 
-    if (run.first >= run.end) {
-        return;
+    if (pass->armed_ahead || ferry_backlog_is_armed(pass->backlog, region, number)) {
+        return true;
     }
+    return scan_chunks(pass, region, number, 1, note_touched, touched, errp) &&
+           (touched->len == 0 || arm_chunk(pass, region, number, errp));
+}
+
+bool ferry_first_pass_expect_hints(FerryFirstPass *pass, GError **errp)
+{
+    bool ok = true;
+
     g_mutex_lock(&pass->lock);
-    g_array_insert_val(runs, find_left_out(runs, run.first), run);
+    for (size_t i = 0; i < pass->regions->nr; i++) {
+        for (uint64_t j = 0; j < ferry_backlog_nr_chunks(pass->backlog, i); j++) {
+            ok = ok && arm_ahead(pass, i, j, errp);
+            pass->hintable[i][j] = ferry_backlog_is_armed(pass->backlog, i, j);
+        }
+    }
+    pass->armed_ahead = true;
     g_mutex_unlock(&pass->lock);
+    return ok;
 }
 
 /*
@@ -569,17 +528,13 @@ static void hint_chunk(FerryFirstPass *pass, uint32_t region, uint64_t first_pag
                        uint64_t nr_pages)
 {
     const uint64_t number = first_page / FERRY_CHUNK_PAGES;
-    const bool queued = pass->queued[region][number];
-    g_autoptr(GError) error = NULL;
 
-    if (!queued) {
-        ferry_backlog_spare(pass->backlog, region, first_page, nr_pages);
+    if (!pass->hintable[region][number]) {
+        return;
     }
-    /* The pages may be put to use again right away: from here on that must be seen. */
-    if (!arm_chunk(pass, region, number, &error)) {
-        /* Then they go with their chunk, if arming works at that time. */
-        ferry_backlog_unspare(pass->backlog, region, first_page, nr_pages);
-    } else if (queued && ferry_backlog_withdraw(pass->backlog, region, first_page, nr_pages)) {
+    if (!pass->queued[region][number]) {
+        ferry_backlog_spare(pass->backlog, region, first_page, nr_pages);
+    } else if (ferry_backlog_withdraw(pass->backlog, region, first_page, nr_pages)) {
         ferry_senders_kick(pass->senders);
     }
 }

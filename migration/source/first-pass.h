@@ -54,9 +54,8 @@ bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp);
  */
 bool ferry_first_pass_restart(FerryFirstPass *pass, const FerryTracker *next, GError **errp);
 
-/* Pages that are never copied: see ferry_source_skip().  Before the first feed. */
-void ferry_first_pass_leave_out(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
-                                uint64_t nr_pages);
+/* See ferry_source_expect_hints().  Same thread as the feed. */
+bool ferry_first_pass_expect_hints(FerryFirstPass *pass, GError **errp);
 
 /* Pages that need not be copied until they are written: see ferry_source_hint(). */
 void ferry_first_pass_hint(FerryFirstPass *pass, uint32_t region, uint64_t first_page,

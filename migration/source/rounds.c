@@ -37,9 +37,10 @@ bool ferry_source_first_pass_done(const FerrySource *source)
     return ferry_first_pass_done(source->first_pass);
 }
 
-void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page, uint64_t nr_pages)
+bool ferry_source_expect_hints(FerrySource *source, GError **errp)
 {
-    ferry_first_pass_leave_out(source->first_pass, region, first_page, nr_pages);
+    return ferry_first_pass_expect_hints(source->first_pass, errp) ||
+           ferry_source_fail_here(source, errp);
 }
 
 void ferry_source_hint(FerrySource *source, uint32_t region, uint64_t first_page, uint64_t nr_pages)

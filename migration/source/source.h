@@ -105,16 +105,16 @@ void ferry_source_free(FerrySource *source);
 bool ferry_source_connect(FerrySource *source, GError **errp);
 
 /*
- * Leave pages out of the first copy: there is no memory behind them that would be the guest's (what
- * virtio-mem has not plugged).  Takes no time in proportion to them.  Before the first step; any thread.
+ * The guest is about to be asked which pages are free.  A hint is about what they hold at that moment: the
+ * guest may use a page again before anybody here has read the hint.  So what was touched has to be armed
+ * before; the first call does that for all of it, ahead of its copy.  After connecting, and after each
+ * harvest; the driver's.
  */
-void ferry_source_skip(FerrySource *source, uint32_t region, uint64_t first_page,
-                       uint64_t nr_pages);
+bool ferry_source_expect_hints(FerrySource *source, GError **errp);
 
 /*
- * The guest has declared pages free: until they are written, they need not be sent.  What is written from
- * the moment of this call on is sent, however early it is reported.  From ferry_source_connect() on; any
- * thread.
+ * The guest has declared pages free: they need not be sent, unless they were written since hints were
+ * expected, or will be.  From ferry_source_connect() on; any thread.
  */
 void ferry_source_hint(FerrySource *source, uint32_t region, uint64_t first_page,
                        uint64_t nr_pages);

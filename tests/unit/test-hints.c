@@ -28,6 +28,8 @@ static void connect_pair(FakePair *pair)
 
     g_assert_true(ferry_source_connect(pair->source, &error));
     g_assert_no_error(error);
+    g_assert_true(ferry_source_expect_hints(pair->source, &error));
+    g_assert_no_error(error);
 }
 
 static void finish_round(FakePair *pair)
@@ -45,6 +47,8 @@ static void harvest(FakePair *pair)
     g_autoptr(GError) error = NULL;
 
     ferry_source_harvest(pair->source, NULL, &error);
+    g_assert_no_error(error);
+    g_assert_true(ferry_source_expect_hints(pair->source, &error));
     g_assert_no_error(error);
 }
 
@@ -77,7 +81,7 @@ static uint64_t nr_sent(FakePair *pair)
 /* A step of a story.  The page of a write is the first that was hinted, plus @number. */
 typedef enum Step {
     END,
-    CONNECT, /* and nothing else yet */
+    CONNECT, /* and nothing else yet; from here on hints are expected */
     TOUCH,   /* write the pages before the migration */
     HINT,
     WRITE,   /* a page, with a new value; it must arrive */
@@ -101,6 +105,12 @@ static const Story stories[] = {
     {"idle-stopped-at-once", {CONNECT, HINT, WRITE, STOP}},
     {"touched-written", {TOUCH, CONNECT, HINT, WRITE, ROUND, HARVEST, ROUND, STOP}},
     {"touched-reported-first", {TOUCH, CONNECT, HINT, WRITE, EARLY, ROUND, STOP}},
+    /* The guest uses pages again before anybody has read the hint. */
+    {"touched-late", {TOUCH, CONNECT, WRITE, HINT, ROUND, HARVEST, ROUND, STOP}},
+    {"touched-late-reported", {TOUCH, CONNECT, WRITE, EARLY, HINT, ROUND, STOP}},
+    {"copied-late", {TOUCH, CONNECT, ROUND, WRITE, HINT, HARVEST, ROUND, STOP}},
+    {"found-late", {TOUCH, CONNECT, ROUND, WRITE, HARVEST, WRITE, HINT, ROUND, STOP}},
+    {"idle-late", {CONNECT, WRITE, HINT, ROUND, STOP}},
     {"touched-hinted-again", {TOUCH, CONNECT, HINT, WRITE, EARLY, HINT, WRITE, ROUND, STOP}},
     {"touched-hinted-twice", {TOUCH, CONNECT, HINT, HINT, WRITE, ROUND, STOP}},
     {"found-then-hinted", {TOUCH, CONNECT, ROUND, WRITE, HARVEST, HINT, WRITE, ROUND, STOP}},

@@ -325,26 +325,6 @@ static void test_idle_chunks(void)
     }
 }
 
-static void test_skip(void)
-{
-    FakePair *pair = fake_pair_new(small, small, 2, false);
-    const uint8_t *target = pair->to->regions.list[0].host;
-
-    for (uint64_t page = 100; page < 112; page++) {
-        fake_machine_write(pair->from, 0, page, 5);
-    }
-    ferry_source_skip(pair->source, 0, 107, 3);
-    ferry_source_skip(pair->source, 0, 100, 5);
-    migrate(pair, 1);
-    for (uint64_t page = 100; page < 112; page++) {
-        bool skipped = page < 105 || (page >= 107 && page < 110);
-
-        g_assert_cmpuint(*(const uint64_t *)(target + page * FERRY_PAGE_BYTES), ==,
-                         skipped ? 0 : 5);
-    }
-    fake_pair_free(pair);
-}
-
 static void assert_refused(const FakeRegion *from, const FakeRegion *to, const char *words)
 {
     FakePair *pair = fake_pair_new(from, to, 2, false);
@@ -595,7 +575,6 @@ int main(int argc, char **argv)
     g_test_add_func("/migrate/hot-pages", test_hot_pages);
     g_test_add_func("/migrate/early", test_early);
     g_test_add_func("/migrate/idle-chunks", test_idle_chunks);
-    g_test_add_func("/migrate/skip", test_skip);
     g_test_add_func("/migrate/regions", test_regions);
     g_test_add_func("/migrate/dial-fails", test_dial_fails);
     g_test_add_func("/migrate/cancel", test_cancel);

@@ -17,7 +17,6 @@
 #include "system/cpu-throttle.h"
 #include "system/dirtylimit.h"
 #include "system/runstate.h"
-#include "system/tcg.h"
 #include "migration/misc.h"
 #include "migration/migration.h"
 #include "migration/migration-stats.h"
@@ -44,8 +43,9 @@
 static struct {
     VMChangeStateEntry *vm_change;
     bool logging; /* the dirty log is on */
-    bool
-        sync_wanted; /* atomic: auto-converge wants to know what was written, however long the round takes */
+    bool hinted;  /* a balloon may hint at free pages */
+    /* Atomic: auto-converge wants to know what was written, however long the round takes. */
+    bool sync_wanted;
 
     /* Rates, as QEMU reports them: at most once a second.  With the BQL. */
     int64_t period_start_ms;
@@ -91,6 +91,26 @@ static void notify(PrecopyNotifyReason reason)
     }
 }
 
+/* With the BQL.  None is plugged in while QEMU migrates. */
+static bool has_hinting_balloon(void)
+{
+    Object *balloon = object_resolve_path_type("", "virtio-balloon-device", NULL);
+
+    return balloon && object_property_get_bool(balloon, "free-page-hint", NULL);
+}
+
+/* Without the BQL: before a balloon is told to go on. */
+static bool expect_hints(Error **errp)
+{
+    GError *error = NULL;
+
+    if (saving.hinted && !ferry_source_expect_hints(ferry_outgoing_source(), &error)) {
+        ferry_propagate_error(errp, error);
+        return false;
+    }
+    return true;
+}
+
 int ferry_save_setup(QEMUFile *f, Error **errp)
 {
     bool started;
@@ -108,11 +128,11 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
     if (!started) {
         return -1;
     }
+    saving.logging = true;
     /* Arming a chunk clears what this reports; without it there is nothing to clear. */
     bql_unlock();
     ferry_kvm_sync_log();
     bql_lock();
-    saving.logging = true;
     qatomic_set(&saving.sync_wanted, false);
     ferry_postcopy_reset();
     saving.throttle = (FerryThrottle){0};
@@ -120,6 +140,13 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
     saving.period_start_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     saving.period_start_bytes = migration_transferred_bytes();
     saving.vm_change = qemu_add_vm_change_state_handler(vm_changed, NULL);
+    saving.hinted = has_hinting_balloon();
+    bql_unlock();
+    started = expect_hints(errp);
+    bql_lock();
+    if (!started) {
+        return -1;
+    }
     stat64_add(&mig_stats.dirty_sync_count, 1);
     notify(PRECOPY_NOTIFY_AFTER_BITMAP_SYNC);
 
@@ -199,6 +226,9 @@ static bool harvest(Error **errp)
     bql_unlock();
     if (!ferry_source_harvest(ferry_outgoing_source(), &dirty_pages, &error)) {
         ferry_propagate_error(errp, error);
+        return false;
+    }
+    if (!expect_hints(errp)) {
         return false;
     }
     BQL_LOCK_GUARD();
@@ -333,16 +363,8 @@ static int find_region(const RAMBlock *block)
 
 bool ferry_free_page_hint(void *addr, size_t len)
 {
-    FerrySource *source;
+    FerrySource *source = ferry_outgoing_hold();
 
-    if (tcg_enabled()) {
-        /*
-         * Arming waits for vCPUs, which may wait for the BQL, whose owner may wait for this thread.  So
-         * free pages are sent like others.
-         */
-        return ferry_outgoing_active();
-    }
-    source = ferry_outgoing_hold();
     if (!source) {
         return false;
     }
