@@ -69,7 +69,7 @@ struct FerryFirstPass {
     GArray *cold; /* of ChunkRef: to be copied next, a group */
     GArray *hot;  /* of ChunkRef: put off until the others are done; then the coolest last */
     bool hot_is_sorted;
-    GArray *idle; /* of IdleRun, none next to another of its region */
+    GArray *idle;     /* of IdleRun, none next to another of its region */
     uint64_t nr_idle; /* how many chunks were ever in there, since the pass began */
     FerryScanner *scanner;
     bool scan_is_read; /* each look at a chunk takes time for each of its pages */
