@@ -156,10 +156,9 @@ static int peek(const Discard *discard, uint64_t start, void *to, size_t nr_byte
     const FerryScanTarget *target = discard->target;
     struct iovec here = {.iov_base = to, .iov_len = nr_bytes};
     struct iovec there = {.iov_base = (char *)target->host + start, .iov_len = nr_bytes};
-    ssize_t done =
-        discard->is_file && (target->flags & FERRY_REGION_SHARED)
-            ? pread(target->fd, to, nr_bytes, (off_t)(target->fd_offset + start))
-            : process_vm_readv(getpid(), &here, 1, &there, 1, 0);
+    ssize_t done = discard->is_file && (target->flags & FERRY_REGION_SHARED)
+                       ? pread(target->fd, to, nr_bytes, (off_t)(target->fd_offset + start))
+                       : process_vm_readv(getpid(), &here, 1, &there, 1, 0);
 
     return done == (ssize_t)nr_bytes ? 0 : done < 0 ? errno : EFAULT;
 }
@@ -195,8 +194,8 @@ static void clear_in_place(Discard *discard, uint64_t start, uint64_t end)
         }
         for (uint64_t at = start, next; at < stop && !discard->failed_errno; at = next) {
             next = MIN(at - at % page_size + page_size, stop);
-            discard->failed_errno = clear_page(discard, p + (at - start), content + (at - start),
-                                               next - at);
+            discard->failed_errno =
+                clear_page(discard, p + (at - start), content + (at - start), next - at);
         }
         start = stop;
     }

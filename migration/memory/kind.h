@@ -30,9 +30,9 @@ typedef enum {
 } FerryRegionFlags;
 
 /* What a peer may say of its memory. */
-#define FERRY_REGION_WIRE_FLAGS                                                          \
-    (FERRY_REGION_SHARED | FERRY_REGION_HUGETLB | FERRY_REGION_KEEP_PAGES |              \
-     FERRY_REGION_FOREIGN | FERRY_REGION_READ_ONLY | FERRY_REGION_SPARSE)
+#define FERRY_REGION_WIRE_FLAGS                                                                    \
+    (FERRY_REGION_SHARED | FERRY_REGION_HUGETLB | FERRY_REGION_KEEP_PAGES | FERRY_REGION_FOREIGN | \
+     FERRY_REGION_READ_ONLY | FERRY_REGION_SPARSE)
 
 /* Everything below takes FerryRegionFlags. */
 

@@ -9,11 +9,10 @@
 #include <unistd.h>
 
 /* Marks begin here; a session has FERRY_REGIONS_MAX bytes of its own. */
-#define MARKS_START   (INT64_C(1) << 62)
-#define SESSION_BITS  48
-#define SESSION_MASK  ((UINT64_C(1) << SESSION_BITS) - 1)
-#define SESSION_START(session) \
-    (MARKS_START + (int64_t)((session) & SESSION_MASK) * FERRY_REGIONS_MAX)
+#define MARKS_START            (INT64_C(1) << 62)
+#define SESSION_BITS           48
+#define SESSION_MASK           ((UINT64_C(1) << SESSION_BITS) - 1)
+#define SESSION_START(session) (MARKS_START + (int64_t)((session)&SESSION_MASK) * FERRY_REGIONS_MAX)
 _Static_assert(FERRY_REGIONS_MAX <= 1 << (62 - SESSION_BITS), "marks stay below 2^63");
 
 /*

@@ -108,8 +108,8 @@ static uint64_t measure_quick_ns(const FerryScanner *scanner)
         clock_gettime(CLOCK_MONOTONIC, &before);
         (void)ferry_scan(scanner, &target, 0, QUICK_BYTES, ignore, NULL, NULL);
         clock_gettime(CLOCK_MONOTONIC, &after);
-        took_ns = (uint64_t)(after.tv_sec - before.tv_sec) * 1000000000 +
-                  (uint64_t)after.tv_nsec - (uint64_t)before.tv_nsec;
+        took_ns = (uint64_t)(after.tv_sec - before.tv_sec) * 1000000000 + (uint64_t)after.tv_nsec -
+                  (uint64_t)before.tv_nsec;
         best_ns = MIN(best_ns, took_ns);
     }
     munmap(target.host, QUICK_BYTES);

@@ -257,7 +257,8 @@ static bool check_resume_missing(FerrySource *source)
         for (guint j = 0; j < nr; j++) {
             FerryRange range = left_alone ? all : g_array_index(region->absent, FerryRange, j);
 
-            if (ferry_pageset_remove(source->resume_missing[i], range.start_bytes >> FERRY_PAGE_SHIFT,
+            if (ferry_pageset_remove(source->resume_missing[i],
+                                     range.start_bytes >> FERRY_PAGE_SHIFT,
                                      (range.end_bytes - range.start_bytes) >> FERRY_PAGE_SHIFT)) {
                 ferry_source_note_failure(
                     source, g_error_new(FERRY_ERROR, FERRY_ERROR_PROTOCOL,

@@ -31,8 +31,7 @@ void ferry_pages_frame_clear(FerryPagesFrame *frame)
  * are known to be zero, and are not read; or NULL.
  */
 static uint32_t build_extents(FerryPagesFrame *frame, const uint8_t *granule_host,
-                              const uint64_t pages[FERRY_GRANULE_WORDS],
-                              const uint64_t *with_data)
+                              const uint64_t pages[FERRY_GRANULE_WORDS], const uint64_t *with_data)
 {
     FerryExtent *extent = NULL;
     uint32_t nr = 0;
@@ -129,9 +128,8 @@ void ferry_pages_frame_build(FerryPagesFrame *frame, const FerryRegion *region, 
                                MIN(FERRY_GRANULE_PAGES, ferry_region_nr_pages(region) - first_page),
                                with_data);
     }
-    frame->frame.nr_extents =
-        build_extents(frame, host, pages,
-                      region->flags & FERRY_REGION_HOLES_KNOWN ? with_data : NULL);
+    frame->frame.nr_extents = build_extents(
+        frame, host, pages, region->flags & FERRY_REGION_HOLES_KNOWN ? with_data : NULL);
     frame->nr_iov = build_payload(frame, host);
     ferry_frame_encode(&frame->frame, frame->head);
     ferry_extents_encode(frame->extents, frame->frame.nr_extents, frame->head + FERRY_FRAME_BYTES);

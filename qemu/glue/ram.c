@@ -126,7 +126,7 @@ static FerryScanMethod scan_method(RAMBlock *block, uint32_t flags)
     if (!qemu_ram_is_shared(block)) {
         /* With nothing in the file, all there is has been copied on write. */
         return !(flags & FERRY_REGION_FOREIGN) && st.st_blocks == 0 ? FERRY_SCAN_PRIVATE
-                                                                     : FERRY_SCAN_ALL;
+                                                                    : FERRY_SCAN_ALL;
     }
     return has_honest_holes(block->fd) ? FERRY_SCAN_SHARED : FERRY_SCAN_ALL;
 }
@@ -151,8 +151,8 @@ static GArray *list_absent(RAMBlock *block)
         .size = int128_make64(block->used_length),
     };
 
-    ram_discard_manager_replay_discarded(memory_region_get_ram_discard_manager(block->mr),
-                                         &section, add_absent, absent);
+    ram_discard_manager_replay_discarded(memory_region_get_ram_discard_manager(block->mr), &section,
+                                         add_absent, absent);
     return absent;
 }
 

@@ -150,8 +150,8 @@ static const char *few_huge_pages(void)
     return NULL;
 }
 
-#define VIRTIO_MEM(backend)                                                                 \
-    "-m 32M,maxmem=4G -object " backend ",id=more,size=256M,reserve=off "                   \
+#define VIRTIO_MEM(backend)                                               \
+    "-m 32M,maxmem=4G -object " backend ",id=more,size=256M,reserve=off " \
     "-device virtio-mem-pci,memdev=more,requested-size=0"
 #define HUGETLB "memory-backend-memfd,hugetlb=on,hugetlbsize=2M"
 
@@ -194,8 +194,7 @@ static void plug(Run *run)
     head = qvirtqueue_add(qts, queue, buffer, sizeof(request), false, true);
     qvirtqueue_add(qts, queue, buffer + 2048, sizeof(struct virtio_mem_resp), true, false);
     qvirtqueue_kick(qts, &device->vdev, queue, head);
-    qvirtio_wait_used_elem(qts, &device->vdev, queue, head, NULL,
-                           VM_PATIENCE_S * G_USEC_PER_SEC);
+    qvirtio_wait_used_elem(qts, &device->vdev, queue, head, NULL, VM_PATIENCE_S * G_USEC_PER_SEC);
     g_assert_cmpint(qtest_readw(qts, buffer + 2048), ==, VIRTIO_MEM_RESP_ACK);
 
     qvirtqueue_cleanup(device->vdev.bus, queue, &allocator);
@@ -239,7 +238,7 @@ static void go_over_plugged(Run *run)
 }
 
 /* Twice as much as is plugged in. */
-#define PLUGGED(backend, more)                                                                   \
+#define PLUGGED(backend, more)                                                                  \
     "-m 32M,maxmem=1G -object " backend ",id=more,size=64M,reserve=off -device virtio-mem-pci," \
     "memdev=more,requested-size=32M,block-size=2M,memaddr=0x110000000,bus=pcie.0,addr=05.0" more
 
@@ -271,10 +270,10 @@ static void unmount_small(Run *run)
 
 #define BACKEND "-object memory-backend-file,id=ram,size=32M,share=on,mem-path="
 
-#define NVDIMM(path, more)                                                              \
-    "-machine nvdimm=on -m 32M,slots=2,maxmem=1G "                                      \
-    "-object memory-backend-file,id=nv,size=16M,share=on,mem-path=" path more " "       \
-    "-device nvdimm,memdev=nv,unarmed=" 
+#define NVDIMM(path, more)                                                        \
+    "-machine nvdimm=on -m 32M,slots=2,maxmem=1G "                                \
+    "-object memory-backend-file,id=nv,size=16M,share=on,mem-path=" path more " " \
+    "-device nvdimm,memdev=nv,unarmed="
 
 static const Case cases[] = {
     {

@@ -33,9 +33,9 @@ typedef enum {
 typedef struct MemoryKind {
     const char *name;
     uint32_t flags;
-    bool is_file;     /* on tmpfs; else a memfd, if it has any of these: */
+    bool is_file; /* on tmpfs; else a memfd, if it has any of these: */
     bool is_memfd;
-    bool with_data;   /* the file has had data before it was mapped */
+    bool with_data; /* the file has had data before it was mapped */
     bool locked;
     bool all_is_data; /* what was never touched cannot be told from what was */
     Emptied emptied;
@@ -158,14 +158,13 @@ static bool make(FerryRegion *region, const MemoryKind *kind, bool untouched)
         .page_size_bytes = kind->flags & HUGETLB ? HUGE_BYTES : PAGE,
         .flags = kind->flags,
         .fd = fd,
-        .scan = shared                        ? FERRY_SCAN_SHARED
+        .scan = shared                               ? FERRY_SCAN_SHARED
                 : kind->flags & FERRY_REGION_FOREIGN ? FERRY_SCAN_ALL
-                                              : FERRY_SCAN_PRIVATE,
+                                                     : FERRY_SCAN_PRIVATE,
     };
     region->host = MAP_FAILED;
     if (fd >= 0 || !kind->is_memfd) {
-        region->host =
-            mmap(NULL, NR_BYTES, prot, flags | (untouched ? MAP_NORESERVE : 0), fd, 0);
+        region->host = mmap(NULL, NR_BYTES, prot, flags | (untouched ? MAP_NORESERVE : 0), fd, 0);
     }
     if (region->host == MAP_FAILED) {
         g_test_skip("no 2 MiB pages reserved (vm.nr_hugepages)");

@@ -30,8 +30,8 @@ static bool make(FerryRegion *region)
         .host = MAP_FAILED,
     };
     if (fd >= 0 && ftruncate(fd, HUGE_BYTES) == 0) {
-        region->host = mmap(NULL, HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                            fd, 0);
+        region->host =
+            mmap(NULL, HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
     }
     if (region->host == MAP_FAILED) {
         g_test_skip("no huge pages of 1 GiB in this kernel or processor");
@@ -134,9 +134,9 @@ static void test_place(void)
         g_test_skip("no userfaultfd");
     } else if (make(&region)) {
         g_assert_true(ferry_userfault_register(uffd, &region, &error));
-        g_assert_cmpint(ferry_userfault_place(uffd, &region, 0, NULL, HUGE_BYTES, &done_bytes,
-                                              &error),
-                        ==, FERRY_PLACE_NO_MEMORY);
+        g_assert_cmpint(
+            ferry_userfault_place(uffd, &region, 0, NULL, HUGE_BYTES, &done_bytes, &error), ==,
+            FERRY_PLACE_NO_MEMORY);
         g_assert_cmpuint(done_bytes, ==, 0);
         assert_words(error);
         ferry_userfault_unregister(uffd, &region);

@@ -52,9 +52,8 @@ static void set_up(Bed *bed, bool left_alone)
     bed->memory = mmap(NULL, NR_PAGES * FERRY_PAGE_BYTES, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     g_assert_true(bed->memory != MAP_FAILED);
-    g_assert_cmpint(mprotect(bed->memory + gap.start_bytes, gap.end_bytes - gap.start_bytes,
-                             PROT_NONE),
-                    ==, 0);
+    g_assert_cmpint(
+        mprotect(bed->memory + gap.start_bytes, gap.end_bytes - gap.start_bytes, PROT_NONE), ==, 0);
     regions.list[0] = (FerryRegion){
         .id = "more",
         .host = bed->memory,

@@ -33,10 +33,9 @@ static void add(FerryRegion *region, const char *id, const char *path, uint64_t 
         .fd = fd,
         .fd_offset_bytes = offset_bytes,
         .scan = FERRY_SCAN_ALL,
-        .host = mmap(NULL, NR_BYTES,
-                     PROT_READ | (flags & FERRY_REGION_READ_ONLY ? 0 : PROT_WRITE),
-                     flags & FERRY_REGION_SHARED ? MAP_SHARED : MAP_PRIVATE, fd,
-                     (off_t)offset_bytes),
+        .host =
+            mmap(NULL, NR_BYTES, PROT_READ | (flags & FERRY_REGION_READ_ONLY ? 0 : PROT_WRITE),
+                 flags & FERRY_REGION_SHARED ? MAP_SHARED : MAP_PRIVATE, fd, (off_t)offset_bytes),
     };
     g_assert_true(region->host != MAP_FAILED);
     g_strlcpy(region->id, id, sizeof(region->id));
@@ -153,7 +152,9 @@ static const Case cases[] = {
      .blank = true,
      .answer = FERRY_ANSWER_EMPTY},
     {.name = "private-both", .source = FERRY_REGION_FOREIGN, .destination = FERRY_REGION_FOREIGN},
-    {.name = "private-here", .source = FERRY_REGION_FOREIGN, .destination = FILE_FLAGS,
+    {.name = "private-here",
+     .source = FERRY_REGION_FOREIGN,
+     .destination = FILE_FLAGS,
      .answer = FERRY_ANSWER_IN_FULL},
     {.name = "private-there", .source = FILE_FLAGS, .destination = FERRY_REGION_FOREIGN},
     {.name = "private-post-copy",
