@@ -300,6 +300,13 @@ static void start_postcopy(Run *run)
     vm_do(run->source, "migrate-start-postcopy", NULL);
 }
 
+static void expect_phase(Vm *vm, const char *phase)
+{
+    g_autofree char *now = vm_ferry_phase(vm);
+
+    g_assert_cmpstr(now, ==, phase);
+}
+
 /* It is told why, stays, and ends in good order when it is asked to. */
 static void fail_and_stay(Run *run)
 {
@@ -311,6 +318,9 @@ static void fail_and_stay(Run *run)
     error = vm_migration_error(run->destination);
     g_assert_nonnull(error);
     g_assert_nonnull(strstr(error, "load of migration failed"));
+    g_free(vm_wait_status(run->source, "failed"));
+    expect_phase(run->destination, "failed");
+    expect_phase(run->source, "failed");
     g_assert_false(has_thread(run->destination, "mig/dst/listen"));
 }
 
