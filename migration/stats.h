@@ -62,9 +62,9 @@ typedef struct FerryLatency {
 typedef struct FerryFetchStats {
     uint64_t faults; /* pages that the guest waited for; at the source: that were asked for */
     /* Known at the destination only, like the latency. */
-    uint64_t zero_faults;  /* pages never touched, answered there */
-    uint64_t placed_pages; /* that were missing */
-    uint64_t duplicates;   /* that came twice, the second time for nothing */
+    uint64_t zero_faults;   /* pages never touched, answered there */
+    uint64_t placed_pages;  /* that were missing */
+    uint64_t duplicates;    /* that came twice, the second time for nothing */
     uint64_t missing_pages; /* now */
     uint64_t handed_pages;  /* missing at the hand-off */
     uint64_t nr_recoveries;

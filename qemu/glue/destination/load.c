@@ -85,11 +85,12 @@ static char *describe_stand_down(FerryDestination *destination)
         return g_strdup_printf("its session came to nothing: %s", cause->message);
     }
     ferry_destination_query(destination, &stats);
-    reason = stats.channels->len
-                 ? g_strdup_printf("the source gave it up when %u of its channels had come: query-ferry "
-                                   "there says why",
-                                   stats.channels->len)
-                 : g_strdup("none of its channels has come from the source: query-ferry there says why");
+    reason =
+        stats.channels->len
+            ? g_strdup_printf("the source gave it up when %u of its channels had come: query-ferry "
+                              "there says why",
+                              stats.channels->len)
+            : g_strdup("none of its channels has come from the source: query-ferry there says why");
     ferry_stats_clear(&stats);
     return reason;
 }
@@ -141,8 +142,8 @@ static int load_end(void)
         done = ferry_destination_is_complete(destination, &error);
     }
     /* A source that says so before the guest is this side's is none of ours. */
-    done = done && (!ferry_destination_is_left(destination) ||
-                    ferry_destination_has_guest(destination));
+    done = done &&
+           (!ferry_destination_is_left(destination) || ferry_destination_has_guest(destination));
     g_clear_error(&error);
     /* Why not is reported when the session is cleaned up. */
     return done ? 0 : -EIO;
