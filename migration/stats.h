@@ -60,10 +60,11 @@ typedef struct FerryLatency {
 
 /* What a source serves, or a destination asks for, while pages are missing. */
 typedef struct FerryFetchStats {
-    uint64_t faults;       /* pages that the guest waited for; at the source: that were asked for */
-    uint64_t zero_faults;  /* pages never touched, answered at the destination */
-    uint64_t placed_pages; /* that were missing */
-    uint64_t duplicates;   /* that came twice, the second time for nothing */
+    uint64_t faults; /* pages that the guest waited for; at the source: that were asked for */
+    /* Known at the destination only, like the latency. */
+    uint64_t zero_faults;   /* pages never touched, answered there */
+    uint64_t placed_pages;  /* that were missing */
+    uint64_t duplicates;    /* that came twice, the second time for nothing */
     uint64_t missing_pages; /* now */
     uint64_t handed_pages;  /* missing at the hand-off */
     uint64_t nr_recoveries;
@@ -80,11 +81,14 @@ typedef struct FerryReport {
 
 typedef struct FerryStats {
     FerrySessionPhase phase;
+    /* The source's: only it knows of skipped and deferred pages, arming and rounds; it sees no fault answered. */
+    bool is_source;
     uint64_t total_bytes;
+    bool has_remaining; /* it is known how much that is */
     uint64_t remaining_bytes;
     uint64_t normal_pages;
     uint64_t zero_pages;
-    uint64_t skipped_pages; /* never touched: not even read */
+    uint64_t skipped_pages; /* not touched so far: not even read */
     uint64_t sent_bytes;
     uint64_t elapsed_ns;     /* from opening the channels to the hand-off, or until now */
     uint64_t deferred_pages; /* how often a page was put off because it stays hot */

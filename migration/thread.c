@@ -13,10 +13,11 @@ GThread *ferry_thread_new(const char *name, GThreadFunc run, void *opaque, GErro
     GThread *thread = g_thread_try_new(name, run, opaque, &error);
 
     if (!thread) {
-        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
-                    "thread '%s' cannot be started: %s (raise pids.max of QEMU's control group, or the "
-                    "limit of processes of QEMU's user)",
-                    name, error->message);
+        g_set_error(
+            errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
+            "thread '%s' cannot be started: %s (raise pids.max of QEMU's control group, or the "
+            "limit of processes of QEMU's user)",
+            name, error->message);
     }
     return thread;
 }

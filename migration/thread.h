@@ -9,8 +9,8 @@
 #include <glib.h>
 
 /*
- * A thread called @name that runs @run(@opaque), and is to be joined or let go of.  NULL if the system has none to give; @errp
- * says then what can be done about it.  Any thread.
+ * A thread called @name that runs @run(@opaque), and is to be joined or let go of.  NULL if the system has
+ * none to give; @errp says then what can be done about it.  Any thread.
  */
 GThread *ferry_thread_new(const char *name, GThreadFunc run, void *opaque, GError **errp);
 

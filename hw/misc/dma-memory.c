@@ -236,9 +236,9 @@ static bool look_up(StormMemory *memory, Stretch *stretch)
         return true;
     }
     g_free(memory->error);
-    memory->error = g_strdup_printf("0x%" PRIx64 " to 0x%" PRIx64
-                                    " is no longer RAM that a device can write",
-                                    stretch->address, stretch->address + stretch->nr_bytes - 1);
+    memory->error =
+        g_strdup_printf("0x%" PRIx64 " to 0x%" PRIx64 " is no longer RAM that a device can write",
+                        stretch->address, stretch->address + stretch->nr_bytes - 1);
     address_space_cache_destroy(cache);
     return false;
 }

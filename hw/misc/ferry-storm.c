@@ -410,7 +410,8 @@ static void storm_realize(PCIDevice *pci, Error **errp)
     g_autoptr(GError) error = NULL;
 
     if (s->thread) {
-        error_setg(errp, "ferry-storm: it still waits for a page from when it was plugged in before");
+        error_setg(errp,
+                   "ferry-storm: it still waits for a page from when it was plugged in before");
         return;
     }
     s->memory =

@@ -97,8 +97,7 @@ const FerryStormPattern *ferry_storm_pattern(const FerryStorm *storm)
 void ferry_storm_touch(FerryStormPattern *ahead, const FerryStormMemory *memory, uint64_t nr_pages)
 {
     for (uint64_t i = 0; i < nr_pages; i++) {
-        const volatile uint8_t *host =
-            memory->at(memory->opaque, ferry_storm_pattern_next(ahead));
+        const volatile uint8_t *host = memory->at(memory->opaque, ferry_storm_pattern_next(ahead));
 
         if (!host) {
             return;

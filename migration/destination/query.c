@@ -57,10 +57,11 @@ static FerrySessionPhase session_phase(const FerryDestination *destination)
         return destination->stopped_ns ? FERRY_SESSION_HAND_OFF : FERRY_SESSION_CONNECT;
     case FERRY_DESTINATION_COPYING:
     case FERRY_DESTINATION_DRAFTING:
-        return destination->stopped_ns ? FERRY_SESSION_HAND_OFF : FERRY_SESSION_COPY;
+        /* The first fence that comes is the end of the first pass. */
+        return destination->stopped_ns ? FERRY_SESSION_HAND_OFF
+               : destination->reached  ? FERRY_SESSION_ROUNDS
+                                       : FERRY_SESSION_COPY;
     case FERRY_DESTINATION_HANDED_OFF:
-        return ferry_destination_has_left(destination) ? FERRY_SESSION_FETCH
-                                                       : FERRY_SESSION_HAND_OFF;
     case FERRY_DESTINATION_IN_PLACE:
     case FERRY_DESTINATION_LOADED:
         return FERRY_SESSION_HAND_OFF;
@@ -78,36 +79,43 @@ static FerrySessionPhase session_phase(const FerryDestination *destination)
 
 void ferry_destination_query(FerryDestination *destination, FerryStats *stats)
 {
-    uint64_t elapsed_ns = ferry_now_ns() - destination->start_ns;
+    uint64_t now_ns = ferry_now_ns(), elapsed_ns;
 
     *stats = (FerryStats){
         .normal_pages = atomic_load(&destination->receiver.normal_pages),
         .zero_pages = atomic_load(&destination->receiver.zero_pages),
-        .elapsed_ns = elapsed_ns,
         .channels = g_array_new(FALSE, FALSE, sizeof(FerryChannelStats)),
         .rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats)),
     };
     g_mutex_lock(&destination->lock);
     stats->total_bytes = ferry_regions_total_bytes(&destination->receiver.regions);
     stats->phase = session_phase(destination);
-    stats->has_report = ferry_destination_has_all(destination);
+    elapsed_ns = (destination->complete_ns ?: now_ns) - destination->start_ns;
+    stats->elapsed_ns = elapsed_ns;
+    /* How much is to come is known from the hand-off on. */
+    stats->has_remaining = ferry_destination_has_all(destination);
+    stats->has_report = ferry_destination_has_all(destination) && destination->loaded_ns;
     stats->report = make_report(destination);
     stats->has_fetch = ferry_destination_has_left(destination);
     if (stats->has_fetch) {
         stats->vcpu_blocked_ms = g_array_new(FALSE, FALSE, sizeof(uint64_t));
         ferry_fetch_query(destination->receiver.fetch, &stats->fetch, stats->vcpu_blocked_ms);
         stats->fetch.nr_recoveries = destination->nr_recoveries;
+        stats->has_remaining = true;
         stats->remaining_bytes = stats->fetch.missing_pages * FERRY_PAGE_BYTES;
     }
     for (guint i = 0; i < destination->readers->len; i++) {
         const ChannelReader *reader = g_ptr_array_index(destination->readers, i);
         FerryChannelStats channel = {.bytes = reader->channel->received_bytes};
 
+        if (reader->proved) {
+            /* Those of a connection that broke as well. */
+            stats->sent_bytes += channel.bytes;
+        }
         if (reader->proved && !reader->stale) {
             g_strlcpy(channel.name, reader->channel->name, sizeof(channel.name));
             channel.bytes_per_second =
                 elapsed_ns ? (uint64_t)((double)channel.bytes * 1e9 / (double)elapsed_ns) : 0;
-            stats->sent_bytes += channel.bytes;
             g_array_append_val(stats->channels, channel);
         }
     }

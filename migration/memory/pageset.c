@@ -76,7 +76,8 @@ bool ferry_pageset_fits(const FerryRegions *regions, unsigned nr_sets, GError **
 
     if (map == MAP_FAILED) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
-                    "no %" PRIu64 " KiB of memory for bitmaps of guest memory: %s (see RLIMIT_AS, and "
+                    "no %" PRIu64
+                    " KiB of memory for bitmaps of guest memory: %s (see RLIMIT_AS, and "
                     "vm.overcommit_memory)",
                     most_bytes >> 10, g_strerror(errno));
         return false;

@@ -116,7 +116,7 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
         return ferry_source_fail_here(source, errp);
     }
     source->start_ns = ferry_now_ns();
-    source->round_start_ns = source->start_ns;
+    source->round_start.ns = source->start_ns;
     ferry_source_listen(source);
     if (!ferry_source_settle(source, &layout, errp)) {
         return false;

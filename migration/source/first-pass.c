@@ -335,17 +335,19 @@ static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uin
 }
 
 /*
- * With the lock held: queue what was touched in a chunk.  With the vCPUs stopped it need not be armed.
+ * With the lock held: queue what was touched in a chunk; adds to *@nr_touched.  With the vCPUs stopped it need
+ * not be armed.
  * The senders get to work at once: a long run of chunks with nothing in them may come next.
  */
-static bool take_chunk(FerryFirstPass *pass, size_t region, uint64_t number, GError **errp)
+static bool take_chunk(FerryFirstPass *pass, size_t region, uint64_t number, uint64_t *nr_touched,
+                       GError **errp)
 {
     Queueing queueing = {.pass = pass, .region = region};
     bool ok = (is_stopped(pass) || arm_chunk(pass, region, number, errp)) &&
               scan_chunks(pass, region, number, 1, queue_touched, &queueing, errp);
 
     pass->queued[region][number] = true;
-    atomic_fetch_sub(&pass->skipped_pages, queueing.queued_pages);
+    *nr_touched += queueing.queued_pages;
     if (queueing.queued_pages) {
         ferry_senders_kick(pass->senders);
     }
@@ -420,6 +422,7 @@ bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp)
 {
     g_autoptr(GArray) touched = g_array_new(FALSE, FALSE, sizeof(uint64_t));
     g_autoptr(GArray) runs = NULL;
+    uint64_t nr_touched = 0;
     bool ok = true;
 
     g_mutex_lock(&pass->lock);
@@ -431,10 +434,12 @@ bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp)
         g_array_set_size(touched, 0);
         ok = ok && scan_chunks(pass, run->region, run->first, run->nr, note_touched, touched, errp);
         for (guint j = 0; ok && j < touched->len; j++) {
-            ok = take_chunk(pass, run->region, g_array_index(touched, uint64_t, j), errp);
+            ok = take_chunk(pass, run->region, g_array_index(touched, uint64_t, j), &nr_touched,
+                            errp);
         }
         split_run(pass, run, touched);
     }
+    atomic_fetch_sub(&pass->skipped_pages, nr_touched);
     g_mutex_unlock(&pass->lock);
     return ok;
 }
@@ -443,7 +448,7 @@ bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp)
 
 bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp)
 {
-    uint64_t nr_pages;
+    uint64_t nr_pages, nr_touched = 0;
     ChunkRef chunk;
     bool ok = true;
 
@@ -452,12 +457,12 @@ bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp)
     }
     nr_pages = ferry_chunk_nr_pages(&pass->regions->list[chunk.region], chunk.number);
     g_mutex_lock(&pass->lock);
-    atomic_fetch_add(&pass->skipped_pages, nr_pages);
     if (is_idle(pass, &chunk)) {
         add_idle(pass, &chunk);
     } else {
-        ok = take_chunk(pass, chunk.region, chunk.number, errp);
+        ok = take_chunk(pass, chunk.region, chunk.number, &nr_touched, errp);
     }
+    atomic_fetch_add(&pass->skipped_pages, nr_pages - nr_touched);
     g_mutex_unlock(&pass->lock);
     atomic_fetch_sub(&pass->unseen_bytes, nr_pages * FERRY_PAGE_BYTES);
     return ok;

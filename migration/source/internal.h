@@ -26,6 +26,12 @@
 #include "senders.h"
 #include "source.h"
 
+/* When a round ends and the next one begins: what was counted until then. */
+typedef struct FerryRoundMark {
+    uint64_t ns;
+    uint64_t pages, zero_pages, bytes;
+} FerryRoundMark;
+
 struct FerrySource {
     FerrySourceConfig config;
     const FerryRegions *regions; /* the backlog's */
@@ -60,8 +66,7 @@ struct FerrySource {
     GArray *rounds;     /* finished ones */
     unsigned nr_rounds; /* how many have begun after the first pass */
     FerryRoundStats round;
-    uint64_t round_start_ns;
-    uint64_t round_start_pages, round_start_zero, round_start_bytes;
+    FerryRoundMark round_start; /* of the round under way */
     FerryConverge converge;
     uint64_t start_ns, end_ns;
 

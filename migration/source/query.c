@@ -51,7 +51,9 @@ void ferry_source_query(FerrySource *source, FerryStats *stats)
 
     ferry_backlog_query(source->backlog, &counts);
     *stats = (FerryStats){
+        .is_source = true,
         .total_bytes = source->total_bytes,
+        .has_remaining = true,
         .remaining_bytes = ferry_source_remaining_bytes(source),
         .normal_pages = counts.normal_pages,
         .zero_pages = counts.zero_pages,

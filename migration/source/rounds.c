@@ -175,17 +175,37 @@ uint64_t ferry_source_remaining_bytes(const FerrySource *source)
 
 /* --- Rounds --------------------------------------------------------------------------------- */
 
-FerryRoundStats ferry_source_round_so_far(FerrySource *source)
+static FerryRoundMark mark_at(FerrySource *source, uint64_t now_ns)
 {
-    FerryRoundStats round = source->round;
     FerryBacklogCounts counts;
 
     ferry_backlog_query(source->backlog, &counts);
-    round.pages = counts.normal_pages - source->round_start_pages;
-    round.zero_pages = counts.zero_pages - source->round_start_zero;
-    round.bytes = ferry_channels_sent_bytes(&source->channels) - source->round_start_bytes;
-    round.elapsed_ns = (source->end_ns ? source->end_ns : ferry_now_ns()) - source->round_start_ns;
+    return (FerryRoundMark){
+        .ns = now_ns,
+        .pages = counts.normal_pages,
+        .zero_pages = counts.zero_pages,
+        .bytes = ferry_channels_sent_bytes(&source->channels),
+    };
+}
+
+/* The round under way, if it ended at @end. */
+static FerryRoundStats round_until(const FerrySource *source, const FerryRoundMark *end)
+{
+    const FerryRoundMark *start = &source->round_start;
+    FerryRoundStats round = source->round;
+
+    round.pages = end->pages - start->pages;
+    round.zero_pages = end->zero_pages - start->zero_pages;
+    round.bytes = end->bytes - start->bytes;
+    round.elapsed_ns = end->ns > start->ns ? end->ns - start->ns : 0;
     return round;
+}
+
+FerryRoundStats ferry_source_round_so_far(FerrySource *source)
+{
+    FerryRoundMark now = mark_at(source, source->end_ns ?: ferry_now_ns());
+
+    return round_until(source, &now);
 }
 
 /* Ask the tracker what was written; the first of it can be sent at once. */
@@ -210,25 +230,24 @@ static bool ask_tracker(FerrySource *source, bool last, GError **errp)
     return true;
 }
 
-/* A round ends, and another one begins with what was found. */
-static void turn_round(FerrySource *source, uint64_t dirty_pages, uint64_t harvest_ns)
+/*
+ * A round ended at @mark, and another one began with the search for @dirty_pages: what is found is sent while
+ * the search goes on.
+ */
+static void turn_round(FerrySource *source, const FerryRoundMark *mark, uint64_t dirty_pages,
+                       uint64_t harvest_ns)
 {
-    FerryBacklogCounts counts;
     FerryRoundStats finished;
 
-    ferry_backlog_query(source->backlog, &counts);
     g_mutex_lock(&source->stats_lock);
-    finished = ferry_source_round_so_far(source);
+    finished = round_until(source, mark);
     ferry_event(round_ended, source->nr_rounds, finished.pages, finished.zero_pages, finished.bytes,
                 finished.elapsed_ns);
     if (source->rounds->len == ROUNDS_KEPT) {
         g_array_remove_index(source->rounds, ROUNDS_KEPT / 2);
     }
     g_array_append_val(source->rounds, finished);
-    source->round_start_ns = ferry_now_ns();
-    source->round_start_pages = counts.normal_pages;
-    source->round_start_zero = counts.zero_pages;
-    source->round_start_bytes = ferry_channels_sent_bytes(&source->channels);
+    source->round_start = *mark;
     source->round = (FerryRoundStats){.dirty_pages = dirty_pages, .harvest_ns = harvest_ns};
     ferry_event(round_begun, ++source->nr_rounds, dirty_pages, harvest_ns);
     g_mutex_unlock(&source->stats_lock);
@@ -248,7 +267,7 @@ static uint64_t nr_written(const FerrySource *source)
 
 bool ferry_source_look(FerrySource *source, bool last, uint64_t *dirty_pages, GError **errp)
 {
-    uint64_t start_ns = ferry_now_ns();
+    FerryRoundMark mark = mark_at(source, ferry_now_ns());
     uint64_t written, nr_dirty;
     GError *error = NULL;
 
@@ -262,7 +281,7 @@ bool ferry_source_look(FerrySource *source, bool last, uint64_t *dirty_pages, GE
     if (dirty_pages) {
         *dirty_pages = nr_dirty;
     }
-    turn_round(source, nr_dirty, ferry_now_ns() - start_ns);
+    turn_round(source, &mark, nr_dirty, ferry_now_ns() - mark.ns);
     return ferry_source_is_stopped(source) || ferry_backlog_is_drafted(source->backlog) ||
            ferry_source_enter(source, FERRY_SOURCE_ROUNDS) || ferry_source_fail(source, errp);
 }

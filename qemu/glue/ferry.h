@@ -136,6 +136,9 @@ void ferry_listen_broke(void);
 /* The migration is paused since.  The thread that reads the stream. */
 void ferry_postcopy_paused(struct MigrationIncomingState *mis);
 
+/* Its state says so, unless it has failed meanwhile.  The thread that reads the stream. */
+void ferry_listen_paused(struct MigrationIncomingState *mis);
+
 /* It goes on, if true; otherwise it has failed.  The thread that reads the stream. */
 bool ferry_listen_resumed(void);
 

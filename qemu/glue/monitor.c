@@ -76,18 +76,26 @@ static void fill_arm_times(FerryInfo *info, const FerryHistogram *arm)
     }
 }
 
-static FerryFetchInfo *make_fetch(const FerryFetchStats *stats)
+static FerryFetchInfo *make_fetch(const FerryFetchStats *stats, bool is_source)
 {
     FerryFetchInfo *fetch = g_new0(FerryFetchInfo, 1);
 
     fetch->handed_pages = stats->handed_pages;
     fetch->missing_pages = stats->missing_pages;
     fetch->faults = stats->faults;
+    fetch->recoveries = stats->nr_recoveries;
+    if (is_source) {
+        return fetch;
+    }
+    fetch->has_zero_faults = fetch->has_placed_pages = fetch->has_duplicate_pages = true;
     fetch->zero_faults = stats->zero_faults;
     fetch->placed_pages = stats->placed_pages;
     fetch->duplicate_pages = stats->duplicates;
-    fetch->recoveries = stats->nr_recoveries;
+    fetch->has_count = true;
     fetch->count = stats->latency.nr;
+    /* Of no faults there is no latency. */
+    fetch->has_p50 = fetch->has_p90 = fetch->has_p99 = fetch->has_p999 = fetch->has_max =
+        fetch->count > 0;
     fetch->p50 = ferry_latency_percentile(&stats->latency, 50000) / 1000;
     fetch->p90 = ferry_latency_percentile(&stats->latency, 90000) / 1000;
     fetch->p99 = ferry_latency_percentile(&stats->latency, 99000) / 1000;
@@ -102,7 +110,7 @@ static void fill_stats(FerryInfo *info, const FerryStats *stats)
     info->phase = (int)stats->phase;
     info->has_total = true;
     info->total = stats->total_bytes;
-    info->has_remaining = true;
+    info->has_remaining = stats->has_remaining;
     info->remaining = stats->remaining_bytes;
     info->has_transferred = true;
     info->transferred = stats->sent_bytes;
@@ -110,19 +118,19 @@ static void fill_stats(FerryInfo *info, const FerryStats *stats)
     info->normal_pages = stats->normal_pages;
     info->has_zero_pages = true;
     info->zero_pages = stats->zero_pages;
-    info->has_skipped_pages = true;
-    info->skipped_pages = stats->skipped_pages;
     info->has_elapsed_time = true;
     info->elapsed_time = stats->elapsed_ns / 1000000;
-    info->has_deferred_pages = true;
-    info->deferred_pages = stats->deferred_pages;
-    info->has_longest_arm_time = true;
-    info->longest_arm_time = stats->arm.max_ns / 1000;
-    fill_arm_times(info, &stats->arm);
+    if (stats->is_source) {
+        info->has_skipped_pages = info->has_deferred_pages = info->has_longest_arm_time = true;
+        info->skipped_pages = stats->skipped_pages;
+        info->deferred_pages = stats->deferred_pages;
+        info->longest_arm_time = stats->arm.max_ns / 1000;
+        fill_arm_times(info, &stats->arm);
+    }
     fill_channels(info, stats);
     fill_rounds(info, stats);
     if (stats->has_fetch) {
-        info->fetch = make_fetch(&stats->fetch);
+        info->fetch = make_fetch(&stats->fetch, stats->is_source);
     }
     if (stats->has_report) {
         info->blackout = g_new0(FerryBlackout, 1);
@@ -197,13 +205,17 @@ void hmp_info_ferry(Monitor *mon, const QDict *qdict)
     }
     monitor_printf(mon, "phase: %s\n", FerryPhase_str(info->phase));
     monitor_printf(mon, "total ram: %" PRIu64 " kbytes\n", info->total >> 10);
-    monitor_printf(mon, "remaining ram: %" PRIu64 " kbytes\n", info->remaining >> 10);
+    if (info->has_remaining) {
+        monitor_printf(mon, "remaining ram: %" PRIu64 " kbytes\n", info->remaining >> 10);
+    }
     monitor_printf(mon, "transferred: %" PRIu64 " kbytes\n", info->transferred >> 10);
     monitor_printf(mon, "normal: %" PRIu64 " pages\n", info->normal_pages);
     monitor_printf(mon, "zero: %" PRIu64 " pages\n", info->zero_pages);
-    monitor_printf(mon, "skipped: %" PRIu64 " pages\n", info->skipped_pages);
     monitor_printf(mon, "elapsed time: %" PRIu64 " ms\n", info->elapsed_time);
-    monitor_printf(mon, "deferred: %" PRIu64 " pages\n", info->deferred_pages);
+    if (info->has_skipped_pages) {
+        monitor_printf(mon, "skipped: %" PRIu64 " pages\n", info->skipped_pages);
+        monitor_printf(mon, "deferred: %" PRIu64 " pages\n", info->deferred_pages);
+    }
     print_tracker(mon, info);
     for (FerryChannelInfoList *e = info->channels; e; e = e->next) {
         monitor_printf(mon, "channel %s: %" PRIu64 " kbytes, %" PRIu64 " kbytes/s\n",
@@ -223,17 +235,22 @@ void hmp_info_ferry(Monitor *mon, const QDict *qdict)
                        "fetch: %" PRIu64 " pages handed off missing, %" PRIu64
                        " missing now, %" PRIu64 " faults, %" PRIu64 " recoveries\n",
                        fetch->handed_pages, fetch->missing_pages, fetch->faults, fetch->recoveries);
+    }
+    if (info->fetch && info->fetch->has_p50) {
+        const FerryFetchInfo *fetch = info->fetch;
+
         monitor_printf(mon,
                        "fault latency: p50 %" PRIu64 " us, p90 %" PRIu64 " us, p99 %" PRIu64
                        " us, p99.9 %" PRIu64 " us, max %" PRIu64 " us\n",
                        fetch->p50, fetch->p90, fetch->p99, fetch->p999, fetch->max);
     }
     if (info->blackout) {
-        monitor_printf(mon,
-                       "blackout: memory %" PRIu64 " us, device state %" PRIu64
-                       " us, running %" PRIu64 " us\n",
-                       info->blackout->memory, info->blackout->device_state,
-                       info->blackout->running);
+        monitor_printf(mon, "blackout: memory %" PRIu64 " us, device state %" PRIu64 " us",
+                       info->blackout->memory, info->blackout->device_state);
+        if (info->blackout->has_running) {
+            monitor_printf(mon, ", running %" PRIu64 " us", info->blackout->running);
+        }
+        monitor_printf(mon, "\n");
     }
 }
 

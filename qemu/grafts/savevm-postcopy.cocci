@@ -53,5 +53,6 @@ expression mis;
  <...
 -postcopy_fault_thread_notify(mis);
 +ferry_postcopy_paused(mis);
++ferry_listen_paused(mis);
  ...>
  }

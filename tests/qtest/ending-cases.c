@@ -143,7 +143,8 @@ static void abandon_while_recovering(Run *run)
 static void prepare_disk(Run *run)
 {
     g_autofree char *path = in_dir("{dir}/disk.qcow2");
-    const char *argv[] = {getenv("QTEST_QEMU_IMG"), "create", "-q", "-f", "qcow2", path, "64M", NULL};
+    const char *argv[] = {
+        getenv("QTEST_QEMU_IMG"), "create", "-q", "-f", "qcow2", path, "64M", NULL};
     int status = -1;
 
     g_assert_nonnull(argv[0]);
@@ -155,15 +156,15 @@ static void prepare_disk(Run *run)
 /* --- A device that waits for a page that does not come ------------------------------------------- */
 
 /* Where nothing else is; it writes as the host's clock has it. */
-#define STORM                                                                                  \
+#define STORM                                                                               \
     "-device ferry-storm,id=storm,clock=host,pattern=random,start=125829120,size=33554432," \
     "working-set=32M,rate=20000"
 
 static uint64_t storm_written(Vm *vm)
 {
-    QDict *answer =
-        qtest_qmp(vm->qts, "{ 'execute': 'qom-get', 'arguments': {"
-                           "  'path': '/machine/peripheral/storm', 'property': 'pages-written' } }");
+    QDict *answer = qtest_qmp(
+        vm->qts, "{ 'execute': 'qom-get', 'arguments': {"
+                 "  'path': '/machine/peripheral/storm', 'property': 'pages-written' } }");
     uint64_t nr = (uint64_t)qdict_get_int(answer, "return");
 
     qobject_unref(answer);
@@ -240,8 +241,9 @@ static void unplug_waiting_storm(Run *run)
     have_it_wait(run);
     vm_do(vm, "qom-set",
           "{ 'path': '/machine/peripheral/storm', 'property': 'realized', 'value': false }");
-    g_free(vm_command_fails(vm, "qom-set", "{ 'path': '/machine/peripheral/storm',"
-                                           "  'property': 'realized', 'value': true }"));
+    g_free(vm_command_fails(vm, "qom-set",
+                            "{ 'path': '/machine/peripheral/storm',"
+                            "  'property': 'realized', 'value': true }"));
     vm_do(vm, "ferry-abandon", NULL);
     g_free(vm_wait_status(vm, "failed"));
     vm_quit(vm);
@@ -300,6 +302,13 @@ static void start_postcopy(Run *run)
     vm_do(run->source, "migrate-start-postcopy", NULL);
 }
 
+static void expect_phase(Vm *vm, const char *phase)
+{
+    g_autofree char *now = vm_ferry_phase(vm);
+
+    g_assert_cmpstr(now, ==, phase);
+}
+
 /* It is told why, stays, and ends in good order when it is asked to. */
 static void fail_and_stay(Run *run)
 {
@@ -311,6 +320,9 @@ static void fail_and_stay(Run *run)
     error = vm_migration_error(run->destination);
     g_assert_nonnull(error);
     g_assert_nonnull(strstr(error, "load of migration failed"));
+    g_free(vm_wait_status(run->source, "failed"));
+    expect_phase(run->destination, "failed");
+    expect_phase(run->source, "failed");
     g_assert_false(has_thread(run->destination, "mig/dst/listen"));
 }
 
@@ -359,9 +371,10 @@ static const Case cases[] = {
     {
         .name = "ending/abandon",
         .prepare = prepare_disk,
-        .options = NAMED " -blockdev "
-                   "driver=qcow2,node-name=disk,file.driver=file,file.filename={dir}/disk.qcow2,"
-                   "file.locking=off",
+        .options =
+            NAMED " -blockdev "
+                  "driver=qcow2,node-name=disk,file.driver=file,file.filename={dir}/disk.qcow2,"
+                  "file.locking=off",
         .capabilities = "postcopy-ram",
         .postcopy = true,
         .during = abandon_and_use,
@@ -378,15 +391,10 @@ static const Case cases[] = {
         .postcopy = true,
         .during = abandon_while_recovering,
     },
-#define WAITING_STORM(what, more)          \
-    {                                      \
-        .name = "ending/storm-" #what,     \
-        .ram_mib = 160,                    \
-        .options = STORM more,             \
-        .storm = true,                     \
-        .capabilities = "postcopy-ram",    \
-        .postcopy = true,                  \
-        .during = what##_waiting_storm,    \
+#define WAITING_STORM(what, more)                                                            \
+    {                                                                                        \
+        .name = "ending/storm-" #what, .ram_mib = 160, .options = STORM more, .storm = true, \
+        .capabilities = "postcopy-ram", .postcopy = true, .during = what##_waiting_storm,    \
     }
     WAITING_STORM(stop, ""),
     WAITING_STORM(end, ""),

@@ -59,16 +59,31 @@ static void go_over_slowly(Run *run)
     postcopy_go_over(run);
 }
 
+/* Than @before; returns how much, at the destination. */
+static uint64_t expect_more_transferred(Run *run, uint64_t before)
+{
+    QDict *info = vm_command(run->destination, "query-ferry", NULL);
+    uint64_t now = (uint64_t)qdict_get_int(info, "transferred");
+
+    g_assert_cmpuint(now, >=, before);
+    qobject_unref(info);
+    return now;
+}
+
 static void break_and_recover(Run *run, void (*break_it)(Run *run))
 {
+    uint64_t transferred = 0;
+
     go_over_slowly(run);
     for (unsigned i = 1; i <= 2; i++) {
         break_it(run);
         expect_pause(run);
+        transferred = expect_more_transferred(run, transferred);
         /* Again, to the destination: what it holds already is not lost. */
         recover(run);
         memory_scribble(run->memory, run->destination, MIB / 4);
         g_assert_cmpuint(postcopy_fetch_stat(run->destination, "recoveries"), ==, i);
+        transferred = expect_more_transferred(run, transferred);
     }
 }
 

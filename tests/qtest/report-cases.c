@@ -8,7 +8,7 @@
 #include "qobject/qlist.h"
 #include "qobject/qnum.h"
 
-#include "case.h"
+#include "postcopy.h"
 
 /* --- Events ---------------------------------------------------------------------------------- */
 
@@ -351,6 +351,71 @@ static void fail_ten_times(Run *run)
     run->uri = g_steal_pointer(&uri);
 }
 
+/* --- What is known at which side ----------------------------------------------------------------- */
+
+/* Each of @names is there, or none; they are separated by spaces. */
+static void expect_members(QDict *dict, const char *names, bool there)
+{
+    g_auto(GStrv) list = g_strsplit(names, " ", -1);
+
+    for (char **name = list; *name; name++) {
+        if (qdict_haskey(dict, *name) != there) {
+            g_error("'%s' is %s", *name, there ? "missing" : "there");
+        }
+    }
+}
+
+#define OF_THE_SOURCE      "skipped-pages deferred-pages arm-times longest-arm-time tracker"
+#define OF_THE_DESTINATION "zero-faults placed-pages duplicate-pages count"
+#define OF_FAULTS          "p50 p90 p99 p999 max"
+
+static void expect_members_in_rounds(Run *run)
+{
+    QDict *source = vm_command(run->source, "query-ferry", NULL);
+    QDict *destination = vm_command(run->destination, "query-ferry", NULL);
+
+    expect_members(source, OF_THE_SOURCE " remaining", true);
+    expect_members(destination, OF_THE_SOURCE " remaining blackout fetch", false);
+    g_assert_cmpstr(qdict_get_str(destination, "phase"), ==, "rounds");
+    qobject_unref(source);
+    qobject_unref(destination);
+}
+
+static void expect_members_after(Run *run)
+{
+    QDict *destination = vm_command(run->destination, "query-ferry", NULL);
+    int64_t elapsed = qdict_get_int(destination, "elapsed-time");
+
+    expect_members(destination, "remaining blackout", true);
+    expect_members(destination, OF_THE_SOURCE, false);
+    qobject_unref(destination);
+    /* It is over. */
+    g_usleep(50 * 1000);
+    destination = vm_command(run->destination, "query-ferry", NULL);
+    g_assert_cmpint(qdict_get_int(destination, "elapsed-time"), ==, elapsed);
+    qobject_unref(destination);
+}
+
+static void expect_members_in_fetch(Run *run)
+{
+    QDict *source, *destination;
+
+    vm_do(run->source, "migrate-set-parameters", SLOW_PUSH);
+    postcopy_go_over(run);
+    source = vm_command(run->source, "query-ferry", NULL);
+    expect_members(qdict_get_qdict(source, "fetch"), OF_THE_DESTINATION " " OF_FAULTS, false);
+    qobject_unref(source);
+    memory_scribble(run->memory, run->destination, MIB / 4);
+    source = vm_command(run->source, "query-ferry", NULL);
+    destination = vm_command(run->destination, "query-ferry", NULL);
+    expect_members(qdict_get_qdict(source, "fetch"), OF_THE_DESTINATION " " OF_FAULTS, false);
+    expect_members(qdict_get_qdict(destination, "fetch"), OF_THE_DESTINATION " " OF_FAULTS, true);
+    expect_members(destination, "remaining", true);
+    g_assert_cmpint(qdict_get_int(qdict_get_qdict(destination, "fetch"), "max"), >, 0);
+    qobject_unref(source);
+    qobject_unref(destination);
+}
+
 static const Case cases[] = {
     {
         .name = "report/events",
@@ -370,6 +435,18 @@ static const Case cases[] = {
         .hold = HOLD_ROUNDS,
         .channels = 3,
         .after = check_ferry,
+    },
+    {
+        .name = "report/members-precopy",
+        .hold = HOLD_ROUNDS,
+        .during = expect_members_in_rounds,
+        .after = expect_members_after,
+    },
+    {
+        .name = "report/members-postcopy",
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = expect_members_in_fetch,
     },
     {
         .name = "report/hmp",

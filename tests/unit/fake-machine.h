@@ -109,6 +109,9 @@ void fake_pair_free(FakePair *pair);
 void fake_pair_cut(FakePair *pair);
 Relay *fake_pair_relay(FakePair *pair, unsigned number);
 
+/* The rounds of a source that is done follow one another: nothing that was sent lies between two. */
+void fake_check_rounds(const FerryStats *stats);
+
 /* A new connection to the destination; returns the other end's descriptor. */
 int fake_pair_dial(FakePair *pair);
 

@@ -92,6 +92,7 @@ static void test_migrate(gconstpointer data)
     g_assert_cmpuint(stats.remaining_bytes, ==, 0);
     g_assert_cmpuint(stats.rounds->len, ==, c->nr_rounds + 2);
     g_assert_cmpuint(stats.channels->len, ==, c->nr_channels + 1);
+    fake_check_rounds(&stats);
     g_assert_true(stats.has_report);
     g_assert_cmpuint(stats.report.running_ns, >=, stats.report.loaded_ns);
     g_assert_cmpuint(stats.report.loaded_ns, >=, stats.report.memory_ns);

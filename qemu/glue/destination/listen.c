@@ -30,8 +30,8 @@
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
 #include "listen.h"
-#include "postcopy.h"
 #include "session.h"
+#include "stream.h"
 
 static struct {
     bool failing;  /* atomic: the main thread could not load the device state */
@@ -63,7 +63,7 @@ static void end_thread(MigrationIncomingState *mis)
     qatomic_set(&listening.failing, true);
     fail_state(mis);
     if (ferry_incoming_destination()) {
-        ferry_postcopy_break_stream();
+        ferry_stream_break();
     } else {
         qemu_file_shutdown(mis->from_src_file);
     }
@@ -132,10 +132,11 @@ bool ferry_incoming_is_open(Error **errp)
     if (!mis->have_listen_thread || mis->state == MIGRATION_STATUS_COMPLETED) {
         return false;
     }
-    error_setg(errp,
-               "Post-copy still brings this guest's memory (state '%s'): wait until the incoming migration "
-               "has completed, or give it up with ferry-abandon once it is paused",
-               MigrationStatus_str(mis->state));
+    error_setg(
+        errp,
+        "Post-copy still brings this guest's memory (state '%s'): wait until the incoming migration "
+        "has completed, or give it up with ferry-abandon once it is paused",
+        MigrationStatus_str(mis->state));
     return true;
 }
 

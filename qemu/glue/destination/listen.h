@@ -22,7 +22,4 @@ void ferry_listen_give_up(struct MigrationIncomingState *mis);
  */
 void ferry_listen_fail(struct MigrationIncomingState *mis, Error *error);
 
-/* The thread has paused the migration: not if it has failed.  The listen thread. */
-void ferry_listen_paused(struct MigrationIncomingState *mis);
-
 #endif

@@ -74,18 +74,44 @@ static void forget_failure(void)
     }
 }
 
+/* Why a source that asked for Ferry goes on without, as far as that is known here. */
+static char *describe_stand_down(FerryDestination *destination)
+{
+    g_autoptr(GError) cause = NULL;
+    FerryStats stats;
+    char *reason;
+
+    if (!ferry_destination_is_complete(destination, &cause) && cause) {
+        return g_strdup_printf("its session came to nothing: %s", cause->message);
+    }
+    ferry_destination_query(destination, &stats);
+    reason =
+        stats.channels->len
+            ? g_strdup_printf("the source gave it up when %u of its channels had come: query-ferry "
+                              "there says why",
+                              stats.channels->len)
+            : g_strdup("none of its channels has come from the source: query-ferry there says why");
+    ferry_stats_clear(&stats);
+    return reason;
+}
+
 /* The source goes on without Ferry: what was prepared is not needed. */
 static void stand_down(void)
 {
+    FerryDestination *destination = ferry_incoming_destination();
+
     ferry_incoming_set_listener(NULL);
-    if (ferry_incoming_destination()) {
+    if (destination) {
+        g_autofree char *reason = describe_stand_down(destination);
+
         /* That its channels failed does not matter any more. */
         forget_failure();
         ferry_incoming_end(NULL, false);
         ferry_postcopy_stand_down();
-        ferry_incoming_set_reason("the source did not open Ferry's channels");
+        ferry_incoming_set_reason(reason);
     } else {
-        ferry_incoming_suggest_reason("the source has no Ferry, or has it switched off");
+        ferry_incoming_suggest_reason(
+            "the source has no Ferry, or has it switched off, or cannot use it for this migration");
     }
 }
 
@@ -116,8 +142,8 @@ static int load_end(void)
         done = ferry_destination_is_complete(destination, &error);
     }
     /* A source that says so before the guest is this side's is none of ours. */
-    done = done && (!ferry_destination_is_left(destination) ||
-                    ferry_destination_has_guest(destination));
+    done = done &&
+           (!ferry_destination_is_left(destination) || ferry_destination_has_guest(destination));
     g_clear_error(&error);
     /* Why not is reported when the session is cleaned up. */
     return done ? 0 : -EIO;
@@ -171,7 +197,7 @@ void ferry_load_cleanup(void)
     } else if (!ferry_destination_is_complete(destination, &error) && error) {
         error_report("ferry: %s", error->message);
     }
-    ferry_incoming_keep_last();
+    ferry_incoming_keep_last(failed);
     ferry_postcopy_hold_stream(NULL);
     ferry_incoming_end("it could not load the state of the guest", !failed);
 }

@@ -27,11 +27,11 @@
 
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
-#include "listen.h"
 #include "load.h"
 #include "lost.h"
 #include "postcopy.h"
 #include "session.h"
+#include "stream.h"
 
 /* As many network backends are looked at. */
 #define MAX_NETDEVS 256
@@ -39,8 +39,6 @@
 static struct {
     bool advised;    /* QEMU wanted memory emptied, and Ferry does that */
     int64_t part_ms; /* since when something is due on the stream; 0: nothing is.  Atomic */
-    GMutex lock;     /* for what follows */
-    QIOChannel *io;  /* the stream's, to break it; a reference */
 } postcopy;
 
 /* --- Before the guest runs ---------------------------------------------------------------------- */
@@ -109,13 +107,7 @@ static void note_due(bool due)
 
 void ferry_postcopy_hold_stream(MigrationIncomingState *mis)
 {
-    g_mutex_lock(&postcopy.lock);
-    if (postcopy.io) {
-        object_unref(OBJECT(postcopy.io));
-    }
-    postcopy.io =
-        mis ? QIO_CHANNEL(object_ref(OBJECT(qemu_file_get_ioc(mis->from_src_file)))) : NULL;
-    g_mutex_unlock(&postcopy.lock);
+    ferry_stream_hold(mis);
     /* Resumed, the source sends parts again; at first, only once the guest runs here. */
     note_due(mis && runstate_is_running());
 }
@@ -213,15 +205,6 @@ void ferry_fill_blocktime(MigrationInfo *info)
 
 /* --- When something breaks ------------------------------------------------------------------------ */
 
-void ferry_postcopy_break_stream(void)
-{
-    g_mutex_lock(&postcopy.lock);
-    if (postcopy.io) {
-        qio_channel_shutdown(postcopy.io, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
-    }
-    g_mutex_unlock(&postcopy.lock);
-}
-
 /*
  * On any thread: the main one may be waiting for a page.  QEMU's thread that reads the stream pauses
  * the migration when that breaks.
@@ -229,7 +212,7 @@ void ferry_postcopy_break_stream(void)
 void ferry_postcopy_broken(void *opaque, const GError *why)
 {
     error_report("ferry: %s", why->message);
-    ferry_postcopy_break_stream();
+    ferry_stream_break();
 }
 
 static void stop_guest(void *opaque)
@@ -278,7 +261,6 @@ void ferry_postcopy_paused(MigrationIncomingState *mis)
     }
     ferry_postcopy_hold_stream(NULL);
     ferry_destination_break(destination);
-    ferry_listen_paused(mis);
     missing = ferry_destination_describe_missing(destination);
     error_report("ferry: %s", missing);
     ferry_lost_begin();

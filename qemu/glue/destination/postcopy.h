@@ -19,9 +19,6 @@ void ferry_postcopy_stand_down(void);
 /* Remember the stream that is to be broken when Ferry's channels are; NULL: there is none. */
 void ferry_postcopy_hold_stream(struct MigrationIncomingState *mis);
 
-/* Break it.  Any thread. */
-void ferry_postcopy_break_stream(void);
-
 /* Something has come on it. */
 void ferry_postcopy_note_part(void);
 

@@ -104,13 +104,17 @@ void ferry_incoming_stop_listening(void)
     ferry_incoming_set_listener(NULL);
 }
 
-void ferry_incoming_keep_last(void)
+void ferry_incoming_keep_last(bool failed)
 {
     if (incoming.has_last) {
         ferry_stats_clear(&incoming.last);
     }
     ferry_destination_query(incoming.destination, &incoming.last);
     incoming.has_last = true;
+    if (failed) {
+        /* Whatever it was doing when QEMU ended it. */
+        incoming.last.phase = FERRY_SESSION_FAILED;
+    }
 }
 
 static void free_later(void *opaque)

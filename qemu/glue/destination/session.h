@@ -39,8 +39,8 @@ void ferry_incoming_suggest_reason(const char *reason);
 /* What comes now is none of the session's business: no more channels, nor whether the guest runs. */
 void ferry_incoming_stop_listening(void);
 
-/* Keep what the session has to tell: it is about to end. */
-void ferry_incoming_keep_last(void);
+/* Keep what the session has to tell: it is about to end, and the migration has @failed. */
+void ferry_incoming_keep_last(bool failed);
 
 /*
  * End the session, telling the source @reason (or NULL).  With @later it has ended well: joining its

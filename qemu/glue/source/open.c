@@ -97,8 +97,9 @@ bool ferry_refuses_postcopy(MigrationState *s, Error **errp)
     if (!s->to_dst_file || !is_one_way(s)) {
         return false;
     }
-    error_setg(errp, "Post-copy needs a destination that answers, and this migration goes to a file or "
-                     "into a pipe");
+    error_setg(errp,
+               "Post-copy needs a destination that answers, and this migration goes to a file or "
+               "into a pipe");
     return true;
 }
 

@@ -204,6 +204,10 @@ void ferry_outgoing_close(void)
     if (source) {
         ferry_source_query(source, &outgoing.last);
         outgoing.has_last = true;
+        if (outgoing.last.phase != FERRY_SESSION_DONE) {
+            /* Whatever it was doing when QEMU ended it. */
+            outgoing.last.phase = FERRY_SESSION_FAILED;
+        }
     }
     outgoing.source = NULL;
     outgoing.active = outgoing.marked = false;

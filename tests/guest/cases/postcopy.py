@@ -19,7 +19,7 @@ def handed_over(result):
     if not fetch:
         raise Failure('no page was left missing')
     print(f"# {fetch['handed-pages']} pages handed over missing, {fetch['faults']} faults, p50 "
-          f"{fetch['p50']} us, p99 {fetch['p99']} us, {fetch['recoveries']} recoveries")
+          f"{fetch.get('p50')} us, p99 {fetch.get('p99')} us, {fetch['recoveries']} recoveries")
 
 
 def test_postcopy(case, breaks=0):

@@ -22,8 +22,8 @@ def check_postcopy(bench, migration, least=1):
     if bench.case.path == 'ferry':
         fetch = arrived.get('fetch')
         require(fetch and fetch['handed-pages'] >= least, 'no page was left missing', arrived)
-        print(f"# {fetch['handed-pages']} pages handed over missing, {fetch['faults']} faults, p50 {fetch['p50']} us, "
-              f"{fetch['recoveries']} recoveries")
+        print(f"# {fetch['handed-pages']} pages handed over missing, {fetch['faults']} faults, "
+              f"p50 {fetch.get('p50')} us, {fetch['recoveries']} recoveries")
     info = job_info(migration.src, '--completed', '--keep-completed')
     # The downtime is missing where this libvirt did not see in time that the vCPUs were stopped (one in ten).
     require(info['Memory remaining'] == 0 and info.get('Total downtime', 0) < 5000, 'after post-copy', info)
