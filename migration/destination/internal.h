@@ -65,6 +65,7 @@ struct FerryDestination {
     GCond changed;
     FerryDestinationPhase phase;
     GError *error; /* the first cause, once failed; else NULL */
+    bool failed_opening; /* it was in phase opening then */
     /* Whatever the phase: ferry_destination_free has begun, and nobody is told any more. */
     bool closing;
 

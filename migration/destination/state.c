@@ -211,11 +211,21 @@ static bool has_memory(const FerryDestination *destination)
 }
 
 /*
+ * Whether the source is to be told that it failed, so that the migration does.  Before READY only of what no
+ * other way would get around: else the source sees that channels break, and goes QEMU's own path.
+ */
+static bool counts_for_source(bool opening, const GError *error)
+{
+    return !opening || g_error_matches(error, FERRY_ERROR, FERRY_ERROR_REFUSED);
+}
+
+/*
  * The session fails, unless it is over, or the guest is this side's.  With the lock held.  True if it
  * does; tell *@control then.
  */
 static bool give_up(FerryDestination *destination, const GError *error, ChannelReader **control)
 {
+    bool opening = destination->phase == FERRY_DESTINATION_OPENING;
     bool keeps = destination->may_run && !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_CANCELLED);
 
     if (keeps || !ferry_destination_may_enter(destination, FERRY_DESTINATION_FAILED) ||
@@ -223,10 +233,12 @@ static bool give_up(FerryDestination *destination, const GError *error, ChannelR
         return false;
     }
     /* Before memory has come, the source can go on without Ferry: then a break is no reason to tell. */
-    if (has_memory(destination) || !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_IO)) {
+    if (counts_for_source(opening, error) &&
+        (has_memory(destination) || !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_IO))) {
         *control = destination->control;
     }
     destination->error = g_error_copy(error);
+    destination->failed_opening = opening;
     ferry_event(cause, "destination", error->message);
     return true;
 }
@@ -332,6 +344,16 @@ bool ferry_destination_is_complete(FerryDestination *destination, GError **errp)
     complete = is_complete_locked(destination, errp);
     g_mutex_unlock(&destination->lock);
     return complete;
+}
+
+char *ferry_destination_opening_failure(FerryDestination *destination)
+{
+    char *why;
+
+    g_mutex_lock(&destination->lock);
+    why = destination->failed_opening ? g_strdup(destination->error->message) : NULL;
+    g_mutex_unlock(&destination->lock);
+    return why;
 }
 
 bool ferry_destination_wait_complete(FerryDestination *destination, GError **errp)

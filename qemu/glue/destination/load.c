@@ -77,13 +77,20 @@ static void forget_failure(void)
 /* The source goes on without Ferry: what was prepared is not needed. */
 static void stand_down(void)
 {
+    FerryDestination *destination = ferry_incoming_destination();
+
     ferry_incoming_set_listener(NULL);
-    if (ferry_incoming_destination()) {
+    if (destination) {
+        g_autofree char *failure = ferry_destination_opening_failure(destination);
+        g_autofree char *reason =
+            failure ? g_strdup_printf("the session broke while it was opened: %s", failure)
+                    : g_strdup("the source gave up before the session was open");
+
         /* That its channels failed does not matter any more. */
         forget_failure();
         ferry_incoming_end(NULL, false);
         ferry_postcopy_stand_down();
-        ferry_incoming_set_reason("the source did not open Ferry's channels");
+        ferry_incoming_set_reason(reason);
     } else {
         ferry_incoming_suggest_reason("the source has no Ferry, or has it switched off");
     }
