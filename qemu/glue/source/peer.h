@@ -55,4 +55,9 @@ bool ferry_peer_is_given_up(void);
 /* End what waits in ferry_peer_ask() and ferry_peer_dial(), until the next reset.  Any thread. */
 void ferry_peer_cancel(void);
 
+/* --- attempt.c --- */
+
+/* The migration is about to be cancelled; what fails from here on is no error of its own.  Main thread. */
+void ferry_outgoing_note_cancel(MigrationState *s);
+
 #endif

@@ -392,6 +392,7 @@ void ferry_return_path_error(MigrationState *s, const Error *error)
 
 void ferry_outgoing_cancelling(void)
 {
+    ferry_outgoing_note_cancel(migrate_get_current());
     qatomic_set(&outgoing.cancelling, true);
 }
 
