@@ -18,6 +18,7 @@
 
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
+#include "connections.h"
 #include "load.h"
 #include "postcopy.h"
 #include "run.h"
@@ -103,6 +104,7 @@ static int load_setup(void)
             "ferry: the stream says that Ferry carries the memory, but no session is open");
         return -EINVAL;
     }
+    ferry_incoming_decide(true);
     ferry_incoming_begin();
     /* From here on, a session that has failed is the end of the migration. */
     ferry_incoming_check();
@@ -141,6 +143,11 @@ bool ferry_load_state(QEMUFile *f, int *ret)
     word = ldq_be_p(head);
     if (!ferry_incoming_active() && word != FERRY_STREAM_SETUP) {
         stand_down();
+        ferry_incoming_decide(false);
+        if (!ferry_incoming_wait_multifd()) {
+            *ret = -EINVAL;
+            return true;
+        }
         return false;
     }
     qemu_file_skip(f, sizeof(word));
@@ -170,6 +177,7 @@ void ferry_load_cleanup(void)
     g_autoptr(GError) error = NULL;
 
     ferry_incoming_stop_listening();
+    ferry_incoming_drop_kept();
     if (!destination) {
         return;
     }
