@@ -113,6 +113,8 @@ static void settle(ChannelReader *reader, const FerryHello *hello)
 
     *place_of(destination, hello) = reader;
     reader->proved = true;
+    /* Only now: a stranger is to cost no memory. */
+    reader->unpacker = ferry_unpacker_new();
     switch (hello->role) {
     case FERRY_ROLE_CONTROL:
         g_strlcpy(name, "control", sizeof(reader->channel->name));
@@ -290,7 +292,6 @@ void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *
 
         reader->destination = destination;
         reader->channel = channel;
-        reader->unpacker = ferry_unpacker_new();
         reader->thread = ferry_thread_new("ferry-receive", reader_run, reader, &error);
         if (reader->thread) {
             g_ptr_array_add(destination->readers, reader);

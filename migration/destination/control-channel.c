@@ -93,18 +93,61 @@ static bool wait_for_channels(ChannelReader *reader, const FerryLayout *layout)
     return !reader->stale;
 }
 
+/*
+ * All channels are in: whoever has not proved itself is a stranger, and is not kept.  Nobody reads data
+ * channels yet, so one that broke has to be looked for; NULL if none has.  With the lock held.
+ */
+static const char *look_at_channels(FerryDestination *destination)
+{
+    const char *lost = NULL;
+
+    for (guint i = 0; i < destination->readers->len; i++) {
+        ChannelReader *reader = g_ptr_array_index(destination->readers, i);
+
+        if (!reader->proved) {
+            reader->dropped = true;
+            ferry_channel_shutdown(reader->channel);
+        } else if (!reader->stale && reader != destination->control &&
+                   ferry_channel_hung_up(reader->channel)) {
+            lost = reader->channel->name;
+        }
+    }
+    return lost;
+}
+
+static void cannot_tell(void *opaque, GError *error)
+{
+    ferry_destination_fail(opaque, error);
+}
+
+/* While memory is emptied, which may take long, the source is to hear that this side is at work. */
+static FerryHeartbeat *begin_work(ChannelReader *reader)
+{
+    FerryDestination *destination = reader->destination;
+    FerryHeartbeat *heartbeat =
+        ferry_heartbeat_new(destination->config.timeout_ms, cannot_tell, destination);
+
+    ferry_heartbeat_add(heartbeat, reader->channel, true, false);
+    ferry_heartbeat_start(heartbeat);
+    return heartbeat;
+}
+
 /* Make ready for pages to be left missing, or say why that cannot be; *@fetch is NULL if none can. */
 static bool prepare_fetch(FerryDestination *destination, const FerryLayout *layout,
                           FerryFetch **fetch, GError **errp)
 {
+    g_autoptr(GError) error = NULL;
+
     *fetch = NULL;
     if (layout->nr_fetch == 0) {
         return true;
     }
     *fetch = ferry_fetch_new(&destination->receiver.regions, layout->nr_fetch,
-                             &ferry_destination_fetch_ops, destination, errp);
+                             &ferry_destination_fetch_ops, destination, &error);
     if (!*fetch) {
-        g_prefix_error(errp, "post-copy is not possible: ");
+        /* QEMU's own path could not do it either, and would not say so before the guest has left. */
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED, "post-copy is not possible: %s",
+                    error->message);
         return false;
     }
     return true;
@@ -117,6 +160,8 @@ static bool take_regions(ChannelReader *reader, const FerryFrame *frame, const G
     FerryRegions remote = {0}, local = {0};
     g_autoptr(GByteArray) answer = NULL;
     g_autofree uint8_t *answers = NULL;
+    FerryHeartbeat *working;
+    const char *lost;
     FerryLayout layout;
     FerryFetch *fetch;
     bool ok;
@@ -129,11 +174,13 @@ static bool take_regions(ChannelReader *reader, const FerryFrame *frame, const G
                               errp)) {
         return false;
     }
+    working = begin_work(reader);
     if (destination->ops.list_regions(destination->opaque, &remote, &local, errp)) {
         answers = ferry_settle(destination->receiver.scanner, &local, &remote,
                                destination->config.session, layout.nr_fetch > 0, errp);
     }
     ok = answers != NULL;
+    ferry_heartbeat_free(working);
     ferry_regions_clear(&remote);
     if (!ok) {
         ferry_regions_clear(&local);
@@ -150,8 +197,14 @@ static bool take_regions(ChannelReader *reader, const FerryFrame *frame, const G
     destination->receiver.fetch = fetch;
     destination->layout = layout;
     wait_for_channels(reader, &layout);
-    ok = ferry_destination_enter(destination, FERRY_DESTINATION_COPYING);
+    lost = look_at_channels(destination);
+    ok = !lost && ferry_destination_enter(destination, FERRY_DESTINATION_COPYING);
     g_mutex_unlock(&destination->lock);
+    if (lost) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_IO, "channel '%s': the other side closed it",
+                    lost);
+        return false;
+    }
     if (!ok) {
         return out_of_turn(frame, errp);
     }
@@ -323,7 +376,7 @@ static bool take_go(ChannelReader *reader, const FerryFrame *frame, GError **err
     bool ok, first, cut_off;
 
     g_mutex_lock(&destination->lock);
-    cut_off = ferry_destination_is_cut_off(destination);
+    cut_off = ferry_destination_is_cut_off(destination) || destination->stream_broke;
     ok = ferry_destination_is_committed(destination) ||
          ferry_destination_may_enter(destination, FERRY_DESTINATION_DONE);
     first = ok && !destination->may_run;
@@ -376,6 +429,9 @@ static bool take_resume(ChannelReader *reader, const FerryFrame *frame, const GB
     if (!ok) {
         return out_of_turn(frame, errp);
     }
+    g_mutex_lock(&destination->lock);
+    look_at_channels(destination);
+    g_mutex_unlock(&destination->lock);
     g_clear_pointer(&destination->heartbeat, ferry_heartbeat_free);
     nr_missing = ferry_missing_count(&receiver->regions, missing);
     if (!ferry_missing_send(reader->channel, &receiver->regions, missing, true, errp) ||

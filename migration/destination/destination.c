@@ -83,6 +83,7 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
     if (!destination) {
         return;
     }
+    ferry_scanner_stop(destination->receiver.scanner);
     g_mutex_lock(&destination->lock);
     destination->closing = true;
     if (!destination->reported && destination->phase != FERRY_DESTINATION_FAILED && reason) {

@@ -27,8 +27,11 @@
 #include "../stats.h"
 #include "../wire/frame.h"
 
-/* Connections that may be open and not have proved themselves yet; then the oldest makes room. */
-#define FERRY_STRANGERS_MAX 64
+/*
+ * Connections that may be open and not have proved themselves yet: all of a source's, which come at once,
+ * and as many that are not its.  When there are more, the oldest makes room.
+ */
+#define FERRY_STRANGERS_MAX (64 + 1 + FERRY_DATA_CHANNELS_MAX + FERRY_FETCH_CHANNELS_MAX)
 
 typedef struct FerryDestination FerryDestination;
 
@@ -97,6 +100,12 @@ bool ferry_destination_has_all_channels(FerryDestination *destination);
 /* Whether the memory is complete (true), not yet (false without error), or never will be. */
 bool ferry_destination_is_complete(FerryDestination *destination, GError **errp);
 
+/*
+ * Why the session failed before it was open, if it did: then memory can come another way.  NULL otherwise;
+ * the caller's to free.
+ */
+char *ferry_destination_opening_failure(FerryDestination *destination);
+
 /* Block until that is decided. */
 bool ferry_destination_wait_complete(FerryDestination *destination, GError **errp);
 
@@ -118,6 +127,9 @@ void ferry_destination_break(FerryDestination *destination);
  * in and the guest is this side's, so that nothing more is to come.
  */
 bool ferry_destination_stream_broke(FerryDestination *destination);
+
+/* Another stream has taken the place of the one that broke. */
+void ferry_destination_stream_came(FerryDestination *destination);
 
 /* Whether GO has come: the guest is this side's. */
 bool ferry_destination_has_guest(FerryDestination *destination);

@@ -65,6 +65,7 @@ struct FerryDestination {
     GCond changed;
     FerryDestinationPhase phase;
     GError *error; /* the first cause, once failed; else NULL */
+    bool failed_opening; /* it was in phase opening then */
     /* Whatever the phase: ferry_destination_free has begun, and nobody is told any more. */
     bool closing;
 
@@ -87,6 +88,8 @@ struct FerryDestination {
      * loaded, fetching, paused or done, is sent again after a broken connection, and counts once.
      */
     bool may_run;
+    /* The stream that the device state came on broke, and no other one has taken its place. */
+    bool stream_broke;
     bool
         reported; /* the report was due, and is not sent twice; what the source knows is no phase */
 

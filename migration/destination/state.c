@@ -211,11 +211,21 @@ static bool has_memory(const FerryDestination *destination)
 }
 
 /*
+ * Whether the source is to be told that it failed, so that the migration does.  Before READY only of what no
+ * other way would get around: else the source sees that channels break, and goes QEMU's own path.
+ */
+static bool counts_for_source(bool opening, const GError *error)
+{
+    return !opening || g_error_matches(error, FERRY_ERROR, FERRY_ERROR_REFUSED);
+}
+
+/*
  * The session fails, unless it is over, or the guest is this side's.  With the lock held.  True if it
  * does; tell *@control then.
  */
 static bool give_up(FerryDestination *destination, const GError *error, ChannelReader **control)
 {
+    bool opening = destination->phase == FERRY_DESTINATION_OPENING;
     bool keeps = destination->may_run && !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_CANCELLED);
 
     if (keeps || !ferry_destination_may_enter(destination, FERRY_DESTINATION_FAILED) ||
@@ -223,10 +233,12 @@ static bool give_up(FerryDestination *destination, const GError *error, ChannelR
         return false;
     }
     /* Before memory has come, the source can go on without Ferry: then a break is no reason to tell. */
-    if (has_memory(destination) || !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_IO)) {
+    if (counts_for_source(opening, error) &&
+        (has_memory(destination) || !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_IO))) {
         *control = destination->control;
     }
     destination->error = g_error_copy(error);
+    destination->failed_opening = opening;
     ferry_event(cause, "destination", error->message);
     return true;
 }
@@ -334,6 +346,16 @@ bool ferry_destination_is_complete(FerryDestination *destination, GError **errp)
     return complete;
 }
 
+char *ferry_destination_opening_failure(FerryDestination *destination)
+{
+    char *why;
+
+    g_mutex_lock(&destination->lock);
+    why = destination->failed_opening ? g_strdup(destination->error->message) : NULL;
+    g_mutex_unlock(&destination->lock);
+    return why;
+}
+
 bool ferry_destination_wait_complete(FerryDestination *destination, GError **errp)
 {
     bool complete;
@@ -390,12 +412,20 @@ bool ferry_destination_has_guest(FerryDestination *destination)
     return has_guest;
 }
 
+void ferry_destination_stream_came(FerryDestination *destination)
+{
+    g_mutex_lock(&destination->lock);
+    destination->stream_broke = false;
+    g_mutex_unlock(&destination->lock);
+}
+
 bool ferry_destination_stream_broke(FerryDestination *destination)
 {
     bool over, waits;
 
     g_mutex_lock(&destination->lock);
     over = destination->may_run && ferry_destination_has_all(destination);
+    destination->stream_broke = !over;
     g_mutex_unlock(&destination->lock);
     if (over) {
         return false;

@@ -25,6 +25,9 @@
 /* Memory of a file is looked at by way of a buffer of this size, on the stack. */
 #define PEEK_BYTES (UINT64_C(64) << 10)
 
+/* How much is emptied before it looks whether it is to stop: some 200 ms where it is cleared. */
+#define STEP_BYTES (UINT64_C(1) << 30)
+
 static uint64_t system_page_bytes(void)
 {
     return (uint64_t)sysconf(_SC_PAGESIZE);
@@ -233,9 +236,20 @@ bool ferry_scan_discard_populated(const FerryScanner *scanner, const FerryScanTa
                                   uint64_t offset_bytes, uint64_t nr_bytes, GError **errp)
 {
     Discard discard = {.target = target, .is_file = is_regular_file(target->fd)};
+    const uint64_t end = offset_bytes + nr_bytes;
+    /* Its pages are at most as large, and it begins at one. */
+    const uint64_t step = MAX(STEP_BYTES, target->page_size_bytes);
 
-    if (!ferry_scan(scanner, target, offset_bytes, nr_bytes, discard_range, &discard, errp)) {
-        return false;
+    for (uint64_t at = offset_bytes, next; at < end && discard.failed_errno == 0; at = next) {
+        next = MIN(at - at % step + step, end);
+        if (ferry_scanner_is_stopped(scanner)) {
+            g_set_error_literal(errp, G_FILE_ERROR, G_FILE_ERROR_INTR,
+                                "stopped while memory was being emptied");
+            return false;
+        }
+        if (!ferry_scan(scanner, target, at, next - at, discard_range, &discard, errp)) {
+            return false;
+        }
     }
     if (discard.failed_errno != 0) {
         g_set_error(errp, G_FILE_ERROR, g_file_error_from_errno(discard.failed_errno),

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -38,6 +39,7 @@ struct FerryScanner {
     bool has_ioctl;
     uint32_t page_size_bytes; /* of the system */
     uint64_t quick_ns;
+    _Atomic bool stopped;
 };
 
 static FerryScannerFlags without; /* set by tests, before there are threads */
@@ -138,6 +140,16 @@ FerryScanner *ferry_scanner_new_full(FerryScannerFlags flags)
         scanner->quick_ns = measure_quick_ns(scanner);
     }
     return scanner;
+}
+
+void ferry_scanner_stop(FerryScanner *scanner)
+{
+    atomic_store(&scanner->stopped, true);
+}
+
+bool ferry_scanner_is_stopped(const FerryScanner *scanner)
+{
+    return atomic_load(&scanner->stopped);
 }
 
 void ferry_scanner_free(FerryScanner *scanner)

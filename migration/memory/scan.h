@@ -107,6 +107,15 @@ void ferry_scanner_do_without(FerryScannerFlags flags);
 /** ferry_scanner_new_full: ferry_scanner_new(), doing without what @flags names */
 FerryScanner *ferry_scanner_new_full(FerryScannerFlags flags);
 
+/**
+ * ferry_scanner_stop: have ferry_scan_discard_populated() fail soon, whatever is left, and at once from
+ * now on. Any thread.
+ */
+void ferry_scanner_stop(FerryScanner *scanner);
+
+/** ferry_scanner_is_stopped: whether ferry_scanner_stop() was called. Any thread. */
+bool ferry_scanner_is_stopped(const FerryScanner *scanner);
+
 /** ferry_scanner_free: free @scanner, which nobody may be using; NULL is allowed */
 void ferry_scanner_free(FerryScanner *scanner);
 

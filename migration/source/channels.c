@@ -17,38 +17,65 @@ void ferry_channels_init(FerryChannels *channels)
     g_mutex_init(&channels->lock);
 }
 
-static FerryChannel *open_channel(FerryRole role, unsigned index, FerryHello hello,
-                                  FerryDialFn *dial, void *opaque, GError **errp)
-{
-    g_autofree char *name = role == FERRY_ROLE_CONTROL ? g_strdup("control")
-                            : role == FERRY_ROLE_DATA  ? g_strdup_printf("data %u", index)
-                                                       : g_strdup_printf("fetch %u", index);
-    g_autoptr(FerryChannel) channel = dial(opaque, name, errp);
-    g_autoptr(GByteArray) body = NULL;
+/* A channel that is to be opened. */
+typedef struct Place {
+    FerryRole role;
+    unsigned index;
+    FerryChannel **channel; /* where it is to be known */
+} Place;
 
-    hello.role = (uint8_t)role;
-    hello.index = (uint8_t)index;
-    body = ferry_hello_encode(&hello);
-    if (!channel || !ferry_control_send(channel, FERRY_FRAME_HELLO, 0, body, errp)) {
-        return NULL;
+#define PLACES_MAX (1 + FERRY_DATA_CHANNELS_MAX + FERRY_FETCH_CHANNELS_MAX)
+
+/* The channels of the layout, the control channel first; returns how many. */
+static unsigned list_places(FerryChannels *channels, Place *places)
+{
+    unsigned nr = 0;
+
+    places[nr++] = (Place){FERRY_ROLE_CONTROL, 0, &channels->control};
+    for (unsigned i = 0; i < channels->layout.nr_data; i++) {
+        places[nr++] = (Place){FERRY_ROLE_DATA, i, &channels->data[i]};
     }
-    return g_steal_pointer(&channel);
+    for (unsigned i = 0; i < channels->layout.nr_fetch; i++) {
+        places[nr++] = (Place){FERRY_ROLE_FETCH, i, &channels->fetch[i]};
+    }
+    return nr;
 }
 
-/* Make it known; false when all have been shut down meanwhile. */
-static bool keep(FerryChannels *channels, FerryChannel **place, FerryChannel *channel,
+static char *name_place(const Place *place)
+{
+    return place->role == FERRY_ROLE_CONTROL ? g_strdup("control")
+           : place->role == FERRY_ROLE_DATA  ? g_strdup_printf("data %u", place->index)
+                                             : g_strdup_printf("fetch %u", place->index);
+}
+
+static bool say_hello(const Place *place, FerryHello hello, GError **errp)
+{
+    g_autoptr(GByteArray) body = NULL;
+
+    hello.role = (uint8_t)place->role;
+    hello.index = (uint8_t)place->index;
+    body = ferry_hello_encode(&hello);
+    return ferry_control_send(*place->channel, FERRY_FRAME_HELLO, 0, body, errp);
+}
+
+/* Make them known; false when all have been shut down meanwhile. */
+static bool keep(FerryChannels *channels, const Place *places, unsigned nr, FerryChannel **dialled,
                  GError **errp)
 {
     bool shut;
 
     g_mutex_lock(&channels->lock);
-    *place = channel;
     shut = channels->shut;
-    if (shut) {
-        ferry_channel_shutdown(channel);
+    for (unsigned i = 0; i < nr; i++) {
+        *places[i].channel = dialled[i];
+        if (shut) {
+            ferry_channel_shutdown(dialled[i]);
+        }
     }
     g_mutex_unlock(&channels->lock);
-    ferry_event(channel_opened, "source", channel->name);
+    for (unsigned i = 0; i < nr; i++) {
+        ferry_event(channel_opened, "source", dialled[i]->name);
+    }
     if (shut) {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_IO,
                             "the connection was broken while it was opened");
@@ -57,30 +84,29 @@ static bool keep(FerryChannels *channels, FerryChannel **place, FerryChannel *ch
 }
 
 bool ferry_channels_open(FerryChannels *channels, const FerryLayout *layout,
-                         const FerryHello *hello, FerryDialFn *dial, void *opaque, GError **errp)
+                         const FerryHello *hello, FerryDialFn *dial, void *opaque,
+                         gint64 deadline_us, GError **errp)
 {
-    FerryChannel *channel;
+    FerryChannel *dialled[PLACES_MAX] = {0};
+    char *names[PLACES_MAX] = {0};
+    Place places[PLACES_MAX];
+    unsigned nr;
+    bool ok;
 
     g_mutex_lock(&channels->lock);
     channels->layout = *layout;
     g_mutex_unlock(&channels->lock);
-    channel = open_channel(FERRY_ROLE_CONTROL, 0, *hello, dial, opaque, errp);
-    if (!channel || !keep(channels, &channels->control, channel, errp)) {
-        return false;
+    nr = list_places(channels, places);
+    for (unsigned i = 0; i < nr; i++) {
+        names[i] = name_place(&places[i]);
     }
-    for (unsigned i = 0; i < layout->nr_data; i++) {
-        channel = open_channel(FERRY_ROLE_DATA, i, *hello, dial, opaque, errp);
-        if (!channel || !keep(channels, &channels->data[i], channel, errp)) {
-            return false;
-        }
+    ok = dial(opaque, (const char *const *)names, nr, deadline_us, dialled, errp) &&
+         keep(channels, places, nr, dialled, errp);
+    for (unsigned i = 0; i < nr; i++) {
+        ok = ok && say_hello(&places[i], *hello, errp);
+        g_free(names[i]);
     }
-    for (unsigned i = 0; i < layout->nr_fetch; i++) {
-        channel = open_channel(FERRY_ROLE_FETCH, i, *hello, dial, opaque, errp);
-        if (!channel || !keep(channels, &channels->fetch[i], channel, errp)) {
-            return false;
-        }
-    }
-    return true;
+    return ok;
 }
 
 /* With the lock held. */
@@ -115,6 +141,23 @@ void ferry_channels_tell(FerryChannels *channels, const char *why)
         ferry_control_send_error(channels->control, why);
     }
     g_mutex_unlock(&channels->lock);
+}
+
+static void find_hung_up(void *opaque, FerryChannel *channel)
+{
+    const char **name = opaque;
+
+    if (!*name && ferry_channel_hung_up(channel)) {
+        *name = channel->name;
+    }
+}
+
+const char *ferry_channels_find_hung_up(FerryChannels *channels)
+{
+    const char *name = NULL;
+
+    ferry_channels_foreach(channels, find_hung_up, &name);
+    return name;
 }
 
 static void shut_down(void *opaque, FerryChannel *channel)

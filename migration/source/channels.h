@@ -25,17 +25,22 @@ typedef struct FerryChannels {
     bool shut;           /* what is opened from now on is shut down at once */
 } FerryChannels;
 
-/* How a connection to the destination is opened: see FerrySourceConfig. */
-typedef FerryChannel *FerryDialFn(void *opaque, const char *name, GError **errp);
+/* How connections to the destination are opened: see FerrySourceConfig. */
+typedef bool FerryDialFn(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us,
+                         FerryChannel **dialled, GError **errp);
 
 void ferry_channels_init(FerryChannels *channels);
 
 /*
- * Open @layout's channels, the control channel first, each with its hello: like @hello, with its own
- * role and index.
+ * Open @layout's channels until @deadline_us, of g_get_monotonic_time(); then say hello on each, on the
+ * control channel first: like @hello, with its own role and index.
  */
 bool ferry_channels_open(FerryChannels *channels, const FerryLayout *layout,
-                         const FerryHello *hello, FerryDialFn *dial, void *opaque, GError **errp);
+                         const FerryHello *hello, FerryDialFn *dial, void *opaque,
+                         gint64 deadline_us, GError **errp);
+
+/* The name of a channel that the other side has closed or reset, or NULL.  Until it is cleared. */
+const char *ferry_channels_find_hung_up(FerryChannels *channels);
 
 /* Tell the peer why, as well as it goes. */
 void ferry_channels_tell(FerryChannels *channels, const char *why);

@@ -86,7 +86,8 @@ bool ferry_source_start(FerrySource *source)
 
 /* --- Opening --------------------------------------------------------------------------------- */
 
-bool ferry_source_open(FerrySource *source, const FerryLayout *layout, GError **errp)
+bool ferry_source_open(FerrySource *source, const FerryLayout *layout, gint64 deadline_us,
+                       GError **errp)
 {
     const FerryHello hello = {
         .session = source->config.session,
@@ -95,11 +96,12 @@ bool ferry_source_open(FerrySource *source, const FerryLayout *layout, GError **
     };
 
     return ferry_channels_open(&source->channels, layout, &hello, source->config.dial,
-                               source->config.opaque, errp);
+                               source->config.opaque, deadline_us, errp);
 }
 
 bool ferry_source_connect(FerrySource *source, GError **errp)
 {
+    gint64 deadline_us = source->config.open_deadline_us ?: G_MAXINT64;
     FerryLayout layout = {
         .nr_data = source->config.nr_channels,
         .nr_fetch = source->config.nr_fetch,
@@ -108,7 +110,7 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     if (!ferry_backlog_start_tracker(source->backlog, errp)) {
         return ferry_source_fail_here(source, errp);
     }
-    if (!ferry_source_open(source, &layout, errp)) {
+    if (!ferry_source_open(source, &layout, deadline_us, errp)) {
         if (ferry_cause_is_cancelled(&source->cause)) {
             g_clear_error(errp);
             return ferry_source_fail(source, errp);
@@ -117,8 +119,7 @@ bool ferry_source_connect(FerrySource *source, GError **errp)
     }
     source->start_ns = ferry_now_ns();
     source->round_start.ns = source->start_ns;
-    ferry_source_listen(source);
-    if (!ferry_source_settle(source, &layout, errp)) {
+    if (!ferry_source_settle(source, &layout, deadline_us, errp)) {
         return false;
     }
     return (ferry_source_start(source) && ferry_source_enter(source, FERRY_SOURCE_COPYING)) ||

@@ -301,6 +301,7 @@ static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
 
 bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t session, GError **errp)
 {
+    gint64 deadline = g_get_monotonic_time() + (gint64)source->config.timeout_ms * 1000;
     FerryLayout layout = {
         .nr_data = source->config.nr_channels,
         .nr_fetch = source->config.nr_fetch,
@@ -319,7 +320,7 @@ bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t sess
     }
     forget_connection(source);
     ferry_source_enter(source, FERRY_SOURCE_RESUMING);
-    if (!ferry_source_open(source, &layout, errp)) {
+    if (!ferry_source_open(source, &layout, deadline, errp)) {
         ferry_source_enter(source, FERRY_SOURCE_PAUSED);
         ferry_source_shutdown(source);
         return false;

@@ -42,6 +42,7 @@ struct FerrySource {
 
     FerryChannels channels;
     GThread *control_thread;
+    GByteArray *opening; /* what it sends first: the regions; NULL on a new connection */
     FerryPageServer *servers[FERRY_FETCH_CHANNELS_MAX];
     FerryHeartbeat *heartbeat;
     uint32_t attempt; /* of the next connection */
@@ -74,6 +75,7 @@ struct FerrySource {
     GCond changed;
     bool ready;    /* it accepted the regions */
     uint8_t *answers; /* with that: a FerryAnswer for each region */
+    int64_t heard_us; /* monotonic: when it last said that it is at work; or 0 */
     bool drafted;  /* it has discarded, or forgotten, what was drafted last */
     bool loaded;   /* it has loaded the device state */
     bool taken;    /* it has been told to run the guest */
@@ -134,15 +136,17 @@ void ferry_source_hang_up(FerrySource *source);
 /* --- settle.c --- */
 
 /*
- * Tell the destination what memory there is, and hear what it makes of it, on channels that are listened to.
- * The driver's.
+ * Tell the destination what memory there is, and hear what it makes of it, until @deadline_us; channels are
+ * listened to from here on.  The driver's.
  */
-bool ferry_source_settle(FerrySource *source, const FerryLayout *layout, GError **errp);
+bool ferry_source_settle(FerrySource *source, const FerryLayout *layout, gint64 deadline_us,
+                         GError **errp);
 
 /* --- connect.c --- */
 
-/* Open @layout's channels. */
-bool ferry_source_open(FerrySource *source, const FerryLayout *layout, GError **errp);
+/* Open @layout's channels, until @deadline_us of g_get_monotonic_time(). */
+bool ferry_source_open(FerrySource *source, const FerryLayout *layout, gint64 deadline_us,
+                       GError **errp);
 
 /*
  * The destination is ready: senders, servers and the heartbeat begin.  False, with the cause noted, if they

@@ -6,34 +6,73 @@
  */
 #include "../error.h"
 #include "../memory/mark.h"
-#include "../wire/control.h"
 #include "internal.h"
 
-/* Tell what memory there is, and hear what the destination makes of it. */
-static bool announce_regions(FerrySource *source, const FerryLayout *layout, GError **errp)
-{
-    g_autoptr(GByteArray) body = ferry_regions_encode(source->regions, layout);
+/* How often a source that waits for READY looks for channels that broke. */
+#define OPENING_POLL_US 20000
 
-    if (!ferry_control_send(source->channels.control, FERRY_FRAME_REGIONS, 0, body, NULL)) {
+/*
+ * Nobody reads data channels yet, so one that breaks has to be looked for.  False with @errp set when the
+ * destination does not say READY in time, or a channel breaks.
+ */
+static bool wait_ready(FerrySource *source, gint64 deadline_us, GError **errp)
+{
+    gint64 patience_us = (gint64)source->config.open_timeout_ms * 1000;
+    const char *lost = NULL;
+    bool closed = false, ready = false, late = false;
+
+    while (!ready && !closed && !lost && !late) {
+        g_mutex_lock(&source->lock);
+        if (!source->ready && !ferry_cause_is_closed(&source->cause)) {
+            g_cond_wait_until(&source->changed, &source->lock,
+                              g_get_monotonic_time() + OPENING_POLL_US);
+        }
+        ready = source->ready;
+        closed = ferry_cause_is_closed(&source->cause);
+        late = g_get_monotonic_time() > MAX(deadline_us, source->heard_us + patience_us);
+        g_mutex_unlock(&source->lock);
+        lost = ferry_channels_find_hung_up(&source->channels);
+    }
+    if (lost) {
+        /* If it says why, that counts more. */
+        ferry_source_lose_channel(source, g_error_new(FERRY_ERROR, FERRY_ERROR_IO,
+                                                      "channel '%s': the other side closed it", lost));
+    }
+    if (lost || closed) {
         return ferry_source_fail(source, errp);
     }
+    if (!ready) {
+        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_IO,
+                    "the destination did not say in time that it takes the RAM blocks");
+        return ferry_source_fail_here(source, errp);
+    }
+    return true;
+}
+
+/* Tell what memory there is, and hear what the destination makes of it. */
+static bool announce_regions(FerrySource *source, const FerryLayout *layout, gint64 deadline_us,
+                             GError **errp)
+{
+    source->opening = ferry_regions_encode(source->regions, layout);
+    ferry_source_listen(source);
     if (!ferry_first_pass_prepare(source->first_pass, errp)) {
         return ferry_source_fail_here(source, errp);
     }
-    if (!ferry_source_wait(source, &source->ready, 0)) {
-        return ferry_source_fail(source, errp);
+    if (!wait_ready(source, deadline_us, errp)) {
+        return false;
     }
     ferry_backlog_settle(source->backlog, source->answers);
     return true;
 }
 
-bool ferry_source_settle(FerrySource *source, const FerryLayout *layout, GError **errp)
+bool ferry_source_settle(FerrySource *source, const FerryLayout *layout, gint64 deadline_us,
+                         GError **errp)
 {
     bool ok;
 
     /* A destination that maps one of these files as well sees the marks. */
     ferry_regions_mark(source->regions, source->config.session);
-    ok = announce_regions(source, layout, errp);
+    ok = announce_regions(source, layout, deadline_us, errp);
     ferry_regions_unmark(source->regions, source->config.session);
     return ok;
 }

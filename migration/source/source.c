@@ -71,6 +71,7 @@ void ferry_source_hang_up(FerrySource *source)
     for (unsigned i = 0; i < FERRY_FETCH_CHANNELS_MAX; i++) {
         g_clear_pointer(&source->servers[i], ferry_page_server_join);
     }
+    g_clear_pointer(&source->opening, g_byte_array_unref);
     ferry_senders_end(source->senders);
     ferry_channels_clear(&source->channels);
     atomic_store(&source->hanging_up, false);
@@ -309,6 +310,9 @@ static bool take_control_frame(FerrySource *source, GError **errp)
     case FERRY_FRAME_RESUMED:
         return take_missing(source, &frame, body, errp);
     case FERRY_FRAME_BEAT:
+        g_mutex_lock(&source->lock);
+        source->heard_us = g_get_monotonic_time();
+        g_mutex_unlock(&source->lock);
         return true;
     case FERRY_FRAME_ERROR:
         text = ferry_error_text_decode(body ? body->data : NULL, body ? body->len : 0);
@@ -368,12 +372,21 @@ static void end_control(FerrySource *source, GError *error)
     }
 }
 
+/* The peer may not read.  Here that blocks nobody: the driver waits for READY, and not for ever. */
+static bool send_opening(FerrySource *source, GError **errp)
+{
+    return !source->opening || ferry_control_send(source->channels.control, FERRY_FRAME_REGIONS, 0,
+                                                  source->opening, errp);
+}
+
 static gpointer control_run(gpointer opaque)
 {
     FerrySource *source = opaque;
     GError *error = NULL;
 
-    while (take_control_frame(source, &error)) {
+    if (send_opening(source, &error)) {
+        while (take_control_frame(source, &error)) {
+        }
     }
     end_control(source, error);
     return NULL;

@@ -62,10 +62,18 @@ typedef struct FerrySourceConfig {
     bool checksum;       /* send a CRC32C of each payload (costs a stable copy of it) */
     bool send_hot;       /* do not put off pages that stay hot: to measure what that saves */
     /*
-     * Open one connection to the destination.  Called from the driving thread while it connects,
-     * the control channel first.  @name is for messages.
+     * Until when READY must have come, of g_get_monotonic_time(); 0: no limit.  A destination that says
+     * that it is at work gets open_timeout_ms more, each time.
      */
-    FerryChannel *(*dial)(void *opaque, const char *name, GError **errp);
+    gint64 open_deadline_us;
+    unsigned open_timeout_ms;
+    /*
+     * Open @nr connections to the destination, all at once, until @deadline_us of g_get_monotonic_time().
+     * Called from the driving thread while it connects.  @names are for messages, the control channel's
+     * first.  Fills @dialled, which begins with NULLs; on failure with none.
+     */
+    bool (*dial)(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us,
+                 FerryChannel **dialled, GError **errp);
     /*
      * The tracker may have missed writes; optional.  Called from the driving thread.  Give *@next,
      * which begins from scratch, or return false: then the migration fails with @why.  The old one
@@ -100,7 +108,7 @@ void ferry_source_free(FerrySource *source);
 /*
  * Open the channels and have the destination check the regions.  FERRY_ERROR_REFUSED: the
  * destination cannot take this guest.  Any other error: no session came about, nothing was moved,
- * and migrating some other way is still possible.
+ * and migrating some other way is still possible.  FERRY_ERROR_CANCELLED: that is not wanted.
  */
 bool ferry_source_connect(FerrySource *source, GError **errp);
 

@@ -24,6 +24,14 @@ FerryChannel *ferry_channel_new(const FerryChannelOps *ops, void *opaque, const 
     return channel;
 }
 
+bool ferry_channel_hung_up(FerryChannel *channel)
+{
+    struct pollfd pollfd = {.events = POLLRDHUP};
+
+    pollfd.fd = channel->ops->fd ? channel->ops->fd(channel->opaque) : -1;
+    return poll(&pollfd, 1, 0) > 0;
+}
+
 void ferry_channel_shutdown(FerryChannel *channel)
 {
     channel->ops->shutdown(channel->opaque);

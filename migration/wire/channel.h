@@ -49,6 +49,12 @@ FerryChannel *ferry_channel_new(const FerryChannelOps *ops, void *opaque, const 
 /* A channel over a connected stream socket; takes over @fd. */
 FerryChannel *ferry_channel_new_socket(int fd, const char *name);
 
+/*
+ * Whether the other side has closed or reset it, although nobody reads; what it sent before may still be
+ * there.  Does not block.  Any thread.
+ */
+bool ferry_channel_hung_up(FerryChannel *channel);
+
 void ferry_channel_shutdown(FerryChannel *channel);
 void ferry_channel_free(FerryChannel *channel);
 

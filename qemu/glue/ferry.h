@@ -28,6 +28,39 @@ bool ferry_is_enabled(void);
 /* Where this migration goes.  Main thread, before it connects. */
 void ferry_outgoing_address(struct SocketAddress *address);
 
+/* @ioc, or none, is being connected for this migration; no other is waited for.  Main thread. */
+void ferry_outgoing_connecting(struct QIOChannel *ioc);
+
+/*
+ * Whether @ioc, connected or failed, belongs to a migration that is over: then it is to be dropped.  Main
+ * thread.
+ */
+bool ferry_outgoing_is_late(struct QIOChannel *ioc);
+
+/*
+ * The migration is cancelled before it is connected.  Whether a connection was waited for: it comes too late
+ * now, and the caller is to clean up.  Main thread.
+ */
+bool ferry_outgoing_abandon(void);
+
+/*
+ * @s has been cancelled: what has failed because of that is no error, unless it had one before.  Main
+ * thread.
+ */
+void ferry_outgoing_cancelled(MigrationState *s);
+
+/*
+ * The migration's thread is about to end: have @cleanup called for @s in the main loop, or earlier by
+ * ferry_outgoing_wait_over(); once.  With the BQL.
+ */
+void ferry_outgoing_over(void (*cleanup)(void *opaque), MigrationState *s);
+
+/*
+ * Before anything that the next migration needs: a migration that has ended may not be cleaned up yet; do
+ * that.  False, with @errp set, if its thread does not end soon.  Main thread, with the BQL.
+ */
+bool ferry_outgoing_wait_over(Error **errp);
+
 /*
  * Whether there is to be a return path: because Ferry wants one, or for post-copy, if @postcopy permits it.
  * Main thread.
@@ -167,6 +200,24 @@ bool ferry_incoming_channel(struct QIOChannel *ioc);
 
 /* Whether no more connections are wanted; @all is what QEMU thinks.  Main thread. */
 bool ferry_has_all_channels(bool all);
+
+/* Whether a multifd channel with this @id, which is too high here, is an error.  Main thread. */
+bool ferry_incoming_refuses_multifd(int id);
+
+/*
+ * Whether @ioc is a multifd channel with an @id that QEMU has no place for, and was taken over.  Main thread.
+ */
+bool ferry_incoming_extra_multifd(struct QIOChannel *ioc, int id);
+
+/*
+ * Whether reading the stream may begin now; @may is what QEMU thinks.  With multifd channels missing, it begins
+ * later by itself.  Main thread.
+ */
+bool ferry_incoming_may_start(bool may);
+
+/* A TLS handshake begins, or is over: so that those that hang are ended.  Main thread. */
+void ferry_incoming_handshake(struct QIOChannel *ioc);
+void ferry_incoming_handshake_over(struct QIOChannel *ioc);
 
 /*
  * The device state is loaded, in precopy or postcopy: have @run called in the main loop when the guest may

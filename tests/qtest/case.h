@@ -174,6 +174,7 @@ void add_device_cases(void);
 void add_ending_cases(void);
 void add_fallback_cases(void);
 void add_kind_cases(void);
+void add_opening_cases(void);
 void add_parameter_cases(void);
 void add_phase_cases(void);
 void add_postcopy_cases(void);

@@ -104,6 +104,17 @@ static const Expected parameters[] = {
         .good_info = "switchover: auto\r\n",
     },
     {
+        .name = "open-timeout",
+        .initial = "3000",
+        .good = "500",
+        .good_json = "500",
+        .expects = "a number of milliseconds from 500 to 600000",
+        .bad = {"5", "499", "600001", "3s"},
+        .bad_json = {"5", "499", "600001", "-1", "'3s'"},
+        .info = "open-timeout: 3000 milliseconds\r\n",
+        .good_info = "open-timeout: 500 milliseconds\r\n",
+    },
+    {
         .name = "network-timeout",
         .initial = "10000",
         .good = "2000",

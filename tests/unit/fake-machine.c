@@ -388,9 +388,8 @@ int fake_pair_dial(FakePair *pair)
     return ends[0];
 }
 
-static FerryChannel *pair_dial(void *opaque, const char *name, GError **errp)
+static FerryChannel *dial_one(FakePair *pair, const char *name, GError **errp)
 {
-    FakePair *pair = opaque;
 
     if (pair->dial_limit && pair->nr_dialled == pair->dial_limit) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_IO, "nobody listens");
@@ -415,6 +414,21 @@ static FerryChannel *pair_dial(void *opaque, const char *name, GError **errp)
         return ferry_channel_new_socket(ends[0], name);
     }
     return ferry_channel_new_socket(fake_pair_dial(pair), name);
+}
+
+static bool pair_dial(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us,
+                      FerryChannel **dialled, GError **errp)
+{
+    for (unsigned i = 0; i < nr; i++) {
+        dialled[i] = dial_one(opaque, names[i], errp);
+        if (!dialled[i]) {
+            while (i-- > 0) {
+                g_clear_pointer(&dialled[i], ferry_channel_free);
+            }
+            return false;
+        }
+    }
+    return true;
 }
 
 Relay *fake_pair_relay(FakePair *pair, unsigned number)

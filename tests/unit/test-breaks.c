@@ -25,9 +25,8 @@ typedef struct Ends {
     int control, data;
 } Ends;
 
-static FerryChannel *dial(void *opaque, const char *name, GError **errp)
+static FerryChannel *dial_one(Ends *ends, const char *name)
 {
-    Ends *ends = opaque;
     int fds[2];
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), ==, 0);
@@ -40,6 +39,15 @@ static FerryChannel *dial(void *opaque, const char *name, GError **errp)
         ends->data = fds[1];
     }
     return ferry_channel_new_socket(fds[0], name);
+}
+
+static bool dial(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us,
+                 FerryChannel **dialled, GError **errp)
+{
+    for (unsigned i = 0; i < nr; i++) {
+        dialled[i] = dial_one(opaque, names[i]);
+    }
+    return true;
 }
 
 /* Whether the other end hangs up within two seconds. */

@@ -1,5 +1,5 @@
 /*
- * Answering the source's Ferry: whether there is one here, where to dial, and taking its channels.
+ * Answering the source's Ferry: whether there is one here, and where to dial.
  *
  * Threads: the main thread; in a recovery, QEMU's listen thread answers the PING.  What the engine
  * calls on threads of its own is marked.
@@ -17,7 +17,6 @@
 #include "migration/channel.h"
 #include "migration/migration.h"
 #include "migration/qemu-file.h"
-#include "migration/yank_functions.h"
 
 #include "ferry/glue/ferry.h"
 #include "ferry/migration/error.h"
@@ -189,47 +188,4 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
     }
     ferry_incoming_open(MIN(newest, FERRY_WIRE_VERSION_MAX), &ops);
     answer(mis);
-}
-
-/* --- Connections ------------------------------------------------------------------------------ */
-
-int ferry_listen_backlog(int backlog)
-{
-    return ferry_settings()->enabled ? FERRY_DATA_CHANNELS_MAX + 2 : backlog;
-}
-
-bool ferry_incoming_channel(QIOChannel *ioc)
-{
-    MigrationIncomingState *mis = migration_incoming_get_current();
-    FerryDestination *destination = ferry_incoming_destination();
-
-    if (destination && mis->state == MIGRATION_STATUS_POSTCOPY_PAUSED && !mis->from_src_file) {
-        /* A recovery begins with another main channel. */
-        return false;
-    }
-    if (destination) {
-        /* From here on it is yanked with the session. */
-        migration_ioc_unregister_yank(ioc);
-        qio_channel_set_blocking(ioc, true, NULL);
-        ferry_destination_add_channel(destination, ferry_channel_new_ioc(ioc, "new"));
-        return true;
-    }
-    if ((mis->from_src_file && migration_has_all_channels()) ||
-        mis->state == MIGRATION_STATUS_CANCELLING) {
-        warn_report("ferry: a connection that is not the source's was closed");
-        qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
-        migration_ioc_unregister_yank(ioc);
-        return true;
-    }
-    return false;
-}
-
-bool ferry_has_all_channels(bool all)
-{
-    FerryDestination *destination = ferry_incoming_destination();
-
-    if (!all || !ferry_settings()->enabled || !destination) {
-        return all;
-    }
-    return ferry_destination_has_all_channels(destination);
 }

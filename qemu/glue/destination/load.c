@@ -18,6 +18,7 @@
 
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
+#include "connections.h"
 #include "load.h"
 #include "postcopy.h"
 #include "run.h"
@@ -74,27 +75,6 @@ static void forget_failure(void)
     }
 }
 
-/* Why a source that asked for Ferry goes on without, as far as that is known here. */
-static char *describe_stand_down(FerryDestination *destination)
-{
-    g_autoptr(GError) cause = NULL;
-    FerryStats stats;
-    char *reason;
-
-    if (!ferry_destination_is_complete(destination, &cause) && cause) {
-        return g_strdup_printf("its session came to nothing: %s", cause->message);
-    }
-    ferry_destination_query(destination, &stats);
-    reason =
-        stats.channels->len
-            ? g_strdup_printf("the source gave it up when %u of its channels had come: query-ferry "
-                              "there says why",
-                              stats.channels->len)
-            : g_strdup("none of its channels has come from the source: query-ferry there says why");
-    ferry_stats_clear(&stats);
-    return reason;
-}
-
 /* The source goes on without Ferry: what was prepared is not needed. */
 static void stand_down(void)
 {
@@ -102,7 +82,10 @@ static void stand_down(void)
 
     ferry_incoming_set_listener(NULL);
     if (destination) {
-        g_autofree char *reason = describe_stand_down(destination);
+        g_autofree char *failure = ferry_destination_opening_failure(destination);
+        g_autofree char *reason =
+            failure ? g_strdup_printf("the session broke while it was opened: %s", failure)
+                    : g_strdup("the source gave up before the session was open");
 
         /* That its channels failed does not matter any more. */
         forget_failure();
@@ -122,6 +105,7 @@ static int load_setup(void)
             "ferry: the stream says that Ferry carries the memory, but no session is open");
         return -EINVAL;
     }
+    ferry_incoming_decide(true);
     ferry_incoming_begin();
     /* From here on, a session that has failed is the end of the migration. */
     ferry_incoming_check();
@@ -160,6 +144,11 @@ bool ferry_load_state(QEMUFile *f, int *ret)
     word = ldq_be_p(head);
     if (!ferry_incoming_active() && word != FERRY_STREAM_SETUP) {
         stand_down();
+        ferry_incoming_decide(false);
+        if (!ferry_incoming_wait_multifd()) {
+            *ret = -EINVAL;
+            return true;
+        }
         return false;
     }
     qemu_file_skip(f, sizeof(word));
@@ -189,6 +178,7 @@ void ferry_load_cleanup(void)
     g_autoptr(GError) error = NULL;
 
     ferry_incoming_stop_listening();
+    ferry_incoming_drop_kept();
     if (!destination) {
         return;
     }

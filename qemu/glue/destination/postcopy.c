@@ -107,7 +107,12 @@ static void note_due(bool due)
 
 void ferry_postcopy_hold_stream(MigrationIncomingState *mis)
 {
+    FerryDestination *destination = ferry_incoming_destination();
+
     ferry_stream_hold(mis);
+    if (mis && destination) {
+        ferry_destination_stream_came(destination);
+    }
     /* Resumed, the source sends parts again; at first, only once the guest runs here. */
     note_due(mis && runstate_is_running());
 }

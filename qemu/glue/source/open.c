@@ -156,6 +156,16 @@ static void end_migration(MigrationState *s, const char *why)
     qemu_file_set_error_obj(s->to_dst_file, -EINVAL, err);
 }
 
+/* Where @reason is that it took too long: say what the limit is. */
+static void name_limit(char **reason, gint64 deadline_us, unsigned timeout_ms)
+{
+    if (g_get_monotonic_time() >= deadline_us) {
+        g_autofree char *text = g_steal_pointer(reason);
+
+        *reason = g_strdup_printf("%s (open-timeout is %u ms)", text, timeout_ms);
+    }
+}
+
 /* Returns whether Ferry carries the memory; if not, @reason says why (the caller's to free). */
 static bool open_session(MigrationState *s, char **reason)
 {
@@ -163,6 +173,8 @@ static bool open_session(MigrationState *s, char **reason)
         .dial = ferry_peer_dial,
         .next_tracker = next_tracker,
     };
+    unsigned timeout_ms = ferry_settings()->open_timeout_ms;
+    gint64 deadline_us = g_get_monotonic_time() + (gint64)timeout_ms * 1000;
     g_autoptr(GError) error = NULL;
     uint8_t version;
 
@@ -170,9 +182,12 @@ static bool open_session(MigrationState *s, char **reason)
         *reason = g_strdup(why_not(s));
         return false;
     }
-    if (!ferry_peer_ask(s, &version, &config.session, reason)) {
+    if (!ferry_peer_ask(s, deadline_us, &version, &config.session, reason)) {
+        name_limit(reason, deadline_us, timeout_ms);
         return false;
     }
+    config.open_deadline_us = deadline_us;
+    config.open_timeout_ms = timeout_ms;
     config.version = version;
     config.nr_channels = choose_channels();
     config.nr_fetch = choose_fetch_channels();
@@ -190,6 +205,9 @@ static bool open_session(MigrationState *s, char **reason)
         end_migration(s, error->message);
     }
     *reason = g_strdup(error->message);
+    if (g_error_matches(error, FERRY_ERROR, FERRY_ERROR_IO)) {
+        name_limit(reason, deadline_us, timeout_ms);
+    }
     return false;
 }
 

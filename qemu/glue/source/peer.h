@@ -7,23 +7,41 @@
 #define FERRY_GLUE_SOURCE_PEER_H
 
 #include "qemu/typedefs.h"
+#include "io/channel-socket.h"
 
 #include "ferry/migration/wire/channel.h"
+
+/* What QEMU calls the main channel when it dials it, rather than being handed it. */
+#define FERRY_MAIN_CHANNEL_NAME "migration-socket-outgoing"
 
 /* A new migration, or a new connection for one, begins.  Main thread. */
 void ferry_peer_reset(void);
 
 /*
- * Whether the peer has Ferry and speaks a @version of ours, with the token of its @session; if not,
- * @reason says why (the caller's to free).  Migration thread.
+ * Whether the peer has Ferry and speaks a @version of ours, with the token of its @session; if not, or not
+ * until @deadline_us of g_get_monotonic_time(), @reason says why (the caller's to free).  Migration thread.
  */
-bool ferry_peer_ask(MigrationState *s, uint8_t *version, uint64_t *session, char **reason);
+bool ferry_peer_ask(MigrationState *s, gint64 deadline_us, uint8_t *version, uint64_t *session,
+                    char **reason);
 
 /*
- * One more connection to the peer, with TLS if the migration has it: a FerrySourceConfig's dial, with
+ * The next three are for dialling, on the migration thread, once the peer has answered.  Whether it has a
+ * listener of its own, and its @number.
+ */
+bool ferry_peer_listens(uint32_t *number);
+
+/* The path as the user gave it, if QEMU itself has connected the main @socket to one; or NULL. */
+const UnixSocketAddress *ferry_peer_path(const QIOChannelSocket *socket);
+
+/* Whether ferry_peer_cancel() was called since the last reset.  Any thread. */
+bool ferry_peer_is_cancelled(void);
+
+/*
+ * Connections to the peer, with TLS if the migration has it: a FerrySourceConfig's dial, with
  * the MigrationState as @opaque.  Migration thread.
  */
-FerryChannel *ferry_peer_dial(void *opaque, const char *name, GError **errp);
+bool ferry_peer_dial(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us,
+                     FerryChannel **dialled, GError **errp);
 
 /*
  * If the destination has never said a word on the return path, and only Ferry wanted one, have QEMU's thread
@@ -34,7 +52,12 @@ void ferry_peer_end_silence(MigrationState *s);
 /* Whether that was done.  Any thread. */
 bool ferry_peer_is_given_up(void);
 
-/* End what blocks in ferry_peer_ask() and ferry_peer_dial(), until the next reset.  Any thread. */
+/* End what waits in ferry_peer_ask() and ferry_peer_dial(), until the next reset.  Any thread. */
 void ferry_peer_cancel(void);
+
+/* --- attempt.c --- */
+
+/* The migration is about to be cancelled; what fails from here on is no error of its own.  Main thread. */
+void ferry_outgoing_note_cancel(MigrationState *s);
 
 #endif

@@ -154,6 +154,8 @@ int ferry_save_complete_postcopy(QEMUFile *f)
 
 int ferry_resume_prepare(MigrationState *s)
 {
+    gint64 deadline_us =
+        g_get_monotonic_time() + (gint64)ferry_settings()->network_timeout_ms * 1000;
     g_autofree char *reason = NULL;
     GError *error = NULL;
     Error *err = NULL;
@@ -161,7 +163,7 @@ int ferry_resume_prepare(MigrationState *s)
     uint8_t version;
 
     ferry_outgoing_hold_main(s);
-    if (!ferry_peer_ask(s, &version, &session, &reason)) {
+    if (!ferry_peer_ask(s, deadline_us, &version, &session, &reason)) {
         error_report("ferry: cannot resume: %s", reason);
         return -EIO;
     }

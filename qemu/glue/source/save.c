@@ -14,6 +14,7 @@
 #include "exec/ramblock.h"
 #include "qapi/qapi-events-migration.h"
 #include "qapi/qapi-commands-migration.h"
+#include "qapi/error.h"
 #include "system/cpu-throttle.h"
 #include "system/dirtylimit.h"
 #include "system/runstate.h"
@@ -114,6 +115,7 @@ static bool expect_hints(Error **errp)
 int ferry_save_setup(QEMUFile *f, Error **errp)
 {
     bool started;
+    int ret;
 
     ferry_tracker_begin();
     qemu_mutex_lock_ramlist();
@@ -151,7 +153,12 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
     notify(PRECOPY_NOTIFY_AFTER_BITMAP_SYNC);
 
     qemu_put_be64(f, FERRY_STREAM_SETUP);
-    return qemu_fflush(f);
+    ret = qemu_fflush(f);
+    if (ret < 0) {
+        /* As when it has just been cancelled; QEMU wants to be told what failed. */
+        error_setg_errno(errp, -ret, "cannot write to the migration stream");
+    }
+    return ret;
 }
 
 int ferry_save_iterate(QEMUFile *f)

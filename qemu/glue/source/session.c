@@ -60,9 +60,8 @@ void ferry_outgoing_set_reason(const char *reason)
     g_mutex_unlock(&outgoing.lock);
 }
 
-void ferry_outgoing_reset(const char *reason)
+static void forget_last(void)
 {
-    qatomic_set(&outgoing.cancelling, false);
     g_mutex_lock(&outgoing.lock);
     if (outgoing.has_last) {
         ferry_stats_clear(&outgoing.last);
@@ -70,6 +69,12 @@ void ferry_outgoing_reset(const char *reason)
     }
     outgoing.version = 0;
     g_mutex_unlock(&outgoing.lock);
+}
+
+void ferry_outgoing_reset(const char *reason)
+{
+    qatomic_set(&outgoing.cancelling, false);
+    forget_last();
     ferry_outgoing_set_reason(reason);
 }
 
@@ -154,6 +159,13 @@ static void watch_main_channel(MigrationState *s, unsigned more_ms)
                        timeout_ms + more_ms);
 }
 
+/* Whether a session that did not open for @error ends the migration: else QEMU's own path carries it. */
+static bool migration_ends(const GError *error)
+{
+    return g_error_matches(error, FERRY_ERROR, FERRY_ERROR_REFUSED) ||
+           g_error_matches(error, FERRY_ERROR, FERRY_ERROR_CANCELLED);
+}
+
 bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GError **errp)
 {
     FerrySourceConfig own = *config;
@@ -184,6 +196,9 @@ bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GEr
 
     if (!ferry_source_connect(outgoing.source, errp)) {
         ferry_outgoing_close();
+        if (!migration_ends(*errp)) {
+            forget_last();
+        }
         return false;
     }
     watch_main_channel(s, 0);
@@ -396,6 +411,7 @@ void ferry_return_path_error(MigrationState *s, const Error *error)
 
 void ferry_outgoing_cancelling(void)
 {
+    ferry_outgoing_note_cancel(migrate_get_current());
     qatomic_set(&outgoing.cancelling, true);
 }
 

@@ -1,0 +1,330 @@
+/*
+ * Connections that come in: whose they are, and what becomes of those that say nothing.
+ *
+ * With multifd, QEMU waits for as many connections as it has channels before it reads a word.  A source that
+ * opens fewer would wait for an answer in vain.  It opens all of them before it speaks, so once it has
+ * spoken and no more have come for a while, the stream is read: with Ferry the numbers need not be equal.
+ * Where QEMU's own path has to carry the migration after all, the rest is waited for then.
+ *
+ * Threads: the main thread.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/coroutine.h"
+#include "qemu/error-report.h"
+#include "qemu/timer.h"
+#include "migration/channel.h"
+#include "migration/migration.h"
+#include "migration/options.h"
+#include "migration/qemu-file.h"
+#include "migration/yank_functions.h"
+#include <poll.h>
+
+#include "ferry/glue/ferry.h"
+#include "ferry/migration/wire/frame.h"
+#include "../internal.h"
+#include "connections.h"
+#include "session.h"
+
+/* For how long no connection must have come before QEMU's are taken for complete. */
+#define QUIET_MS 250
+
+/* How often it is looked for something that has become true. */
+#define LOOK_MS 50
+
+/* How often handshakes are looked at. */
+#define HANDSHAKES_MS 500
+
+/* What a multifd channel's first packet begins with. */
+#define MULTIFD_MAGIC 0x11223344U
+
+/* QEMU has no more multifd channels. */
+#define KEPT_MAX 255
+
+static struct {
+    QEMUTimer *timer; /* to look whether the source has spoken */
+    bool began;       /* the stream is read, although multifd channels are missing */
+    bool decided;     /* it is known which path carries the memory */
+    GPtrArray *kept;  /* of QIOChannel: multifd channels beyond those that QEMU has here */
+
+    GArray *handshakes; /* of Handshake, the oldest first */
+    QEMUTimer *handshakes_timer;
+} connections;
+
+/* --- TLS handshakes ----------------------------------------------------------------------------- */
+
+typedef struct Handshake {
+    QIOChannel *ioc; /* its task keeps it until the handshake is over */
+    int64_t since_ms;
+    bool ended; /* broken here: its end is on its way */
+} Handshake;
+
+static int64_t now_ms(void)
+{
+    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+}
+
+static void end_handshake(Handshake *handshake, const char *why)
+{
+    if (!handshake->ended) {
+        handshake->ended = true;
+        warn_report("ferry: a connection whose TLS handshake was not over was closed: %s", why);
+        qio_channel_shutdown(handshake->ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    }
+}
+
+static void look_at_handshakes(void *opaque)
+{
+    GArray *list = connections.handshakes;
+
+    for (guint i = 0; i < list->len; i++) {
+        Handshake *handshake = &g_array_index(list, Handshake, i);
+
+        if (now_ms() - handshake->since_ms > ferry_settings()->network_timeout_ms) {
+            end_handshake(handshake, "it has taken longer than network-timeout");
+        }
+    }
+    if (list->len) {
+        timer_mod(connections.handshakes_timer, now_ms() + HANDSHAKES_MS);
+    }
+}
+
+/* All that a source may open at once, and as many strangers as are let in without TLS. */
+static unsigned handshakes_max(void)
+{
+    return FERRY_STRANGERS_MAX + (migrate_multifd() ? migrate_multifd_channels() : 0);
+}
+
+void ferry_incoming_handshake(QIOChannel *ioc)
+{
+    Handshake handshake = {.ioc = ioc, .since_ms = now_ms()};
+    unsigned nr = 0;
+
+    if (!ferry_settings()->enabled) {
+        return;
+    }
+    if (!connections.handshakes) {
+        connections.handshakes = g_array_new(false, false, sizeof(Handshake));
+        connections.handshakes_timer =
+            timer_new_ms(QEMU_CLOCK_REALTIME, look_at_handshakes, NULL);
+    }
+    g_array_append_val(connections.handshakes, handshake);
+    for (guint i = connections.handshakes->len; i-- > 0;) {
+        Handshake *one = &g_array_index(connections.handshakes, Handshake, i);
+
+        nr += !one->ended;
+        if (nr > handshakes_max()) {
+            end_handshake(one, "there are too many");
+        }
+    }
+    timer_mod(connections.handshakes_timer, now_ms() + HANDSHAKES_MS);
+}
+
+void ferry_incoming_handshake_over(QIOChannel *ioc)
+{
+    GArray *list = connections.handshakes;
+
+    for (guint i = 0; list && i < list->len; i++) {
+        if (g_array_index(list, Handshake, i).ioc == ioc) {
+            g_array_remove_index(list, i);
+            return;
+        }
+    }
+}
+
+/* --- Multifd channels that are too few, or too many ---------------------------------------------- */
+
+static bool counts_multifd(void)
+{
+    return ferry_settings()->enabled && migrate_multifd() && !migrate_mapped_ram();
+}
+
+static bool has_spoken(MigrationIncomingState *mis)
+{
+    QIOChannelSocket *socket = ferry_underlying_socket(qemu_file_get_ioc(mis->from_src_file));
+    struct pollfd pollfd = {.fd = socket ? socket->fd : -1, .events = POLLIN};
+
+    return socket && poll(&pollfd, 1, 0) > 0;
+}
+
+static void look_for_words(void *opaque)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+
+    if (!mis->from_src_file || mis->state != MIGRATION_STATUS_SETUP) {
+        return;
+    }
+    if (!has_spoken(mis)) {
+        timer_mod(connections.timer, now_ms() + LOOK_MS);
+        return;
+    }
+    connections.began = true;
+    migration_incoming_process();
+}
+
+bool ferry_incoming_may_start(bool may)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+
+    if (!counts_multifd() || !mis->from_src_file) {
+        return may;
+    }
+    if (connections.began) {
+        /* It has begun already; but a new main channel, in a recovery, is no multifd channel. */
+        return mis->state == MIGRATION_STATUS_POSTCOPY_PAUSED;
+    }
+    if (may) {
+        if (connections.timer) {
+            timer_del(connections.timer);
+        }
+        return true;
+    }
+    if (!connections.timer) {
+        connections.timer = timer_new_ms(QEMU_CLOCK_REALTIME, look_for_words, NULL);
+    }
+    timer_mod(connections.timer, now_ms() + QUIET_MS);
+    return false;
+}
+
+static void close_kept(gpointer ioc)
+{
+    qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    object_unref(OBJECT(ioc));
+}
+
+/* A connection more than QEMU has channels: QEMU at the source would take it for a failure if it broke. */
+static void keep(QIOChannel *ioc)
+{
+    migration_ioc_unregister_yank(ioc);
+    if (!connections.kept) {
+        connections.kept = g_ptr_array_new_with_free_func(close_kept);
+    }
+    if (connections.kept->len < KEPT_MAX) {
+        g_ptr_array_add(connections.kept, object_ref(OBJECT(ioc)));
+    } else {
+        qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    }
+}
+
+static bool is_undecided(MigrationIncomingState *mis)
+{
+    return counts_multifd() && mis->from_src_file && !connections.decided;
+}
+
+void ferry_incoming_decide(bool ferry)
+{
+    connections.decided = true;
+    if (!ferry) {
+        ferry_incoming_drop_kept();
+    }
+}
+
+void ferry_incoming_drop_kept(void)
+{
+    g_clear_pointer(&connections.kept, g_ptr_array_unref);
+}
+
+bool coroutine_mixed_fn ferry_incoming_wait_multifd(void)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    int64_t deadline_ms = now_ms() + ferry_settings()->open_timeout_ms;
+
+    if (!connections.began) {
+        return true;
+    }
+    while (!migration_has_all_channels()) {
+        if (now_ms() > deadline_ms) {
+            error_report("ferry: multifd-channels is %d here, and the source has opened fewer: set the "
+                         "same number at both ends",
+                         migrate_multifd_channels());
+            qemu_file_set_error(mis->from_src_file, -EINVAL);
+            return false;
+        }
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, LOOK_MS * SCALE_MS);
+    }
+    return true;
+}
+
+/* --- Connections ------------------------------------------------------------------------------ */
+
+/* Whether it says that it is a multifd channel: what it has sent so far is only looked at. */
+static bool is_multifd(QIOChannel *ioc)
+{
+    QIOChannelSocket *socket =
+        (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
+    uint32_t word;
+
+    return socket &&
+           recv(socket->fd, &word, sizeof(word), MSG_PEEK | MSG_DONTWAIT) == sizeof(word) &&
+           be32_to_cpu(word) == MULTIFD_MAGIC;
+}
+
+int ferry_listen_backlog(int backlog)
+{
+    return ferry_settings()->enabled
+               ? MAX(backlog, 1 + FERRY_DATA_CHANNELS_MAX + FERRY_FETCH_CHANNELS_MAX)
+               : backlog;
+}
+
+bool ferry_incoming_channel(QIOChannel *ioc)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    FerryDestination *destination = ferry_incoming_destination();
+
+    if (destination && mis->state == MIGRATION_STATUS_POSTCOPY_PAUSED && !mis->from_src_file) {
+        /* A recovery begins with another main channel. */
+        return false;
+    }
+    if (destination && counts_multifd() && is_multifd(ioc)) {
+        keep(ioc);
+        return true;
+    }
+    if (destination) {
+        /* From here on it is yanked with the session. */
+        migration_ioc_unregister_yank(ioc);
+        qio_channel_set_blocking(ioc, true, NULL);
+        ferry_destination_add_channel(destination, ferry_channel_new_ioc(ioc, "new"));
+        return true;
+    }
+    if (mis->state != MIGRATION_STATUS_CANCELLING &&
+        (!mis->from_src_file || !migration_has_all_channels())) {
+        return false;
+    }
+    if (mis->state != MIGRATION_STATUS_CANCELLING && is_undecided(mis)) {
+        keep(ioc);
+    } else {
+        warn_report("ferry: a connection that is not the source's was closed");
+        qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+        migration_ioc_unregister_yank(ioc);
+    }
+    return true;
+}
+
+bool ferry_incoming_refuses_multifd(int id)
+{
+    return id > migrate_multifd_channels() && !ferry_settings()->enabled;
+}
+
+bool ferry_incoming_extra_multifd(QIOChannel *ioc, int id)
+{
+    if (id < migrate_multifd_channels() || !ferry_settings()->enabled) {
+        return false;
+    }
+    keep(ioc);
+    return true;
+}
+
+bool ferry_has_all_channels(bool all)
+{
+    FerryDestination *destination = ferry_incoming_destination();
+
+    if (!all || !ferry_settings()->enabled) {
+        return all;
+    }
+    if (!destination) {
+        return !is_undecided(migration_incoming_get_current());
+    }
+    return ferry_destination_has_all_channels(destination);
+}

@@ -1,0 +1,154 @@
+/*
+ * One `migrate` after another: connections that come too late, and the end of the last migration.
+ *
+ * QEMU calls a migration cancelled, or failed, before all of it is gone.  What is left may be a connection
+ * still being made, or a thread.  Neither may meet the next migration.
+ *
+ * Threads: the main thread, but for what says otherwise.  `ending` is under its lock.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "io/channel-tls.h"
+#include "qapi/error.h"
+#include "migration/migration.h"
+#include "migration/misc.h"
+#include "migration/qemu-file.h"
+#include "migration/tls.h"
+
+#include "ferry/glue/ferry.h"
+#include "../internal.h"
+#include "peer.h"
+
+/* For how long the next migration waits until the last one is gone: as long as a monitor may. */
+#define ENDING_MS 1000
+
+/*
+ * The socket that the migration waits for: to be connected, or to have shaken hands.  The task that does
+ * so keeps it, and tells its outcome, so the pointer is good until then; no other socket can have it.
+ */
+static QIOChannel *awaited;
+
+static bool had_error; /* when it was cancelled: the migration has a reason of its own */
+
+static struct {
+    GMutex lock;
+    GCond over;
+    QEMUBHFunc *cleanup; /* what is still to be done for a thread that has ended; or NULL */
+} ending;
+
+/* --- Connections ------------------------------------------------------------------------------ */
+
+void ferry_outgoing_connecting(QIOChannel *ioc)
+{
+    awaited = ioc;
+}
+
+bool ferry_outgoing_is_late(QIOChannel *ioc)
+{
+    bool tls = object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS);
+    QIOChannel *base = tls ? QIO_CHANNEL_TLS(ioc)->master : ioc;
+    bool was_dialled = g_str_equal(base->name ?: "", FERRY_MAIN_CHANNEL_NAME);
+
+    if (base != awaited && (tls || was_dialled)) {
+        return true;
+    }
+    /* What was handed over comes while the command runs. */
+    awaited = !tls && migrate_channel_requires_tls_upgrade(ioc) ? base : NULL;
+    return false;
+}
+
+bool ferry_outgoing_abandon(void)
+{
+    if (!awaited) {
+        return false;
+    }
+    /* A handshake ends at once; a connect() goes on, and its connection is closed when it is there. */
+    qio_channel_shutdown(awaited, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    awaited = NULL;
+    return true;
+}
+
+/* --- Cancelling ------------------------------------------------------------------------------- */
+
+void ferry_outgoing_note_cancel(MigrationState *s)
+{
+    if (s->state != MIGRATION_STATUS_CANCELLING) {
+        had_error = migrate_has_error(s);
+    }
+}
+
+void ferry_outgoing_cancelled(MigrationState *s)
+{
+    QEMU_LOCK_GUARD(&s->error_mutex);
+    if (!had_error) {
+        error_free(s->error);
+        s->error = NULL;
+    }
+}
+
+/* --- The end of the last migration ------------------------------------------------------------ */
+
+/* Main thread: do what is to be done, unless it has been. */
+static void clean_up(MigrationState *s)
+{
+    QEMUBHFunc *cleanup;
+
+    g_mutex_lock(&ending.lock);
+    cleanup = g_steal_pointer(&ending.cleanup);
+    g_mutex_unlock(&ending.lock);
+    if (cleanup) {
+        cleanup(s);
+    }
+}
+
+static void clean_up_bh(void *opaque)
+{
+    clean_up(opaque);
+}
+
+void ferry_outgoing_over(void (*cleanup)(void *opaque), MigrationState *s)
+{
+    g_mutex_lock(&ending.lock);
+    ending.cleanup = cleanup;
+    g_cond_broadcast(&ending.over);
+    g_mutex_unlock(&ending.lock);
+    migration_bh_schedule(clean_up_bh, s);
+}
+
+/* Nobody wants the rest of a migration that failed: end what its thread may be blocked in. */
+static void break_stream(MigrationState *s)
+{
+    QEMU_LOCK_GUARD(&s->qemu_file_lock);
+    if (s->to_dst_file && s->state == MIGRATION_STATUS_FAILED) {
+        qemu_file_shutdown(s->to_dst_file);
+    }
+}
+
+bool ferry_outgoing_wait_over(Error **errp)
+{
+    MigrationState *s = migrate_get_current();
+    gint64 deadline = g_get_monotonic_time() + ENDING_MS * 1000;
+    bool over;
+
+    if (migration_is_running() || !s->migration_thread_running) {
+        return true;
+    }
+    break_stream(s);
+    /* The thread wants the lock to end. */
+    bql_unlock();
+    g_mutex_lock(&ending.lock);
+    while (!ending.cleanup && g_cond_wait_until(&ending.over, &ending.lock, deadline)) {
+    }
+    over = ending.cleanup != NULL;
+    g_mutex_unlock(&ending.lock);
+    bql_lock();
+    if (!over) {
+        error_setg(errp, "the last migration has not ended yet: try again in a moment");
+        return false;
+    }
+    clean_up(s);
+    return true;
+}

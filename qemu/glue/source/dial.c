@@ -1,0 +1,430 @@
+/*
+ * The source's connections to its peer: all of them at once, with TLS where the migration has it, and not
+ * for longer than they may take.
+ *
+ * Nothing is left behind when it takes too long, or when the migration is cancelled: no thread, no socket
+ * that is still being connected.
+ *
+ * Threads: the migration thread.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/sockets.h"
+#include "qapi/error.h"
+#include "io/channel-socket.h"
+#include "io/channel-tls.h"
+#include "migration/migration.h"
+#include "migration/qemu-file.h"
+#include "migration/tls.h"
+#include <poll.h>
+#include <sys/un.h>
+
+#include "ferry/glue/ferry.h"
+#include "ferry/migration/error.h"
+#include "ferry/migration/wire/frame.h"
+#include "../internal.h"
+#include "peer.h"
+
+/* How often it looks whether it is cancelled, or late. */
+#define POLL_MS 20
+
+#define CALLS_MAX (1 + FERRY_DATA_CHANNELS_MAX + FERRY_FETCH_CHANNELS_MAX)
+
+/* The destination's own listener gets a port from the kernel, which gives none below this. */
+#define PORT_MIN 1024
+
+typedef struct Call {
+    const char *name;
+    int fd; /* -1: there is none, or `ioc` has it */
+    bool connected;
+    QIOChannel *ioc;
+    struct Shaking *shaking; /* while it shakes hands */
+} Call;
+
+typedef struct Calls {
+    Call list[CALLS_MAX];
+    unsigned nr;
+    gint64 start_us, deadline_us;
+} Calls;
+
+/* --- Where to ----------------------------------------------------------------------------------- */
+
+typedef struct Target {
+    struct sockaddr_storage address;
+    socklen_t length;
+} Target;
+
+static void target_unix(Target *target, const char *path, bool abstract, bool tight)
+{
+    struct sockaddr_un *un = (struct sockaddr_un *)&target->address;
+    size_t room = sizeof(un->sun_path) - abstract, length = MIN(strlen(path), room);
+
+    *target = (Target){.length = sizeof(*un)};
+    un->sun_family = AF_UNIX;
+    memcpy(un->sun_path + abstract, path, length);
+    if (abstract && tight) {
+        target->length = offsetof(struct sockaddr_un, sun_path) + 1 + length;
+    }
+}
+
+/* Whether both ends of a connection are on the same host, by their addresses. */
+static bool is_this_host(const QIOChannelSocket *socket)
+{
+    const struct sockaddr_storage *local = &socket->localAddr, *remote = &socket->remoteAddr;
+
+    if (remote->ss_family == AF_INET) {
+        const struct in_addr *here = &((const struct sockaddr_in *)local)->sin_addr;
+        const struct in_addr *there = &((const struct sockaddr_in *)remote)->sin_addr;
+
+        return ntohl(there->s_addr) >> 24 == IN_LOOPBACKNET || here->s_addr == there->s_addr;
+    } else {
+        const struct in6_addr *here = &((const struct sockaddr_in6 *)local)->sin6_addr;
+        const struct in6_addr *there = &((const struct sockaddr_in6 *)remote)->sin6_addr;
+
+        return IN6_IS_ADDR_LOOPBACK(there) || IN6_ARE_ADDR_EQUAL(here, there) ||
+               (IN6_IS_ADDR_V4MAPPED(there) && there->s6_addr[12] == IN_LOOPBACKNET);
+    }
+}
+
+/*
+ * The destination names a port of its own at the address to which the main channel goes.  Through a tunnel
+ * that address is this host's, or a gateway's, and the port somebody else's: a destination must not choose
+ * whom this QEMU talks to.  Names of UNIX sockets are Ferry's own.
+ */
+static bool target_place(Target *target, const QIOChannelSocket *socket, uint32_t number, Error **errp)
+{
+    g_autofree char *name = g_strdup_printf(FERRY_ABSTRACT_NAME, number);
+
+    switch (target->address.ss_family) {
+    case AF_UNIX:
+        target_unix(target, name, true, true);
+        return true;
+    case AF_INET:
+    case AF_INET6:
+        if (number < PORT_MIN || number > UINT16_MAX || is_this_host(socket)) {
+            break;
+        }
+        if (target->address.ss_family == AF_INET) {
+            ((struct sockaddr_in *)&target->address)->sin_port = htons(number);
+        } else {
+            ((struct sockaddr_in6 *)&target->address)->sin6_port = htons(number);
+        }
+        return true;
+    default:
+        break;
+    }
+    error_setg(errp, "the destination, which was handed a connected socket, asks for connections to "
+                     "port %u of this host or of a service there: they are not made", number);
+    return false;
+}
+
+/*
+ * What the main channel is connected to, or the destination's own listener there.  A path is taken as the
+ * user gave it: the one that the socket knows may be relative to the destination's directory.
+ */
+static bool find_target(MigrationState *s, Target *target, Error **errp)
+{
+    QIOChannelSocket *socket = ferry_underlying_socket(qemu_file_get_ioc(s->to_dst_file));
+    const UnixSocketAddress *path = ferry_peer_path(socket);
+    uint32_t number;
+
+    *target = (Target){.address = socket->remoteAddr, .length = socket->remoteAddrLen};
+    if (ferry_peer_listens(&number)) {
+        return target_place(target, socket, number, errp);
+    }
+    if (path) {
+        target_unix(target, path->path, path->has_abstract && path->abstract,
+                    !path->has_tight || path->tight);
+    }
+    return true;
+}
+
+/* --- Waiting ------------------------------------------------------------------------------------ */
+
+/* Whether it is over: cancelled, or too late for @what. */
+static bool is_over(const Calls *calls, const char *what, Error **errp)
+{
+    gint64 now = g_get_monotonic_time();
+
+    if (ferry_peer_is_cancelled()) {
+        error_setg(errp, "the way to the destination broke, or the migration was cancelled");
+    } else if (now >= calls->deadline_us) {
+        error_setg(errp, "%s after %" PRId64 " ms", what, (now - calls->start_us) / 1000);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* --- Connecting --------------------------------------------------------------------------------- */
+
+static bool begin_connecting(Call *call, const Target *target, Error **errp)
+{
+    if (call->fd < 0) {
+        call->fd = qemu_socket(target->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    }
+    if (call->fd < 0) {
+        error_setg_errno(errp, errno, "cannot make a socket");
+        return false;
+    }
+    call->connected =
+        connect(call->fd, (const struct sockaddr *)&target->address, target->length) == 0;
+    /* EAGAIN: a UNIX socket whose backlog is full; to be tried again. */
+    if (!call->connected && errno != EINPROGRESS && errno != EAGAIN && errno != EINTR) {
+        error_setg_errno(errp, errno, "cannot connect");
+        return false;
+    }
+    return true;
+}
+
+/* Nothing has come of it so far, or it is connected, or it is an error. */
+static bool look(Call *call, const Target *target, short revents, Error **errp)
+{
+    int error = 0;
+    socklen_t length = sizeof(error);
+
+    if (target->address.ss_family == AF_UNIX) {
+        return begin_connecting(call, target, errp);
+    }
+    if (!revents) {
+        return true;
+    }
+    if (getsockopt(call->fd, SOL_SOCKET, SO_ERROR, &error, &length) != 0 || error != 0) {
+        error_setg_errno(errp, error ?: errno, "cannot connect");
+        return false;
+    }
+    call->connected = true;
+    return true;
+}
+
+/* The first that is not connected yet; NULL if all are. */
+static Call *first_unconnected(Calls *calls)
+{
+    for (unsigned i = 0; i < calls->nr; i++) {
+        if (!calls->list[i].connected) {
+            return &calls->list[i];
+        }
+    }
+    return NULL;
+}
+
+/* On failure, returns the call that failed. */
+static Call *connect_all(Calls *calls, const Target *target, Error **errp)
+{
+    struct pollfd polls[CALLS_MAX];
+    Call *open;
+
+    for (unsigned i = 0; i < calls->nr; i++) {
+        if (!begin_connecting(&calls->list[i], target, errp)) {
+            return &calls->list[i];
+        }
+    }
+    while ((open = first_unconnected(calls))) {
+        unsigned nr = 0;
+
+        if (is_over(calls, "no connection", errp)) {
+            return open;
+        }
+        for (unsigned i = 0; i < calls->nr; i++) {
+            /* Not the others: a connection that has closed again shows later. */
+            if (!calls->list[i].connected) {
+                polls[nr++] = (struct pollfd){.fd = calls->list[i].fd, .events = POLLOUT};
+            }
+        }
+        if (target->address.ss_family == AF_UNIX) {
+            g_usleep(POLL_MS * 1000);
+        } else {
+            poll(polls, nr, POLL_MS);
+        }
+        nr = 0;
+        for (unsigned i = 0; i < calls->nr; i++) {
+            Call *call = &calls->list[i];
+
+            if (!call->connected && !look(call, target, polls[nr++].revents, errp)) {
+                return call;
+            }
+        }
+    }
+    return NULL;
+}
+
+/* --- TLS ---------------------------------------------------------------------------------------- */
+
+typedef struct Shaking {
+    Calls *calls;
+    GMainLoop *loop;
+    unsigned nr; /* how many shake hands */
+    bool over;
+    Call *failed; /* the first that has, of `err` */
+    Error *err;
+} Shaking;
+
+static void handshake_done(QIOTask *task, gpointer opaque)
+{
+    Call *call = opaque;
+    Shaking *shaking = g_steal_pointer(&call->shaking);
+    Error *err = NULL;
+
+    if (qio_task_propagate_error(task, &err) && !shaking->err) {
+        shaking->failed = call;
+        shaking->err = g_steal_pointer(&err);
+    }
+    error_free(err);
+    shaking->nr--;
+    if (shaking->nr == 0 || shaking->err) {
+        g_main_loop_quit(shaking->loop);
+    }
+}
+
+/* A handshake ends when its socket does. */
+static void end_handshakes(Shaking *shaking)
+{
+    Calls *calls = shaking->calls;
+
+    shaking->over = true;
+    for (unsigned i = 0; i < calls->nr; i++) {
+        if (calls->list[i].shaking) {
+            qio_channel_shutdown(calls->list[i].ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+        }
+    }
+}
+
+static Call *first_shaking(const Calls *calls)
+{
+    for (unsigned i = 0; i < calls->nr; i++) {
+        if (calls->list[i].shaking) {
+            return (Call *)&calls->list[i];
+        }
+    }
+    return NULL;
+}
+
+static gboolean look_at_handshakes(gpointer opaque)
+{
+    Shaking *shaking = opaque;
+
+    if (!shaking->over && !shaking->err &&
+        is_over(shaking->calls, "no TLS handshake", &shaking->err)) {
+        shaking->failed = first_shaking(shaking->calls);
+        g_main_loop_quit(shaking->loop);
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static bool begin_handshake(MigrationState *s, Call *call, Shaking *shaking, GMainContext *context,
+                            Error **errp)
+{
+    QIOChannelTLS *tls = migration_tls_client_create(call->ioc, s->hostname, errp);
+
+    if (!tls) {
+        return false;
+    }
+    object_unref(OBJECT(call->ioc));
+    call->ioc = QIO_CHANNEL(tls);
+    qio_channel_set_name(call->ioc, "ferry-tls-outgoing");
+    call->shaking = shaking;
+    shaking->nr++;
+    qio_channel_tls_handshake(tls, handshake_done, call, NULL, context);
+    return true;
+}
+
+/* On failure, returns the call that failed. */
+static Call *shake_hands(MigrationState *s, Calls *calls, Error **errp)
+{
+    g_autoptr(GMainContext) context = g_main_context_new();
+    g_autoptr(GMainLoop) loop = g_main_loop_new(context, false);
+    g_autoptr(GSource) timer = g_timeout_source_new(POLL_MS);
+    Shaking shaking = {.calls = calls, .loop = loop};
+
+    g_source_set_callback(timer, look_at_handshakes, &shaking, NULL);
+    g_source_attach(timer, context);
+    for (unsigned i = 0; i < calls->nr && !shaking.err; i++) {
+        if (!begin_handshake(s, &calls->list[i], &shaking, context, &shaking.err)) {
+            shaking.failed = &calls->list[i];
+        }
+    }
+    if (shaking.nr && !shaking.err) {
+        g_main_loop_run(loop);
+    }
+    end_handshakes(&shaking);
+    while (shaking.nr) {
+        g_main_context_iteration(context, true);
+    }
+    g_source_destroy(timer);
+    error_propagate(errp, shaking.err);
+    return shaking.failed;
+}
+
+/* --- All of it ---------------------------------------------------------------------------------- */
+
+static Call *make_channels(Calls *calls, Error **errp)
+{
+    for (unsigned i = 0; i < calls->nr; i++) {
+        Call *call = &calls->list[i];
+        QIOChannelSocket *socket = qio_channel_socket_new_fd(call->fd, errp);
+
+        if (!socket) {
+            return call;
+        }
+        call->fd = -1;
+        call->ioc = QIO_CHANNEL(socket);
+        qio_channel_set_name(call->ioc, "ferry-socket-outgoing");
+        qio_channel_set_delay(call->ioc, false);
+    }
+    return NULL;
+}
+
+static Call *dial(MigrationState *s, Calls *calls, Error **errp)
+{
+    Target target;
+    Call *failed;
+
+    if (!find_target(s, &target, errp)) {
+        return &calls->list[0];
+    }
+    failed = connect_all(calls, &target, errp);
+    if (!failed) {
+        failed = make_channels(calls, errp);
+    }
+    if (!failed && migrate_channel_requires_tls_upgrade(calls->list[0].ioc)) {
+        failed = shake_hands(s, calls, errp);
+    }
+    return failed;
+}
+
+bool ferry_peer_dial(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us,
+                     FerryChannel **dialled, GError **errp)
+{
+    g_autofree Calls *calls = g_new0(Calls, 1);
+    Call *failed;
+    Error *err = NULL;
+
+    calls->nr = nr;
+    calls->start_us = g_get_monotonic_time();
+    calls->deadline_us = deadline_us;
+    for (unsigned i = 0; i < nr; i++) {
+        calls->list[i] = (Call){.name = names[i], .fd = -1};
+    }
+    failed = dial(opaque, calls, &err);
+    if (failed) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_IO, "cannot open channel '%s': %s", failed->name,
+                    error_get_pretty(err));
+        error_free(err);
+    }
+    for (unsigned i = 0; i < nr; i++) {
+        Call *call = &calls->list[i];
+
+        if (!failed) {
+            qio_channel_set_blocking(call->ioc, true, NULL);
+            dialled[i] = ferry_channel_new_ioc(call->ioc, call->name);
+        }
+        if (call->ioc) {
+            object_unref(OBJECT(call->ioc));
+        }
+        if (call->fd >= 0) {
+            close(call->fd);
+        }
+    }
+    return !failed;
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// file: migration/migration.c
+// hooks: migration_cleanup
+// why: no connection is waited for any more; and what fails because a migration is cancelled is not
+//      its error.
+// places: 2
+// adds: 2
+
+@@
+expression s;
+@@
+ migration_cleanup(...)
+ {
+ <...
+(
+ trace_migration_cleanup();
++ferry_outgoing_connecting(NULL);
+|
++ferry_outgoing_cancelled(s);
+ migrate_set_state(&s->state, MIGRATION_STATUS_CANCELLING, MIGRATION_STATUS_CANCELLED);
+)
+ ...>
+ }

@@ -1,0 +1,273 @@
+/*
+ * Opening a session where something is in its way: QEMU's own path carries the memory then, soon.  And
+ * cancelling at that time.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include <arpa/inet.h>
+#include <poll.h>
+
+#include "case.h"
+
+#define HASTY "-global ferry.open-timeout=1000"
+
+/* Nothing completes at this rate while a test looks. */
+#define SLOW_BYTES (64u << 10)
+
+/* --- A relay in the way -------------------------------------------------------------------------- */
+
+/* Takes the second connection, and never forwards it. */
+static void swallow_second(Run *run)
+{
+    run->proxy = proxy_new(run->uri);
+    proxy_limit(run->proxy, 1);
+    g_free(run->uri);
+    run->uri = proxy_uri(run->proxy);
+}
+
+/* The same for the last data channel. */
+static void swallow_third(Run *run)
+{
+    swallow_second(run);
+    proxy_limit(run->proxy, 2);
+}
+
+/* One that is reset as soon as it is there. */
+static gpointer reset_run(gpointer opaque)
+{
+    Proxy *proxy = opaque;
+
+    proxy_wait_connections(proxy, 3);
+    while (proxy_nr_connections(proxy) < 3) {
+        g_usleep(1000);
+    }
+    proxy_cut_one(proxy, 1);
+    return NULL;
+}
+
+static void reset_control(Run *run)
+{
+    run->proxy = proxy_new(run->uri);
+    g_free(run->uri);
+    run->uri = proxy_uri(run->proxy);
+    /* The last data channel does not get through, so that it is not open before that. */
+    proxy_limit(run->proxy, 3);
+    g_thread_unref(g_thread_new("reset", reset_run, run->proxy));
+}
+
+/* Whatever keeps a connection waits until then. */
+static void wait_completed(Run *run)
+{
+    g_free(vm_wait_status(run->source, "completed"));
+}
+
+/* --- Somebody else's port ------------------------------------------------------------------------ */
+
+/* A port at which a connection is neither taken nor refused: its backlog is full. */
+static int listen_deaf(char **uri)
+{
+    struct sockaddr_in address = {
+        .sin_family = AF_INET,
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+    };
+    socklen_t length = sizeof(address);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(bind(listener, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    g_assert_cmpint(listen(listener, 0), ==, 0);
+    g_assert_cmpint(getsockname(listener, (struct sockaddr *)&address, &length), ==, 0);
+    *uri = g_strdup_printf("tcp:127.0.0.1:%u", ntohs(address.sin_port));
+    g_assert_cmpint(connect_to(*uri), >=, 0);
+    return listener;
+}
+
+static void expect_cancelled(Vm *vm)
+{
+    g_autofree char *status = vm_wait_status(vm, "cancelled");
+    g_autofree char *error = vm_migration_error(vm);
+
+    g_assert_null(error);
+}
+
+/*
+ * A connection that is still being made when its migration is cancelled, and comes when the next one is
+ * under way: nothing must come of it.
+ */
+static void cancel_before_connected(Run *run)
+{
+    g_autofree char *uri = NULL;
+    int listener = listen_deaf(&uri);
+    g_autofree char *arguments = g_strdup_printf("{ 'uri': '%s' }", uri);
+
+    for (int i = 0; i < 3; i++) {
+        vm_do(run->source, "migrate", arguments);
+        vm_do(run->source, "migrate_cancel", NULL);
+        expect_cancelled(run->source);
+    }
+    run->opaque = GINT_TO_POINTER(listener);
+}
+
+/* The next one is under way: now they come, all three. */
+static void let_connect(Run *run)
+{
+    int listener = GPOINTER_TO_INT(run->opaque);
+
+    for (int i = 0; i < 4; i++) {
+        struct pollfd pollfd = {.fd = listener, .events = POLLIN};
+        int fd;
+
+        /* TCP tries again after 1, 3 and 7 s. */
+        g_assert_cmpint(poll(&pollfd, 1, VM_PATIENCE_S * 1000), ==, 1);
+        fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+        g_assert_cmpint(fd, >=, 0);
+        if (i > 0) {
+            char byte;
+
+            /* It is closed, and nothing was said. */
+            g_assert_cmpint(recv(fd, &byte, 1, 0), ==, 0);
+        }
+        close(fd);
+    }
+    close(listener);
+}
+
+/* Cancelled within the first milliseconds, each time a little later, and again at once. */
+static void cancel_early(Run *run)
+{
+    vm_set_bandwidth(run->source, SLOW_BYTES);
+    for (int i = 0; i < 12; i++) {
+        g_autofree char *name = g_strdup_printf("destination-%d", i);
+
+        run_migrate(run);
+        g_usleep(i * i * 300);
+        vm_do(run->source, "migrate_cancel", NULL);
+        expect_cancelled(run->source);
+        vm_kill(run->destination);
+        run->destination = run_start_vm(run, name, true);
+        run_listen(run);
+    }
+}
+
+/* --- Failing, and again ------------------------------------------------------------------------- */
+
+/* The moment its status says that it has failed, capabilities can be changed, and it can be tried again. */
+static void fail_and_repeat(Run *run)
+{
+    vm_set_bandwidth(run->source, SLOW_BYTES);
+    for (int i = 0; i < 6; i++) {
+        g_autofree char *name = g_strdup_printf("destination-%d", i);
+
+        vm_set_capabilities(run->source, i % 2 ? "no-multifd" : "multifd");
+        vm_set_capabilities(run->destination, i % 2 ? "no-multifd" : "multifd");
+        run_listen(run);
+        run_migrate(run);
+        g_free(vm_wait_status(run->source, "active"));
+        vm_kill(run->destination);
+        g_free(vm_wait_status(run->source, "failed"));
+        run->destination = run_start_vm(run, name, true);
+    }
+    vm_set_capabilities(run->source, "no-multifd");
+    run_listen(run);
+}
+
+static void wait_failed(Run *run)
+{
+    g_free(vm_wait_status(run->source, "failed"));
+}
+
+static void expect_named(Run *run)
+{
+    g_autofree char *log = in_dir("{dir}/destination.log");
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents(log, &text, NULL, NULL));
+    g_assert_nonnull(strstr(text, "multifd-channels is 2 here, and the source has opened fewer"));
+}
+
+static const Case cases[] = {
+    {
+        .name = "opening/relay-swallows",
+        .source_options = HASTY,
+        .before = swallow_second,
+        .hold = HOLD_NOT,
+        .during = wait_completed,
+        .fallback = "did not say in time that it takes the RAM blocks (open-timeout is 1000 ms)",
+        .destination_fallback = "the source gave up before the session was open",
+    },
+    {
+        .name = "opening/relay-swallows-data",
+        .source_options = HASTY,
+        .ferry_parameters = "{ 'channels': 1 }",
+        .before = swallow_third,
+        .hold = HOLD_NOT,
+        .during = wait_completed,
+        .fallback = "did not say in time that it takes the RAM blocks (open-timeout is 1000 ms)",
+        .destination_fallback = "the source gave up before the session was open",
+    },
+    {
+        .name = "opening/relay-resets",
+        .ferry_parameters = "{ 'channels': 2 }",
+        .before = reset_control,
+        .hold = HOLD_NOT,
+        .during = wait_completed,
+        .fallback = "lost the connection to the destination",
+        /* Which of the two ends sees it first is open. */
+        .destination_fallback = "the session",
+    },
+    {
+        .name = "opening/cancel-before-connected",
+        .before = cancel_before_connected,
+        .during = let_connect,
+    },
+    {
+        .name = "opening/cancel-early",
+        .before = cancel_early,
+    },
+    {
+        .name = "opening/fail-and-repeat",
+        .no_listen = true,
+        .before = fail_and_repeat,
+    },
+    {
+        .name = "opening/fewer-multifd-channels",
+        .capabilities = "multifd",
+        .source_parameters = "{ 'multifd-channels': 1 }",
+        .destination_parameters = "{ 'multifd-channels': 2 }",
+        .channels = 1,
+    },
+    {
+        .name = "opening/fewer-multifd-channels-postcopy",
+        .capabilities = "multifd postcopy-ram",
+        .source_parameters = "{ 'multifd-channels': 1 }",
+        .destination_parameters = "{ 'multifd-channels': 4 }",
+        .channels = 1,
+    },
+    {
+        .name = "opening/more-multifd-channels",
+        .capabilities = "multifd",
+        .source_parameters = "{ 'multifd-channels': 8 }",
+        .destination_parameters = "{ 'multifd-channels': 2 }",
+        .channels = 8,
+    },
+    {
+        .name = "opening/fewer-multifd-channels-stock-path",
+        .source_options = "-global ferry.enabled=off",
+        .destination_options = HASTY,
+        .second_options = HASTY,
+        .capabilities = "multifd",
+        .source_parameters = "{ 'multifd-channels': 1 }",
+        .destination_parameters = "{ 'multifd-channels': 2 }",
+        .second_destination_parameters = "{ 'multifd-channels': 1 }",
+        .fallback = "switched off",
+        .during = wait_failed,
+        .outcome = FAILS,
+        .error = "",
+        .after = expect_named,
+    },
+};
+
+void add_opening_cases(void)
+{
+    cases_add(cases, G_N_ELEMENTS(cases));
+}
