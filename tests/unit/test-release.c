@@ -26,9 +26,8 @@ typedef struct Bed {
     _Atomic unsigned nr_broken;
 } Bed;
 
-static FerryChannel *dial(void *opaque, const char *name, GError **errp)
+static FerryChannel *dial_one(Bed *bed, const char *name)
 {
-    Bed *bed = opaque;
     int fds[2];
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), ==, 0);
@@ -39,6 +38,15 @@ static FerryChannel *dial(void *opaque, const char *name, GError **errp)
         bed->data = fds[1];
     }
     return ferry_channel_new_socket(fds[0], name);
+}
+
+static bool dial(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us,
+                 FerryChannel **dialled, GError **errp)
+{
+    for (unsigned i = 0; i < nr; i++) {
+        dialled[i] = dial_one(opaque, names[i]);
+    }
+    return true;
 }
 
 static void broken(void *opaque)
