@@ -34,7 +34,7 @@ typedef enum FerryDestinationPhase {
     FERRY_DESTINATION_PAUSED,   /* the same, but the connection broke: another one is waited for */
     FERRY_DESTINATION_DONE,     /* all memory is in place; if none was left missing, GO has come */
     FERRY_DESTINATION_PARTED,   /* all memory is in place, but the connection broke too early */
-    FERRY_DESTINATION_FAILED, /* of `error` */
+    FERRY_DESTINATION_FAILED,   /* of `error` */
     FERRY_DESTINATION_NR_PHASES
 } FerryDestinationPhase;
 
@@ -64,7 +64,7 @@ struct FerryDestination {
     GMutex lock; /* for all that follows */
     GCond changed;
     FerryDestinationPhase phase;
-    GError *error; /* the first cause, once failed; else NULL */
+    GError *error;       /* the first cause, once failed; else NULL */
     bool failed_opening; /* it was in phase opening then */
     /* Whatever the phase: ferry_destination_free has begun, and nobody is told any more. */
     bool closing;

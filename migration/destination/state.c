@@ -264,7 +264,7 @@ static void finish_giving_up(FerryDestination *destination, bool news)
 void ferry_destination_fail(FerryDestination *destination, GError *error)
 {
     ChannelReader *control = NULL;
-    bool committed, news, parted;
+    bool closing, committed, news, parted;
 
     g_mutex_lock(&destination->lock);
     /*
@@ -276,9 +276,11 @@ void ferry_destination_fail(FerryDestination *destination, GError *error)
     news =
         committed ? cut_off(destination, error, &control) : give_up(destination, error, &control);
     parted = ferry_destination_has_all(destination);
+    /* Who ends it has heard what there is to hear. */
+    closing = destination->closing;
     g_mutex_unlock(&destination->lock);
 
-    if (!committed && news && destination->ops.failed) {
+    if (!committed && news && !closing && destination->ops.failed) {
         destination->ops.failed(destination->opaque, error);
     }
     /* Only the first failure gets here with a channel; readers are freed last of all. */

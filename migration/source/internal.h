@@ -59,9 +59,9 @@ struct FerrySource {
     _Atomic bool is_silent;      /* nothing has come on it, or gone out, for too long */
     /* Monotonic: when the guest is taken back unless it is gone by then; 0: not limited. */
     _Atomic gint64 give_up_us;
-    unsigned limit_ms; /* how long that was */
-    uint64_t last_fence;         /* number of the newest fence */
-    uint64_t seen_written;       /* pages known to have been written at the last harvest */
+    unsigned limit_ms;     /* how long that was */
+    uint64_t last_fence;   /* number of the newest fence */
+    uint64_t seen_written; /* pages known to have been written at the last harvest */
 
     GMutex stats_lock;  /* for the next ones */
     GArray *rounds;     /* finished ones */
@@ -73,14 +73,14 @@ struct FerrySource {
 
     GMutex lock; /* for what follows: what the destination has said */
     GCond changed;
-    bool ready;    /* it accepted the regions */
+    bool ready;       /* it accepted the regions */
     uint8_t *answers; /* with that: a FerryAnswer for each region */
     int64_t heard_us; /* monotonic: when it last said that it is at work; or 0 */
-    bool drafted;  /* it has discarded, or forgotten, what was drafted last */
-    bool loaded;   /* it has loaded the device state */
-    bool taken;    /* it has been told to run the guest */
-    bool resumed;  /* it has said what is missing, into `resume_missing` */
-    bool complete; /* nothing is missing any more */
+    bool drafted;     /* it has discarded, or forgotten, what was drafted last */
+    bool loaded;      /* it has loaded the device state */
+    bool taken;       /* it has been told to run the guest */
+    bool resumed;     /* it has said what is missing, into `resume_missing` */
+    bool complete;    /* nothing is missing any more */
     FerryMissingReader resume_reader;
     FerryPageset **resume_missing; /* of each region; NULL when none is expected */
     unsigned nr_recoveries;
@@ -128,7 +128,6 @@ bool ferry_source_replace_tracker(FerrySource *source, GError *error, GError **e
 
 /* On channels that have been opened: read what the destination says, in a thread. */
 void ferry_source_listen(FerrySource *source);
-
 
 /* End all threads and channels.  What is to be sent is known as well as before. */
 void ferry_source_hang_up(FerrySource *source);

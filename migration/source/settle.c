@@ -35,15 +35,16 @@ static bool wait_ready(FerrySource *source, gint64 deadline_us, GError **errp)
     }
     if (lost) {
         /* If it says why, that counts more. */
-        ferry_source_lose_channel(source, g_error_new(FERRY_ERROR, FERRY_ERROR_IO,
-                                                      "channel '%s': the other side closed it", lost));
+        ferry_source_lose_channel(source,
+                                  g_error_new(FERRY_ERROR, FERRY_ERROR_IO,
+                                              "channel '%s': the other side closed it", lost));
     }
     if (lost || closed) {
         return ferry_source_fail(source, errp);
     }
     if (!ready) {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_IO,
-                    "the destination did not say in time that it takes the RAM blocks");
+                            "the destination did not say in time that it takes the RAM blocks");
         return ferry_source_fail_here(source, errp);
     }
     return true;

@@ -58,9 +58,9 @@ typedef struct FerrySourceConfig {
     unsigned timeout_ms; /* silence that means a broken connection: see heartbeat.h */
     /* For how long the destination may take to load the device state, and to answer GO. */
     unsigned switchover_ms;
-    bool compress;       /* compress payloads where that helps (costs a stable copy) */
-    bool checksum;       /* send a CRC32C of each payload (costs a stable copy of it) */
-    bool send_hot;       /* do not put off pages that stay hot: to measure what that saves */
+    bool compress; /* compress payloads where that helps (costs a stable copy) */
+    bool checksum; /* send a CRC32C of each payload (costs a stable copy of it) */
+    bool send_hot; /* do not put off pages that stay hot: to measure what that saves */
     /*
      * Until when READY must have come, of g_get_monotonic_time(); 0: no limit.  A destination that says
      * that it is at work gets open_timeout_ms more, each time.

@@ -74,8 +74,7 @@ bool ferry_channel_readv_all(FerryChannel *channel, struct iovec *iov, int nr_io
 
         atomic_store_explicit(&channel->read_began_us, g_get_monotonic_time(),
                               memory_order_relaxed);
-        done =
-            channel->ops->readv(channel->opaque, iov, nr_iov > IOV_MAX ? IOV_MAX : nr_iov, errp);
+        done = channel->ops->readv(channel->opaque, iov, nr_iov > IOV_MAX ? IOV_MAX : nr_iov, errp);
         atomic_store_explicit(&channel->read_began_us, 0, memory_order_relaxed);
         if (done < 0) {
             g_prefix_error(errp, "channel '%s': ", channel->name);

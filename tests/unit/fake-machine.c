@@ -390,7 +390,6 @@ int fake_pair_dial(FakePair *pair)
 
 static FerryChannel *dial_one(FakePair *pair, const char *name, GError **errp)
 {
-
     if (pair->dial_limit && pair->nr_dialled == pair->dial_limit) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_IO, "nobody listens");
         return NULL;

@@ -13,17 +13,28 @@
 /* May the column follow the row?  As written down in state.h, and not taken from the code. */
 static const char *const table[FERRY_DESTINATION_NR_PHASES] = {
     /*               opening copying drafting handed-off in-place loaded fetching paused done parted failed */
-    [OPENING] = "       -       y       -         -         -       -       -       -     -     -      y",
-    [COPYING] = "       -       y       y         y         -       -       -       -     -     -      y",
-    [DRAFTING] = "      -       y       y         y         -       -       -       -     -     -      y",
-    [HANDED_OFF] = "    -       -       -         -         y       -       y       -     -     -      y",
-    [IN_PLACE] = "      -       -       -         -         -       y       -       -     -     -      y",
-    [LOADED] = "        -       -       -         -         -       -       -       -     y     -      y",
-    [FETCHING] = "      -       -       -         -         -       -       -       y     y     -      y",
-    [PAUSED] = "        -       -       -         -         -       -       y       -     -     y      y",
-    [DONE] = "          -       -       -         -         -       -       -       -     -     y      y",
-    [PARTED] = "        -       -       -         -         -       -       -       -     y     -      y",
-    [FAILED] = "        -       -       -         -         -       -       -       -     -     -      -",
+    [OPENING] =
+        "       -       y       -         -         -       -       -       -     -     -      y",
+    [COPYING] =
+        "       -       y       y         y         -       -       -       -     -     -      y",
+    [DRAFTING] =
+        "      -       y       y         y         -       -       -       -     -     -      y",
+    [HANDED_OFF] =
+        "    -       -       -         -         y       -       y       -     -     -      y",
+    [IN_PLACE] =
+        "      -       -       -         -         -       y       -       -     -     -      y",
+    [LOADED] =
+        "        -       -       -         -         -       -       -       -     y     -      y",
+    [FETCHING] =
+        "      -       -       -         -         -       -       -       y     y     -      y",
+    [PAUSED] =
+        "        -       -       -         -         -       -       y       -     -     y      y",
+    [DONE] =
+        "          -       -       -         -         -       -       -       -     -     y      y",
+    [PARTED] =
+        "        -       -       -         -         -       -       -       -     y     -      y",
+    [FAILED] =
+        "        -       -       -         -         -       -       -       -     -     -      -",
 };
 
 static bool may_follow(FerryDestinationPhase from, FerryDestinationPhase to)

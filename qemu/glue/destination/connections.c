@@ -107,8 +107,7 @@ void ferry_incoming_handshake(QIOChannel *ioc)
     }
     if (!connections.handshakes) {
         connections.handshakes = g_array_new(false, false, sizeof(Handshake));
-        connections.handshakes_timer =
-            timer_new_ms(QEMU_CLOCK_REALTIME, look_at_handshakes, NULL);
+        connections.handshakes_timer = timer_new_ms(QEMU_CLOCK_REALTIME, look_at_handshakes, NULL);
     }
     g_array_append_val(connections.handshakes, handshake);
     for (guint i = connections.handshakes->len; i-- > 0;) {
@@ -236,9 +235,10 @@ bool coroutine_mixed_fn ferry_incoming_wait_multifd(void)
     }
     while (!migration_has_all_channels()) {
         if (now_ms() > deadline_ms) {
-            error_report("ferry: multifd-channels is %d here, and the source has opened fewer: set the "
-                         "same number at both ends",
-                         migrate_multifd_channels());
+            error_report(
+                "ferry: multifd-channels is %d here, and the source has opened fewer: set the "
+                "same number at both ends",
+                migrate_multifd_channels());
             qemu_file_set_error(mis->from_src_file, -EINVAL);
             return false;
         }

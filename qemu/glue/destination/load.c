@@ -87,9 +87,9 @@ static void stand_down(void)
             failure ? g_strdup_printf("the session broke while it was opened: %s", failure)
                     : g_strdup("the source gave up before the session was open");
 
+        ferry_incoming_end(NULL, false);
         /* That its channels failed does not matter any more. */
         forget_failure();
-        ferry_incoming_end(NULL, false);
         ferry_postcopy_stand_down();
         ferry_incoming_set_reason(reason);
     } else {

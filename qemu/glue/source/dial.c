@@ -92,7 +92,8 @@ static bool is_this_host(const QIOChannelSocket *socket)
  * that address is this host's, or a gateway's, and the port somebody else's: a destination must not choose
  * whom this QEMU talks to.  Names of UNIX sockets are Ferry's own.
  */
-static bool target_place(Target *target, const QIOChannelSocket *socket, uint32_t number, Error **errp)
+static bool target_place(Target *target, const QIOChannelSocket *socket, uint32_t number,
+                         Error **errp)
 {
     g_autofree char *name = g_strdup_printf(FERRY_ABSTRACT_NAME, number);
 
@@ -114,8 +115,10 @@ static bool target_place(Target *target, const QIOChannelSocket *socket, uint32_
     default:
         break;
     }
-    error_setg(errp, "the destination, which was handed a connected socket, asks for connections to "
-                     "port %u of this host or of a service there: they are not made", number);
+    error_setg(errp,
+               "the destination, which was handed a connected socket, asks for connections to "
+               "port %u of this host or of a service there: they are not made",
+               number);
     return false;
 }
 

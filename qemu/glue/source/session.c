@@ -43,8 +43,9 @@ static struct {
     FerryRegions regions; /* as handed to the source: for looking blocks up */
     bool cancelling;      /* the user has cancelled it; atomic */
 
-    QIOChannel *main; /* QEMU's own connection, to be broken with ours; a reference, under the lock */
-    bool marked;      /* the stream says that Ferry carries the memory: no way back; under the lock */
+    QIOChannel
+        *main;   /* QEMU's own connection, to be broken with ours; a reference, under the lock */
+    bool marked; /* the stream says that Ferry carries the memory: no way back; under the lock */
 
     /* Accounting on the thread that drives the session. */
     uint64_t counted_bytes, counted_normal, counted_zero;
