@@ -226,7 +226,8 @@ static bool counts_for_source(bool opening, const GError *error)
 static bool give_up(FerryDestination *destination, const GError *error, ChannelReader **control)
 {
     bool opening = destination->phase == FERRY_DESTINATION_OPENING;
-    bool keeps = destination->may_run && !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_CANCELLED);
+    bool keeps =
+        destination->may_run && !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_CANCELLED);
 
     if (keeps || !ferry_destination_may_enter(destination, FERRY_DESTINATION_FAILED) ||
         !ferry_destination_enter(destination, FERRY_DESTINATION_FAILED)) {

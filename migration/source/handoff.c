@@ -176,10 +176,11 @@ bool ferry_source_wait_taken(FerrySource *source, GError **errp)
     cause = ferry_source_cause(source, 0);
     ferry_source_enter(source, FERRY_SOURCE_IN_DOUBT);
     ferry_source_shutdown(source);
-    g_set_error(errp, FERRY_ERROR, FERRY_ERROR_LOST,
-                "the destination was told to run the guest, and did not say that it does (%s): let the "
-                "guest go on here only if the migration has failed there, or that QEMU has ended",
-                cause ? cause->message : "nothing came");
+    g_set_error(
+        errp, FERRY_ERROR, FERRY_ERROR_LOST,
+        "the destination was told to run the guest, and did not say that it does (%s): let the "
+        "guest go on here only if the migration has failed there, or that QEMU has ended",
+        cause ? cause->message : "nothing came");
     return false;
 }
 

@@ -217,9 +217,8 @@ static bool take_ready(FerrySource *source, const GByteArray *body, GError **err
     bool ok;
 
     g_mutex_lock(&source->lock);
-    ok = !source->ready &&
-         ferry_answers_decode(body ? body->data : NULL, body ? body->len : 0, source->answers,
-                              source->regions->nr, errp);
+    ok = !source->ready && ferry_answers_decode(body ? body->data : NULL, body ? body->len : 0,
+                                                source->answers, source->regions->nr, errp);
     source->ready |= ok;
     g_cond_broadcast(&source->changed);
     g_mutex_unlock(&source->lock);
@@ -344,8 +343,7 @@ static bool is_over(FerrySource *source)
     bool taken;
 
     g_mutex_lock(&source->lock);
-    taken =
-        source->taken && (phase == FERRY_SOURCE_RELEASED || phase == FERRY_SOURCE_DONE);
+    taken = source->taken && (phase == FERRY_SOURCE_RELEASED || phase == FERRY_SOURCE_DONE);
     g_mutex_unlock(&source->lock);
     return taken || is_expected(source);
 }
@@ -415,7 +413,8 @@ void ferry_source_lose_channel(void *opaque, GError *error)
 
 bool ferry_source_has_failed(const FerrySource *source)
 {
-    return ferry_cause_is_known(&source->cause) || ferry_source_phase(source) == FERRY_SOURCE_FAILED;
+    return ferry_cause_is_known(&source->cause) ||
+           ferry_source_phase(source) == FERRY_SOURCE_FAILED;
 }
 
 void ferry_source_abort(FerrySource *source, GError *error)

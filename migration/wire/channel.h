@@ -38,7 +38,7 @@ typedef struct FerryChannel {
     char name[32]; /* for messages: "data 2" */
     _Atomic uint64_t sent_bytes;
     _Atomic uint64_t received_bytes;
-    GMutex write_lock;              /* held while a vector is written */
+    GMutex write_lock; /* held while a vector is written */
     /* Monotonic: since when the read, or the write, that is under way has waited; or 0. */
     _Atomic int64_t read_began_us, write_began_us;
 } FerryChannel;

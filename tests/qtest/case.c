@@ -109,9 +109,8 @@ char *run_listening_uri(Vm *vm)
 void run_listen(Run *run)
 {
     const char *listen = run->c->uri ? run->c->uri : "tcp:127.0.0.1:0";
-    g_autofree char *arguments =
-        g_strdup_printf("{ 'uri': '%s'%s }", listen,
-                        run->c->destination_stays ? ", 'exit-on-error': false" : "");
+    g_autofree char *arguments = g_strdup_printf(
+        "{ 'uri': '%s'%s }", listen, run->c->destination_stays ? ", 'exit-on-error': false" : "");
 
     vm_do(run->destination, "migrate-incoming", arguments);
     g_free(run->uri);

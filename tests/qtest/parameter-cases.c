@@ -126,6 +126,17 @@ static const Expected parameters[] = {
         .good_info = "network-timeout: 2000 milliseconds\r\n",
     },
     {
+        .name = "switchover-timeout",
+        .initial = "60000",
+        .good = "1000",
+        .good_json = "1000",
+        .expects = "a number of milliseconds from 1000 to 3600000",
+        .bad = {"5", "999", "3600001", "1m"},
+        .bad_json = {"5", "999", "3600001", "-1", "'1m'"},
+        .info = "switchover-timeout: 60000 milliseconds\r\n",
+        .good_info = "switchover-timeout: 1000 milliseconds\r\n",
+    },
+    {
         .name = "recovery-timeout",
         .initial = "0",
         .good = "604800",
@@ -366,7 +377,8 @@ static const Case cases[] = {
         .destination_options =
             "-global ferry.channels=64 -global ferry.checksum=on -global ferry.compression=zstd "
             "-global ferry.tracker=bitmap -global ferry.trace=pagemap "
-            "-global ferry.switchover=auto -global ferry.network-timeout=2000 "
+            "-global ferry.switchover=auto -global ferry.open-timeout=500 "
+            "-global ferry.network-timeout=2000 -global ferry.switchover-timeout=1000 "
             "-global ferry.recovery-timeout=604800 -global ferry.x-defer=off",
         .before = check_good_globals,
         .hold = HOLD_NOT,

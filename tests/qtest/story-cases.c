@@ -60,7 +60,11 @@ static void check_precopy(Run *run)
         "ferry_phase source: rounds -> stopped",
         "ferry_handoff source: 0 pages missing",
         "ferry_phase source: stopped -> handed-off",
-        "ferry_phase source: handed-off -> done",
+        "ferry_loaded source",
+        "ferry_phase source: handed-off -> released",
+        "ferry_go source",
+        "ferry_taken source",
+        "ferry_phase source: released -> done",
         NULL,
     };
     static const char *const at_destination[] = {
@@ -70,7 +74,11 @@ static void check_precopy(Run *run)
         "ferry_phase destination: opening -> copying",
         "ferry_phase destination: copying -> handed-off",
         "ferry_handoff destination: 0 pages missing",
-        "ferry_phase destination: handed-off -> done",
+        "ferry_phase destination: handed-off -> in-place",
+        "ferry_phase destination: in-place -> loaded",
+        "ferry_loaded destination",
+        "ferry_phase destination: loaded -> done",
+        "ferry_go destination",
         NULL,
     };
 
@@ -93,6 +101,7 @@ static void check_postcopy(Run *run)
         "ferry_loaded source",
         "ferry_phase source: handed-off -> fetching",
         "ferry_go source",
+        "ferry_taken source",
         "ferry_fault_served region ",
         "ferry_complete source",
         "ferry_phase source: fetching -> done",

@@ -9,13 +9,14 @@
 
 /* All that may happen, by name: whoever changes the table changes its meaning. */
 static const char *const allowed[] = {
-    "opening copying", "opening failed", "opening cancelled", "copying rounds", "copying drafted",
-    "copying stopped", "copying failed", "copying cancelled", "rounds copying", "rounds drafted",
-    "rounds stopped", "rounds failed", "rounds cancelled", "drafted copying", "drafted rounds",
-    "drafted stopped", "drafted failed", "drafted cancelled", "stopped handed-off",
-    "stopped failed", "stopped cancelled", "handed-off released", "handed-off fetching",
-    "handed-off failed", "handed-off cancelled", "released in-doubt", "released done",
-    "fetching paused", "fetching done", "paused resuming", "paused done", "resuming fetching",
+    "opening copying",      "opening failed",      "opening cancelled",   "copying rounds",
+    "copying drafted",      "copying stopped",     "copying failed",      "copying cancelled",
+    "rounds copying",       "rounds drafted",      "rounds stopped",      "rounds failed",
+    "rounds cancelled",     "drafted copying",     "drafted rounds",      "drafted stopped",
+    "drafted failed",       "drafted cancelled",   "stopped handed-off",  "stopped failed",
+    "stopped cancelled",    "handed-off released", "handed-off fetching", "handed-off failed",
+    "handed-off cancelled", "released in-doubt",   "released done",       "fetching paused",
+    "fetching done",        "paused resuming",     "paused done",         "resuming fetching",
     "resuming paused",
 };
 

@@ -172,7 +172,8 @@ static void test_no_go(gconstpointer data)
     if (cancelled) {
         ferry_source_cancel(bed->source);
     } else {
-        ferry_source_abort(bed->source, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "it broke"));
+        ferry_source_abort(bed->source,
+                           g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "it broke"));
     }
     g_assert_false(ferry_source_go(bed->source, &error));
     g_assert_false(ferry_source_is_gone(bed->source));
@@ -194,7 +195,8 @@ static void test_limit(void)
 
     g_assert_false(ferry_source_wait_loaded(bed->source, &error));
     g_assert_error(error, FERRY_ERROR, FERRY_ERROR_TIMEOUT);
-    g_assert_nonnull(strstr(error->message, "300 ms (switchover-timeout), waiting for the destination to load"));
+    g_assert_nonnull(
+        strstr(error->message, "300 ms (switchover-timeout), waiting for the destination to load"));
     g_assert_cmpint(ferry_source_phase(bed->source), ==, FERRY_SOURCE_FAILED);
     g_assert_true(hears(bed, FERRY_FRAME_ERROR, &text));
     g_assert_nonnull(strstr(text, "switchover-timeout"));

@@ -140,11 +140,11 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
 {
     static const FerryDestinationOps ops = {
         .list_regions = list_regions,
-        .complete = ferry_load_memory_decided,
+        .complete = ferry_incoming_decided,
         .failed = ferry_load_failed,
         .warn = warn,
         .list_vcpus = ferry_postcopy_list_vcpus,
-        .handed_off = ferry_load_memory_decided,
+        .handed_off = ferry_incoming_decided,
         .go = ferry_incoming_go,
         .stream_idle_ms = ferry_postcopy_stream_idle_ms,
         .broken = ferry_postcopy_broken,

@@ -8,11 +8,9 @@
  */
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
-#include "qemu/coroutine.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
-#include "block/aio.h"
 #include "migration/migration.h"
 #include "migration/qemu-file.h"
 
@@ -23,35 +21,7 @@
 #include "postcopy.h"
 #include "run.h"
 #include "session.h"
-
-static Coroutine *waiting; /* for the memory to be complete, or handed off */
-
-static void wake(void *opaque)
-{
-    Coroutine *waiter = waiting;
-
-    ferry_incoming_check();
-    if (waiter) {
-        waiting = NULL;
-        aio_co_wake(waiter);
-    }
-}
-
-/* On a thread of the engine's. */
-void ferry_load_memory_decided(void *opaque)
-{
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), wake, NULL);
-}
-
-bool ferry_load_wait(void)
-{
-    if (!qemu_in_coroutine()) {
-        return false;
-    }
-    waiting = qemu_coroutine_self();
-    qemu_coroutine_yield();
-    return true;
-}
+#include "wait.h"
 
 /* On a thread of the engine's. */
 void ferry_load_failed(void *opaque, const GError *why)
@@ -120,7 +90,7 @@ static int load_end(void)
 
     /* With pages missing, the source says that this is the end when it knows that they have come. */
     while (!done && !error && !ferry_destination_is_left(destination)) {
-        if (!ferry_load_wait()) {
+        if (!ferry_wait()) {
             ferry_destination_wait_complete(destination, NULL);
         }
         done = ferry_destination_is_complete(destination, &error);

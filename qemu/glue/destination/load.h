@@ -14,18 +14,6 @@ bool ferry_load_state(QEMUFile *f, int *ret);
 /* SaveVMHandlers' load_cleanup: ends the session, if there is one. */
 void ferry_load_cleanup(void);
 
-/*
- * All memory is in place, or handed off, or the session failed: a FerryDestinationOps' complete and
- * handed_off.  Any thread.
- */
-void ferry_load_memory_decided(void *opaque);
-
-/*
- * Let the main loop go on until that happens, which may have been something else than what is waited for.
- * False, at once, on a thread that cannot.
- */
-bool ferry_load_wait(void);
-
 /* The session has failed: so query-migrate says why, before QEMU has words of its own.  Any thread. */
 void ferry_load_failed(void *opaque, const GError *why);
 

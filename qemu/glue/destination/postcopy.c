@@ -27,11 +27,11 @@
 
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
-#include "load.h"
 #include "lost.h"
 #include "postcopy.h"
 #include "session.h"
 #include "stream.h"
+#include "wait.h"
 
 /* As many network backends are looked at. */
 #define MAX_NETDEVS 256
@@ -146,7 +146,7 @@ int ferry_postcopy_listen(MigrationIncomingState *mis)
     /*
      * What the source sends for it left before the command that brought us here, but by another way.
      */
-    while (ferry_destination_awaits_handoff(destination) && ferry_load_wait()) {
+    while (ferry_destination_awaits_handoff(destination) && ferry_wait()) {
     }
     if (!ferry_destination_wait_left(destination, &error)) {
         error_report("ferry: %s", error->message);

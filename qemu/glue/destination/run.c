@@ -19,6 +19,7 @@
 #include "postcopy.h"
 #include "run.h"
 #include "session.h"
+#include "wait.h"
 
 /* Starts the guest; not NULL while GO is waited for. */
 static void (*pending)(void *opaque);
@@ -54,6 +55,18 @@ void ferry_incoming_check(void)
         /* Whoever reads the stream gets to know, and fails in QEMU's own way. */
         qemu_file_shutdown(mis->from_src_file);
     }
+}
+
+static void decided(void *opaque)
+{
+    ferry_incoming_check();
+    ferry_wait_end();
+}
+
+/* On a thread of the engine's. */
+void ferry_incoming_decided(void *opaque)
+{
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), decided, NULL);
 }
 
 /* --- Running -------------------------------------------------------------------------------------- */

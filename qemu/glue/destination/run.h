@@ -9,6 +9,12 @@
 /* The source has let go of the guest: a FerryDestinationOps' go.  Any thread. */
 void ferry_incoming_go(void *opaque);
 
+/*
+ * All memory is in place, or handed off, or the session failed: a FerryDestinationOps' complete and
+ * handed_off.  Any thread.
+ */
+void ferry_incoming_decided(void *opaque);
+
 /* If the session has failed, have the migration fail, wherever it stands.  Main thread. */
 void ferry_incoming_check(void);
 

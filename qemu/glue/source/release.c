@@ -34,8 +34,8 @@ static bool say_go(MigrationState *s, GError **errp)
     RunState old_state = s->vm_old_state;
 
     if (migrate_has_error(s) || qemu_file_get_error(s->to_dst_file)) {
-        ferry_source_abort(source, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO,
-                                                       "the migration stream broke"));
+        ferry_source_abort(
+            source, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "the migration stream broke"));
     }
     /* Nothing that QEMU does when a migration ends starts a guest that was in this state. */
     s->vm_old_state = RUN_STATE_POSTMIGRATE;
@@ -116,22 +116,4 @@ bool ferry_delays_reset(void)
     sending = ferry_source_is_stopped(source) && !ferry_source_is_over(source);
     ferry_outgoing_release();
     return sending;
-}
-
-bool ferry_ends_return_path(void)
-{
-    FerrySource *source;
-    bool ends;
-
-    if (ferry_peer_is_given_up()) {
-        return true;
-    }
-    source = ferry_outgoing_hold();
-    if (!source) {
-        return false;
-    }
-    ends = ferry_source_is_gone(source) &&
-           (!ferry_source_is_left(source) || ferry_source_is_complete(source));
-    ferry_outgoing_release();
-    return ends;
 }

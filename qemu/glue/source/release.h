@@ -16,7 +16,4 @@
  */
 bool ferry_release_guest(MigrationState *s, GError **errp);
 
-/* Whether it is no news that the return path breaks: nothing depends on it any more.  Any thread. */
-bool ferry_ends_return_path(void);
-
 #endif

@@ -19,7 +19,6 @@
 #include "ferry/migration/memory/pageset.h"
 #include "../internal.h"
 #include "peer.h"
-#include "release.h"
 #include "session.h"
 
 /* How long the end of the return path waits for Ferry to say why. */
@@ -388,12 +387,31 @@ static GError *wait_for_cause(void)
     return cause;
 }
 
+/* Whether it is no news that the return path breaks: nothing depends on it any more. */
+static bool ends_return_path(void)
+{
+    FerrySource *source;
+    bool ends;
+
+    if (ferry_peer_is_given_up()) {
+        return true;
+    }
+    source = ferry_outgoing_hold();
+    if (!source) {
+        return false;
+    }
+    ends = ferry_source_is_gone(source) &&
+           (!ferry_source_is_left(source) || ferry_source_is_complete(source));
+    ferry_outgoing_release();
+    return ends;
+}
+
 void ferry_return_path_error(MigrationState *s, const Error *error)
 {
     g_autoptr(GError) cause = NULL;
     Error *err = NULL;
 
-    if (ferry_ends_return_path()) {
+    if (ends_return_path()) {
         return;
     }
     if (!ferry_outgoing_active()) {
