@@ -80,17 +80,21 @@ static void start_heartbeat(FerryDestination *destination)
 
 /* --- Regions ---------------------------------------------------------------------------------- */
 
+static bool has_channels(const FerryDestination *destination, const FerryLayout *layout)
+{
+    return destination->nr_data >= layout->nr_data && destination->nr_fetch >= layout->nr_fetch;
+}
+
 /* Wait until the channels of @layout are all in; false when that will not be.  With the lock held. */
 static bool wait_for_channels(ChannelReader *reader, const FerryLayout *layout)
 {
     FerryDestination *destination = reader->destination;
 
-    while ((destination->nr_data < layout->nr_data || destination->nr_fetch < layout->nr_fetch) &&
-           destination->phase != FERRY_DESTINATION_FAILED && !destination->closing &&
-           !reader->stale) {
+    while (!has_channels(destination, layout) && destination->phase != FERRY_DESTINATION_FAILED &&
+           !destination->closing && !reader->stale) {
         g_cond_wait(&destination->changed, &destination->lock);
     }
-    return !reader->stale;
+    return !reader->stale && has_channels(destination, layout);
 }
 
 /*
@@ -196,9 +200,9 @@ static bool take_regions(ChannelReader *reader, const FerryFrame *frame, const G
     g_mutex_lock(&destination->lock);
     destination->receiver.fetch = fetch;
     destination->layout = layout;
-    wait_for_channels(reader, &layout);
-    lost = look_at_channels(destination);
-    ok = !lost && ferry_destination_enter(destination, FERRY_DESTINATION_COPYING);
+    ok = wait_for_channels(reader, &layout);
+    lost = ok ? look_at_channels(destination) : NULL;
+    ok = ok && !lost && ferry_destination_enter(destination, FERRY_DESTINATION_COPYING);
     g_mutex_unlock(&destination->lock);
     if (lost) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_IO, "channel '%s': the other side closed it",

@@ -211,7 +211,7 @@ static void wait_throttle_in_round(Run *run)
 static void boot_firmware(Run *run)
 {
     vm_do(run->source, "system_reset", NULL);
-    vm_set_bandwidth(run->source, 64 * MIB);
+    vm_set_bandwidth(run->source, 16 * MIB);
     vm_wait_ferry_phase(run->source, "rounds");
     vm_set_bandwidth(run->source, MIB);
     for (unsigned i = 0; i < 3; i++) {

@@ -17,6 +17,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "qemu/coroutine.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
@@ -147,6 +148,31 @@ void ferry_listen_broke(void)
     if (!bql_locked() && ferry_incoming_destination()) {
         qemu_event_wait(&migration_incoming_get_current()->main_thread_load_event);
     }
+}
+
+bool ferry_postcopy_pauses(bool running)
+{
+    FerryDestination *destination = ferry_incoming_destination();
+
+    /* Where the device state did not load, here or in the coroutine, that is the reason, not the stream. */
+    if (!destination || !ferry_destination_is_left(destination) || qemu_in_coroutine() ||
+        qatomic_read(&listening.failing)) {
+        return running;
+    }
+    return ferry_destination_stream_broke(destination);
+}
+
+int ferry_postcopy_listened(int ret)
+{
+    FerryDestination *destination = ferry_incoming_destination();
+
+    if (ret < 0 && destination && ferry_destination_is_left(destination) &&
+        ferry_destination_has_guest(destination) &&
+        ferry_destination_is_complete(destination, NULL)) {
+        /* All pages had come before the stream broke. */
+        return 0;
+    }
+    return ret;
 }
 
 void ferry_listen_paused(MigrationIncomingState *mis)

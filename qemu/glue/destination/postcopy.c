@@ -232,29 +232,6 @@ void ferry_postcopy_damaged(void *opaque, const GError *why)
     aio_bh_schedule_oneshot(qemu_get_aio_context(), stop_guest, NULL);
 }
 
-bool ferry_postcopy_pauses(bool running)
-{
-    FerryDestination *destination = ferry_incoming_destination();
-
-    if (!destination || !ferry_destination_is_left(destination)) {
-        return running;
-    }
-    return ferry_destination_stream_broke(destination);
-}
-
-int ferry_postcopy_listened(int ret)
-{
-    FerryDestination *destination = ferry_incoming_destination();
-
-    if (ret < 0 && destination && ferry_destination_is_left(destination) &&
-        ferry_destination_has_guest(destination) &&
-        ferry_destination_is_complete(destination, NULL)) {
-        /* All pages had come before the stream broke. */
-        return 0;
-    }
-    return ret;
-}
-
 void ferry_postcopy_paused(MigrationIncomingState *mis)
 {
     FerryDestination *destination = ferry_incoming_destination();
