@@ -5,7 +5,7 @@ import dataclasses
 import time
 
 from guest import Guest, Load, NoLinux, check_memory, linux_guest, native_guest
-from migration import MigrationFailed, migrate
+from migration import MigrationFailed, StatusPoller, migrate
 from suite import Failure, Skip
 from vm import VM, kvm_problem
 
@@ -72,10 +72,16 @@ class Bench:
         return vm
 
     def migrate(self, src, **more):
-        """Migrate to a new QEMU, return (it, Result)."""
+        """Migrate to a new QEMU, return (it, Result); the monitors answer within a second all the while."""
         dst = self.start(True)
-        result = migrate(src, dst, self.case.uri, **{
-            'caps': self.case.caps, 'params': self.case.params, **more})
+        caps = more.get('caps', self.case.caps) or {}
+        # In post-copy, the destination's main thread may be waiting for a page.
+        polled = [src] if caps.get('postcopy-ram') else [src, dst]
+        with StatusPoller(*polled) as poller:
+            result = migrate(src, dst, self.case.uri, **{
+                'caps': self.case.caps, 'params': self.case.params, **more})
+        if poller.longest_s > 1:
+            raise Failure(f'{poller.where}: query-status was answered after {poller.longest_s:.1f} s')
         if result.ferry is not None and not result.ferry_used:
             raise Failure(f"Ferry was not used: {result.ferry.get('reason', 'no reason given')}")
         return dst, result

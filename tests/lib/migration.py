@@ -10,7 +10,10 @@ Nothing here needs Ferry: on a stock QEMU `result.ferry` is None.
 """
 
 import os
+import threading
 import time
+
+from streams import VMDied
 
 
 class MigrationFailed(Exception):
@@ -62,6 +65,47 @@ def listen(dst, uri):
         address = dst.qmp('query-migrate')['socket-address'][0]
         return f"tcp:{address['host']}:{address['port']}"
     return uri
+
+
+class StatusPoller:
+    """Asks VMs for query-status all the while, and remembers the longest that one took to answer.
+
+    A moment in which this process itself did not get a CPU counts for nothing.
+    """
+
+    INTERVAL_S = 0.05
+    STALL_S = 0.2
+
+    def __init__(self, *vms):
+        self.vms = vms
+        self.longest_s = 0
+        self.where = None
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(vm,), daemon=True) for vm in vms]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, vm):
+        begin = time.monotonic()
+        while not self._over.wait(self.INTERVAL_S):
+            stalled = time.monotonic() - begin > self.INTERVAL_S + self.STALL_S
+            begin = time.monotonic()
+            try:
+                vm.qmp('query-status')
+            except (VMDied, TimeoutError):
+                return  # whoever uses the VM gets to know
+            took = time.monotonic() - begin
+            if took > self.longest_s and not stalled:
+                self.longest_s, self.where = took, vm.name
+            begin = time.monotonic()
 
 
 def migrate(src, dst, uri='tcp', *, caps=None, params=None, timeout=120, poll_s=0.1,

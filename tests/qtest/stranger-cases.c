@@ -90,7 +90,7 @@ static void send_wrong_session(Run *run)
     uint8_t frame[FRAME_BYTES + HELLO_BYTES];
 
     for (uint8_t role = 1; role <= 2; role++) {
-        make_hello(frame, 0x123456789abcdef0, 3, role);
+        make_hello(frame, 0x123456789abcdef0, 4, role);
         come(run->opaque, frame, sizeof(frame));
         expect_hang_up(run->opaque, role - 1);
     }
@@ -109,7 +109,7 @@ static void send_half_a_hello(Run *run)
 {
     uint8_t frame[FRAME_BYTES + HELLO_BYTES];
 
-    make_hello(frame, 1, 3, 1);
+    make_hello(frame, 1, 4, 1);
     come(run->opaque, frame, FRAME_BYTES + 3);
 }
 
@@ -138,7 +138,7 @@ static void come_late(Run *run)
     Strangers *strangers = run->opaque;
     uint8_t frame[FRAME_BYTES + HELLO_BYTES];
 
-    make_hello(frame, 0x123456789abcdef0, 3, 2);
+    make_hello(frame, 0x123456789abcdef0, 4, 2);
     for (int i = 0; i < 10; i++) {
         int fd = connect_to(strangers->uri);
 

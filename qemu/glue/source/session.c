@@ -111,8 +111,9 @@ static void broken(void *opaque)
     if (outgoing.marked && outgoing.main) {
         main = QIO_CHANNEL(object_ref(OBJECT(outgoing.main)));
     }
-    /* What breaks when all is done is no failure. */
-    if (main && !(ferry_source_is_gone(source) && ferry_source_is_complete(source))) {
+    /* What breaks when all is done is no failure; and whoever waits for TAKEN says more. */
+    if (main && !(ferry_source_is_gone(source) &&
+                  (ferry_source_is_complete(source) || !ferry_source_is_left(source)))) {
         cause = ferry_source_cause(source, 0);
     }
     ferry_outgoing_release();
@@ -428,12 +429,6 @@ void ferry_return_path_error(MigrationState *s, const Error *error)
     error_free(err);
 }
 
-void ferry_outgoing_cancelling(void)
-{
-    ferry_outgoing_note_cancel(migrate_get_current());
-    qatomic_set(&outgoing.cancelling, true);
-}
-
 void ferry_outgoing_cancel(void)
 {
     ferry_peer_cancel();
@@ -442,6 +437,16 @@ void ferry_outgoing_cancel(void)
         ferry_source_cancel(outgoing.source);
     }
     g_mutex_unlock(&outgoing.lock);
+}
+
+void ferry_outgoing_cancelling(void)
+{
+    ferry_outgoing_note_cancel(migrate_get_current());
+    qatomic_set(&outgoing.cancelling, true);
+    if (migration_is_running()) {
+        /* Before QEMU breaks its own connection, and the destination complains of that. */
+        ferry_outgoing_cancel();
+    }
 }
 
 /*

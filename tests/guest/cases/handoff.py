@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The hand-off, when the network or the destination fails just then: one side runs the guest, and soon."""
+
+import os
+import signal
+import time
+
+from case import Bench, Case, check, check_progress
+from guest import Guest
+from migration import listen
+from relay import Relay
+from streams import VMDied
+from suite import Failure
+
+TIMEOUTS = ['-global', 'ferry.network-timeout=2000', '-global', 'ferry.switchover-timeout=4000']
+ENDED = ('completed', 'failed', 'cancelled')
+
+# Longer than anything may take that a time-out of TIMEOUTS ends, on a busy machine.
+PATIENCE_S = 20
+
+
+def status(vm):
+    begin = time.monotonic()
+    answer = vm.qmp('query-status')
+    took = time.monotonic() - begin
+    if took > 1:
+        raise Failure(f"{vm.name}: query-status was answered after {took:.1f} s, '{answer['status']}'")
+    return answer
+
+
+class HandOff:
+    """A source that migrates to a destination, through a relay that asks on_frame()."""
+
+    def __init__(self, bench, on_frame=lambda *_: True, caps=None):
+        self.src, self.dst = bench.source(), bench.start(True)
+        for vm in (self.src, self.dst):
+            vm.set_capabilities({'events': True, **(caps or {})})
+        self.src.qmp('migrate-set-parameters', {'max-bandwidth': bench.case.params['max-bandwidth']})
+        self.dst.qmp('migrate-set-parameters', {})
+        uri = listen(self.dst, 'tcp')
+        self.relay = Relay(int(uri.rsplit(':', 1)[1]), on_frame)
+
+    def begin(self):
+        self.src.qmp('migrate', uri=self.relay.uri)
+
+    def wait(self, states=ENDED):
+        """The source's query-migrate, once it is in one of `states`; its monitor answers all the while."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            status(self.src)
+            info = self.src.qmp('query-migrate')
+            if info.get('status') in states:
+                return info
+            time.sleep(0.05)
+        raise Failure(f"the migration is '{info.get('status')}' after {PATIENCE_S} s")
+
+    def expect_failed(self, *words):
+        info = self.wait()
+        print(f"# {info['status']}: {info.get('error-desc')}")
+        if info['status'] != 'failed' or not all(word in info.get('error-desc', '') for word in words):
+            raise Failure(f"{info['status']}: {info.get('error-desc')}, not failed with {words}")
+
+    def expect_at_source(self, bench):
+        """The guest goes on where it was, and its memory is right."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not status(self.src)['running']:
+            if time.monotonic() > deadline:
+                raise Failure('the source does not run the guest')
+            time.sleep(0.05)
+        check_progress(Guest(self.src), bench.load, check(Guest(self.src)))
+
+    def runs_at_destination(self):
+        try:
+            return self.dst.alive() and status(self.dst)['running']
+        except VMDied:
+            return False  # it gives up just now
+
+    def expect_not_at_destination(self):
+        if self.runs_at_destination():
+            raise Failure('both sides run the guest, or the wrong one')
+
+
+def test_silent(case):
+    """The destination says nothing more while memory is copied."""
+    with Bench(case) as bench:
+        hand_off = HandOff(bench)
+        hand_off.begin()
+        hand_off.wait(('active',))
+        time.sleep(0.5)
+        os.kill(hand_off.dst.pid, signal.SIGSTOP)
+        hand_off.expect_failed('2000 ms')
+        hand_off.expect_at_source(bench)
+
+
+def test_silent_blackout(case):
+    """The same with the guest stopped."""
+    with Bench(case) as bench:
+        hand_off = HandOff(bench, caps={'pause-before-switchover': True})
+        hand_off.begin()
+        hand_off.wait(('pre-switchover',))
+        os.kill(hand_off.dst.pid, signal.SIGSTOP)
+        hand_off.src.qmp('migrate-continue', state='pre-switchover')
+        hand_off.expect_failed('2000 ms')
+        hand_off.expect_at_source(bench)
+
+
+def go_over(hand_off):
+    hand_off.wait(('active',))
+    hand_off.src.qmp('migrate-start-postcopy')
+
+
+def test_loaded_withheld(case):
+    """The destination beats, but never says LOADED: the source takes the guest back at the limit."""
+    with Bench(case) as bench:
+        hand_off = HandOff(bench, lambda _, name, __: name != 'LOADED', case.caps)
+        hand_off.begin()
+        if case.caps:
+            go_over(hand_off)
+        hand_off.expect_failed('switchover-timeout', 'to load the state of its devices')
+        hand_off.expect_at_source(bench)
+        hand_off.expect_not_at_destination()
+
+
+def test_reset_at_loaded(case):
+    """The main connection is reset towards the source while it waits for LOADED: exactly one side runs."""
+    def on_frame(relay, name, _):
+        if name == 'LOADED':
+            relay.reset_main_towards_source()
+        return True
+
+    with Bench(case) as bench:
+        hand_off = HandOff(bench, on_frame, case.caps)
+        hand_off.begin()
+        if case.caps:
+            go_over(hand_off)
+        info = hand_off.wait((*ENDED, 'postcopy-paused'))
+        time.sleep(1)
+        at_source, at_destination = status(hand_off.src)['running'], hand_off.runs_at_destination()
+        print(f"# {info['status']}, at the source {at_source}, at the destination {at_destination}")
+        if at_source == at_destination:
+            raise Failure(f'both sides run the guest: {at_source}')
+        if at_source:
+            hand_off.expect_at_source(bench)
+        elif not case.caps:
+            check(Guest(hand_off.dst))
+
+
+def test_go_withheld(case):
+    """GO does not arrive, and the connection breaks: in doubt, until a person says so."""
+    def on_frame(relay, name, _):
+        if name != 'GO':
+            return True
+        relay.cut()
+        return False
+
+    with Bench(case) as bench:
+        hand_off = HandOff(bench, on_frame)
+        hand_off.begin()
+        hand_off.expect_failed('was told to run the guest', 'has failed there')
+        hand_off.expect_not_at_destination()
+        deadline = time.monotonic() + PATIENCE_S
+        while hand_off.dst.alive():
+            if time.monotonic() > deadline:
+                raise Failure('the destination does not give up')
+            time.sleep(0.05)
+        if status(hand_off.src) != {'status': 'postmigrate', 'running': False}:
+            raise Failure(f'the source is not in doubt: {status(hand_off.src)}')
+        hand_off.src.qmp('cont')
+        hand_off.expect_at_source(bench)
+
+
+def test_taken_withheld(case):
+    """GO arrives, its answer does not: the destination runs the guest, and the source does not."""
+    def on_frame(relay, name, _):
+        if name != 'TAKEN':
+            return True
+        relay.cut()
+        return False
+
+    with Bench(case) as bench:
+        hand_off = HandOff(bench, on_frame)
+        hand_off.begin()
+        hand_off.expect_failed('was told to run the guest')
+        if status(hand_off.src) != {'status': 'postmigrate', 'running': False}:
+            raise Failure(f'the source is not in doubt: {status(hand_off.src)}')
+        hand_off.dst.wait_event('RESUME', PATIENCE_S)
+        check_progress(Guest(hand_off.dst), bench.load, check(Guest(hand_off.dst)))
+
+
+def cases():
+    load = {'fill': 128, 'write': 16, 'rate': 2000}
+    tests = [
+        ('silence', test_silent, None, 20 << 20),
+        ('silence while it is stopped', test_silent_blackout, None, 0),
+        ('LOADED withheld', test_loaded_withheld, None, 0),
+        ('LOADED withheld, post-copy', test_loaded_withheld, {'postcopy-ram': True}, 40 << 20),
+        ('reset at LOADED', test_reset_at_loaded, None, 0),
+        ('reset at LOADED, post-copy', test_reset_at_loaded, {'postcopy-ram': True}, 40 << 20),
+        ('GO withheld', test_go_withheld, None, 0),
+        ('TAKEN withheld', test_taken_withheld, None, 0),
+    ]
+    for name, test, caps, bandwidth in tests:
+        yield Case(f'native kvm: hand-off, {name}', load, vm={'args': TIMEOUTS}, caps=caps,
+                   params={'max-bandwidth': bandwidth}, test=test)
+
+
+CASES = list(cases())

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A relay between two QEMUs that knows Ferry's frames on the control channel, and can break what passes.
+
+    relay = Relay(port, on_frame)
+    src.qmp('migrate', uri=relay.uri)
+
+on_frame(relay, name, to_source) is called with the name of each frame of NAMES, before it is passed on;
+returns whether it is.  It runs on a thread of the relay's.
+"""
+
+import socket
+import struct
+import threading
+import time
+
+MAGIC = b'FRRY'
+HEADER = struct.Struct('<4sBBHIIQII')
+EXTENT_BYTES = 8
+NAMES = {10: 'REACHED', 14: 'LOADED', 15: 'GO', 17: 'COMPLETE', 19: 'RESUME', 22: 'TAKEN'}
+CONTROL = 1       # a hello's role ...
+ROLE_OFFSET = 10  # ... and where it stands in the body
+
+
+def read_all(sock, nr_bytes):
+    data = b''
+    while len(data) < nr_bytes:
+        part = sock.recv(nr_bytes - len(data))
+        if not part:
+            raise OSError('end of stream')
+        data += part
+    return data
+
+
+def read_frame(sock):
+    """(type, all of it)"""
+    head = read_all(sock, HEADER.size)
+    magic, kind, _, _, nr_extents, nr_bytes, *_ = HEADER.unpack(head)
+    if magic != MAGIC:
+        raise OSError('no frame')
+    return kind, head + read_all(sock, (nr_extents * EXTENT_BYTES + 4 if nr_extents else 0) + nr_bytes)
+
+
+class Relay:
+    def __init__(self, port, on_frame):
+        self.port = port
+        self.on_frame = on_frame
+        self.main = None      # (the source's end, the destination's)
+        self.control = None   # the same
+        self.pairs = []
+        self.lock = threading.Lock()
+        self.listener = socket.create_server(('127.0.0.1', 0), backlog=64)
+        self.uri = f'tcp:127.0.0.1:{self.listener.getsockname()[1]}'
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                source, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._connect, args=(source,), daemon=True).start()
+
+    def _connect(self, source):
+        try:
+            destination = socket.create_connection(('127.0.0.1', self.port))
+            pair = (source, destination)
+            with self.lock:
+                self.pairs.append(pair)
+            is_ferry = source.recv(len(MAGIC), socket.MSG_PEEK) == MAGIC
+            kind = self._copy
+            if not is_ferry:
+                self.main = pair
+            else:
+                _, hello = read_frame(source)
+                destination.sendall(hello)
+                if hello[HEADER.size + ROLE_OFFSET] == CONTROL:
+                    self.control = pair
+                    kind = self._copy_frames
+        except OSError:
+            source.close()
+            return
+        threading.Thread(target=kind, args=(destination, source, True), daemon=True).start()
+        kind(source, destination, False)
+
+    def _copy(self, a, b, to_source):
+        try:
+            while True:
+                data = a.recv(65536)
+                if not data:
+                    break
+                b.sendall(data)
+        except OSError:
+            pass
+        self._end(b)
+
+    def _copy_frames(self, a, b, to_source):
+        try:
+            while True:
+                kind, frame = read_frame(a)
+                if kind not in NAMES or self.on_frame(self, NAMES[kind], to_source):
+                    b.sendall(frame)
+        except OSError:
+            pass
+        self._end(b)
+
+    @staticmethod
+    def _end(sock):
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    @staticmethod
+    def _reset(sock):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+        try:
+            sock.shutdown(socket.SHUT_RD)
+        except OSError:
+            pass
+        sock.close()
+
+    def reset_main_towards_source(self):
+        """As a network can: the destination does not notice."""
+        self._reset(self.main[0])
+        time.sleep(0.1)
+
+    def cut(self):
+        """Break all connections, towards both ends."""
+        with self.lock:
+            pairs, self.pairs = self.pairs, []
+        for sock in (sock for pair in pairs for sock in pair):
+            self._reset(sock)
+
+    def close(self):
+        self.listener.close()
+        self.cut()
