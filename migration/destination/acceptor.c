@@ -280,6 +280,7 @@ static void make_room(FerryDestination *destination)
 void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *channel)
 {
     g_autoptr(GError) error = NULL;
+    ChannelReader *unread = NULL;
     bool refused;
 
     g_mutex_lock(&destination->lock);
@@ -296,15 +297,16 @@ void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *
         if (reader->thread) {
             g_ptr_array_add(destination->readers, reader);
         } else {
-            /* The channel as well. */
-            ferry_destination_free_reader(reader);
+            unread = reader;
         }
     }
     g_mutex_unlock(&destination->lock);
     if (error) {
         g_autofree char *message = g_strdup_printf("a connection was closed: %s", error->message);
 
+        /* Whoever sees that it is closed finds the reason in the log. */
         destination->ops.warn(destination->opaque, message);
+        ferry_destination_free_reader(unread);
     }
     if (refused) {
         ferry_channel_shutdown(channel);

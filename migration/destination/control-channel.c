@@ -26,7 +26,8 @@ static bool out_of_turn(const FerryFrame *frame, GError **errp)
 static void silent(void *opaque, GError *error)
 {
     FerryDestination *destination = opaque;
-    bool cut_off;
+    g_autoptr(GError) why = g_error_copy(error);
+    bool cut_off, parted;
 
     /* The channels of a connection that broke are silent, and no reason to break the next one. */
     g_mutex_lock(&destination->lock);
@@ -34,8 +35,15 @@ static void silent(void *opaque, GError *error)
     g_mutex_unlock(&destination->lock);
     if (cut_off) {
         g_error_free(error);
-    } else {
-        ferry_destination_fail(destination, error);
+        return;
+    }
+    ferry_destination_fail(destination, error);
+    g_mutex_lock(&destination->lock);
+    parted = destination->phase == FERRY_DESTINATION_PARTED;
+    g_mutex_unlock(&destination->lock);
+    if (parted) {
+        /* All pages are in.  But whoever waits for the source's last word would for ever. */
+        destination->ops.broken(destination->opaque, why);
     }
 }
 
@@ -82,7 +90,18 @@ static void start_heartbeat(FerryDestination *destination)
 
 static bool has_channels(const FerryDestination *destination, const FerryLayout *layout)
 {
-    return destination->nr_data >= layout->nr_data && destination->nr_fetch >= layout->nr_fetch;
+    /* A source may have opened others than it says. */
+    for (unsigned i = 0; i < layout->nr_data; i++) {
+        if (!destination->data[i]) {
+            return false;
+        }
+    }
+    for (unsigned i = 0; i < layout->nr_fetch; i++) {
+        if (!destination->fetch[i]) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Wait until the channels of @layout are all in; false when that will not be.  With the lock held. */
@@ -253,6 +272,13 @@ static bool take_missing(FerryDestination *destination, const FerryFrame *frame,
 
     if (!may_draft(destination)) {
         return out_of_turn(frame, errp);
+    }
+    if (frame->region < receiver->regions.nr &&
+        (receiver->regions.list[frame->region].flags & FERRY_REGION_SAME)) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
+                    "missing pages of RAM block '%s', which both ends map",
+                    receiver->regions.list[frame->region].id);
+        return false;
     }
     return ferry_missing_take(&destination->missing_reader, frame, body, &receiver->regions,
                               ferry_fetch_incoming(receiver->fetch), errp);

@@ -72,8 +72,14 @@ static bool compare_files(const FerryRegions *local, FerryRegion *ours, const Fe
 static bool look_for_same_file(const FerryRegions *local, FerryRegion *ours,
                                const FerryRegions *remote, uint64_t session, GError **errp)
 {
-    g_autoptr(GArray) marks = ferry_region_find_marks(ours, session);
+    bool hidden;
+    g_autoptr(GArray) marks = ferry_region_find_marks(ours, session, &hidden);
 
+    if (hidden) {
+        /* It may be anybody's. */
+        ours->flags |= FERRY_REGION_FOREIGN;
+        return true;
+    }
     for (guint i = 0; i < marks->len; i++) {
         uint32_t number = g_array_index(marks, uint32_t, i);
 

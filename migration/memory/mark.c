@@ -54,8 +54,18 @@ static void add(GArray *found, uint32_t number)
     g_array_append_val(found, number);
 }
 
-/* Add what is marked from @start to before @end; a question shows one lock at a time. */
-static void find(const FerryRegion *region, int command, int64_t session_start, GArray *found)
+/* Whether @flock may be marks of the session's: somebody may have locked all of the file. */
+static bool are_marks(const struct flock *flock, int64_t session_start)
+{
+    return flock->l_type == F_RDLCK && flock->l_start >= session_start && flock->l_len > 0 &&
+           flock->l_start + flock->l_len <= session_start + FERRY_REGIONS_MAX;
+}
+
+/*
+ * Add what is marked from @start to before @end; a question shows one lock at a time.  False if that cannot
+ * be seen.
+ */
+static bool find(const FerryRegion *region, int command, int64_t session_start, GArray *found)
 {
     const int64_t end = session_start + FERRY_REGIONS_MAX;
     int64_t start = session_start;
@@ -70,7 +80,10 @@ static void find(const FerryRegion *region, int command, int64_t session_start, 
         int64_t first;
 
         if (fcntl(region->fd, command, &flock) != 0 || flock.l_type == F_UNLCK) {
-            return;
+            return true;
+        }
+        if (!are_marks(&flock, session_start)) {
+            return false;
         }
         /* Locks next to each other may have become one; none is shown twice. */
         first = MAX(flock.l_start, start);
@@ -79,18 +92,17 @@ static void find(const FerryRegion *region, int command, int64_t session_start, 
             add(found, (uint32_t)(at - session_start));
         }
         if (start <= first) {
-            return;
+            return true;
         }
     }
+    return true;
 }
 
-GArray *ferry_region_find_marks(const FerryRegion *region, uint64_t session)
+GArray *ferry_region_find_marks(const FerryRegion *region, uint64_t session, bool *hidden)
 {
     GArray *found = g_array_new(FALSE, FALSE, sizeof(uint32_t));
 
-    if (region->fd >= 0) {
-        find(region, F_OFD_GETLK, SESSION_START(session), found);
-        find(region, F_GETLK, SESSION_START(session), found);
-    }
+    *hidden = region->fd >= 0 && !(find(region, F_OFD_GETLK, SESSION_START(session), found) &&
+                                   find(region, F_GETLK, SESSION_START(session), found));
     return found;
 }

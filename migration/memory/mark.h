@@ -28,8 +28,8 @@ void ferry_regions_unmark(const FerryRegions *regions, uint64_t session);
 
 /*
  * The numbers of those regions that the source maps of @region's file, as uint32_t, in a new array; empty
- * if it maps none.
+ * if it maps none.  *@hidden: a lock of somebody else's is in the way, so that it is not known.
  */
-GArray *ferry_region_find_marks(const FerryRegion *region, uint64_t session);
+GArray *ferry_region_find_marks(const FerryRegion *region, uint64_t session, bool *hidden);
 
 #endif

@@ -163,6 +163,10 @@ static uint64_t noticed(void *opaque, uint32_t region, uint64_t word, uint64_t m
     BacklogRegion *state = &backlog->state[region];
     unsigned round = atomic_load(&backlog->round);
 
+    if (backlog->regions.list[region].scan == FERRY_SCAN_NOTHING) {
+        /* Both ends map it: it is not to be taken away there. */
+        return 0;
+    }
     if (atomic_load(&ferry_backlog_chunk(backlog, region, word * 64)->armed)) {
         remove_held(state->queued, word, mask);
     }

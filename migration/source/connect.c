@@ -15,8 +15,8 @@ static void silent(void *opaque, GError *error)
     FerrySource *source = opaque;
 
     atomic_store(&source->is_silent, true);
-    if (!ferry_source_is_gone(source)) {
-        /* It may hear this still, and wait to be told to run. */
+    /* Decided once, lest GO follows: the destination may hear this still, and wait to be told to run. */
+    if (!ferry_source_is_gone(source) && ferry_source_enter(source, FERRY_SOURCE_FAILED)) {
         ferry_channels_tell(&source->channels, error->message);
     }
     ferry_source_note_failure(source, error);
@@ -38,9 +38,8 @@ static GError *look_at_blackout(void *opaque)
     bool handed_off = ferry_source_phase(source) == FERRY_SOURCE_HANDED_OFF;
 
     /* Decided once: it may be about to be let go of. */
-    if (!give_up_us || g_get_monotonic_time() < give_up_us ||
-        ferry_source_phase_is_over(ferry_source_phase(source)) ||
-        !ferry_source_enter(source, FERRY_SOURCE_FAILED)) {
+    if (!give_up_us || g_get_monotonic_time() < give_up_us || ferry_source_is_gone(source) ||
+        ferry_source_is_over(source) || !ferry_source_enter(source, FERRY_SOURCE_FAILED)) {
         return NULL;
     }
     return g_error_new(FERRY_ERROR, FERRY_ERROR_TIMEOUT,

@@ -549,7 +549,12 @@ void ferry_first_pass_hint(FerryFirstPass *pass, uint32_t region, uint64_t first
 {
     uint64_t end = MIN(first_page + nr_pages, ferry_region_nr_pages(&pass->regions->list[region]));
 
-    g_mutex_lock(&pass->lock);
+    /*
+     * It is advice, and not waited for: the driver may be arming, with vCPUs that want what the caller holds.
+     */
+    if (!g_mutex_trylock(&pass->lock)) {
+        return;
+    }
     for (uint64_t page = first_page, next; page < end && !is_stopped(pass); page = next) {
         next = MIN(end, (page / FERRY_CHUNK_PAGES + 1) * FERRY_CHUNK_PAGES);
         hint_chunk(pass, region, page, next - page);

@@ -202,9 +202,19 @@ bool ferry_source_is_complete(FerrySource *source)
  */
 static bool has_last_words(FerrySource *source)
 {
-    g_autoptr(GError) cause = ferry_source_cause(source, LAST_WORDS_MS);
+    GError *cause = ferry_source_cause(source, LAST_WORDS_MS);
 
+    g_clear_error(&cause);
     return ferry_source_is_complete(source);
+}
+
+bool ferry_source_lose_stream(FerrySource *source)
+{
+    ferry_source_note_failure(
+        source, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "the migration stream broke"));
+    /* What comes later than this would be heard by nobody. */
+    ferry_source_shutdown(source);
+    return has_last_words(source) || ferry_source_fail(source, NULL);
 }
 
 bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp)

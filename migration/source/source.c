@@ -61,13 +61,13 @@ void ferry_source_hang_up(FerrySource *source)
 {
     atomic_store(&source->hanging_up, true);
     atomic_store(&source->is_open, false);
-    atomic_store(&source->is_silent, false);
     ferry_source_shutdown(source);
     if (source->control_thread) {
         g_thread_join(source->control_thread);
         source->control_thread = NULL;
     }
     g_clear_pointer(&source->heartbeat, ferry_heartbeat_free);
+    atomic_store(&source->is_silent, false);
     for (unsigned i = 0; i < FERRY_FETCH_CHANNELS_MAX; i++) {
         g_clear_pointer(&source->servers[i], ferry_page_server_join);
     }

@@ -194,6 +194,12 @@ bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp);
 bool ferry_source_is_complete(FerrySource *source);
 
 /*
+ * The caller's own stream to the destination broke, with pages left missing.  True if the destination has
+ * said that it has them all, and the guest; else the session is paused, and waits for ferry_source_reconnect.
+ */
+bool ferry_source_lose_stream(FerrySource *source);
+
+/*
  * Open new channels, as in ferry_source_connect, to a destination that has said @version and
  * @session on the new way to it; learn what is missing there, and go on.  On failure it can be tried
  * again.

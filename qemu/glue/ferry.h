@@ -101,8 +101,14 @@ bool ferry_is_gone(void);
 /* What is wrong with the stream to the destination; nothing that matters once the guest is gone. */
 int ferry_stream_error(MigrationState *s);
 
-/* Whether the destination has said that it has the guest and all of its memory.  Migration thread. */
-bool ferry_has_sent_all(void);
+/*
+ * Whether the destination has said that it has the guest and all of its memory.  If it has not and the stream
+ * is broken, the session is paused with it.  Migration thread.
+ */
+bool ferry_has_sent_all(MigrationState *s);
+
+/* Whether nothing more may be written for now; not once the destination has all.  Migration thread. */
+bool ferry_rate_exceeded(QEMUFile *f);
 
 /* Take the block devices back, unless the guest is gone.  With the BQL. */
 bool ferry_take_blocks_back(Error **errp);
@@ -110,7 +116,7 @@ bool ferry_take_blocks_back(Error **errp);
 /* Whether it is too late to cancel; @errp then says why.  Main thread. */
 bool ferry_refuses_cancel(Error **errp);
 
-/* Whether the guest's memory is being sent with the vCPUs stopped, so that a reset has to wait. */
+/* Whether a reset has to wait: a stopped guest's memory is being sent, or is loaded and not let go of. */
 bool ferry_delays_reset(void);
 
 /* Look for written pages, as auto-converge wants it.  False: QEMU is to do it.  With the BQL. */

@@ -10,10 +10,12 @@
 
 #include "ferry/glue/ferry.h"
 #include "destination/load.h"
+#include "destination/run.h"
 #include "destination/session.h"
 #include "events.h"
 #include "internal.h"
 #include "source/postcopy.h"
+#include "source/release.h"
 #include "source/save.h"
 #include "source/session.h"
 
@@ -104,6 +106,11 @@ SaveVMHandlers *ferry_ram_handlers(SaveVMHandlers *handlers)
     wrapped.load_state = load_state;
     wrapped.load_cleanup = load_cleanup;
     return &wrapped;
+}
+
+bool ferry_delays_reset(void)
+{
+    return ferry_outgoing_delays_reset() || ferry_incoming_awaits_go();
 }
 
 bool ferry_has_session(void)

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // file: migration/migration.c
-// hooks: migration_completion, postcopy_start, migration_detect_error, migration_iteration_finish
+// hooks: migration_completion, postcopy_start, migration_detect_error, migration_thread,
+//        migration_iteration_finish
 // why: the destination runs the guest when Ferry tells it to, and from then on nothing that QEMU
 //      meets on its own connection may make this side take the guest back.
-// places: 6
+// places: 7
 
 @@
 expression s;
@@ -44,12 +45,25 @@ expression errp;
  }
 
 @@
-expression file, other, errp;
+typedef MigrationState;
+expression errp, other;
+identifier s;
 @@
- migration_detect_error(...)
+ migration_detect_error(MigrationState *s)
  {
  <...
--qemu_file_get_error_obj_any(file, other, errp)
-+ferry_has_sent_all() ? 0 : qemu_file_get_error_obj_any(file, other, errp)
+-qemu_file_get_error_obj_any(s->to_dst_file, other, errp)
++ferry_has_sent_all(s) ? 0 : qemu_file_get_error_obj_any(s->to_dst_file, other, errp)
+ ...>
+ }
+
+@@
+expression file;
+@@
+ migration_thread(...)
+ {
+ <...
+-migration_rate_exceeded(file)
++ferry_rate_exceeded(file)
  ...>
  }

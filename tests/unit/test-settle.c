@@ -253,6 +253,7 @@ static void test_mark_of_open_file(void)
     g_autofree char *path = make_file(true);
     FerryRegions list;
     FerryRegion region;
+    bool hidden;
     int status;
     pid_t child;
 
@@ -261,8 +262,8 @@ static void test_mark_of_open_file(void)
     ferry_regions_mark(&list, SESSION);
     child = fork();
     if (child == 0) {
-        g_autoptr(GArray) marks = ferry_region_find_marks(&region, SESSION);
-        g_autoptr(GArray) others = ferry_region_find_marks(&region, SESSION + 1);
+        g_autoptr(GArray) marks = ferry_region_find_marks(&region, SESSION, &hidden);
+        g_autoptr(GArray) others = ferry_region_find_marks(&region, SESSION + 1, &hidden);
 
         _exit(marks->len == 1 && others->len == 0 ? 0 : 1);
     }
@@ -271,13 +272,33 @@ static void test_mark_of_open_file(void)
     ferry_regions_unmark(&list, SESSION);
     child = fork();
     if (child == 0) {
-        g_autoptr(GArray) marks = ferry_region_find_marks(&region, SESSION);
+        g_autoptr(GArray) marks = ferry_region_find_marks(&region, SESSION, &hidden);
 
         _exit((int)marks->len);
     }
     g_assert_cmpint(waitpid(child, &status, 0), ==, child);
     g_assert_cmpint(status, ==, 0);
     ferry_regions_clear(&list);
+    drop(&region);
+    unlink(path);
+}
+
+/* Somebody has locked all of the file: that is no mark, and nothing is known. */
+static void test_lock_of_somebody(void)
+{
+    g_autofree char *path = make_file(true);
+    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    g_autoptr(GArray) marks = NULL;
+    FerryRegion region;
+    bool hidden = false;
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    g_assert_cmpint(fcntl(fd, F_OFD_SETLK, &all), ==, 0);
+    add(&region, "nv", path, 0, FILE_FLAGS);
+    marks = ferry_region_find_marks(&region, SESSION, &hidden);
+    g_assert_cmpuint(marks->len, ==, 0);
+    g_assert_true(hidden);
+    close(fd);
     drop(&region);
     unlink(path);
 }
@@ -323,6 +344,7 @@ int main(int argc, char **argv)
     g_test_add_func("/settle/swapped", test_swapped);
     g_test_add_func("/settle/one-file", test_one_file);
     g_test_add_func("/settle/mark-of-open-file", test_mark_of_open_file);
+    g_test_add_func("/settle/lock-of-somebody", test_lock_of_somebody);
     g_test_add_func("/settle/page-sizes", test_page_sizes);
     return g_test_run();
 }

@@ -51,7 +51,14 @@ static bool go_over(FakePair *pair, GError **errp)
 
 static bool mentions_threads(const FakePair *pair, const GError *error)
 {
+    g_autoptr(GError) there = NULL;
+
     if (error && strstr(error->message, "cannot be started: there is none")) {
+        return true;
+    }
+    /* A destination that lacks them while the session is opened leaves the source QEMU's own path. */
+    if (!ferry_destination_is_complete(pair->destination, &there) && there &&
+        strstr(there->message, "cannot be started: there is none")) {
         return true;
     }
     for (guint i = 0; i < pair->warnings->len; i++) {

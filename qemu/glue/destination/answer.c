@@ -112,6 +112,16 @@ static bool open_listener(MigrationIncomingState *mis, uint32_t *number)
     return true;
 }
 
+static void watch_main_channel(MigrationIncomingState *mis)
+{
+    QIOChannelSocket *socket = ferry_underlying_socket(qemu_file_get_ioc(mis->from_src_file));
+    unsigned timeout_ms = ferry_settings()->network_timeout_ms;
+
+    if (socket) {
+        ferry_watch_socket(socket, timeout_ms, timeout_ms);
+    }
+}
+
 /* Tell the source the version, the token and where to dial. */
 static void answer(MigrationIncomingState *mis)
 {
@@ -121,6 +131,7 @@ static void answer(MigrationIncomingState *mis)
     uint64_t token;
 
     ferry_incoming_identify(&version, &token);
+    watch_main_channel(mis);
     if (!mis->transport_data) {
         /* In a recovery this is not the main thread. */
         BQL_LOCK_GUARD();

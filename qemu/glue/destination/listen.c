@@ -115,6 +115,8 @@ static void take_apart(void *opaque)
 
     mis->have_listen_thread = false;
     postcopy_state_set(POSTCOPY_INCOMING_END);
+    ferry_incoming_keep_last(true);
+    ferry_incoming_end(NULL, false);
     migration_incoming_state_destroy();
     migrate_set_state(&mis->state, MIGRATION_STATUS_CANCELLING, MIGRATION_STATUS_FAILED);
 }
@@ -189,6 +191,15 @@ bool ferry_listen_resumed(void)
     return state != MIGRATION_STATUS_CANCELLING && state != MIGRATION_STATUS_FAILED;
 }
 
+/* The main thread knows of it, or is about to. */
+static bool session_failed(void)
+{
+    FerryDestination *destination = ferry_incoming_destination();
+    g_autoptr(GError) error = NULL;
+
+    return destination && !ferry_destination_is_complete(destination, &error) && error;
+}
+
 /* Whether this thread's end is nothing but that of a migration that has failed. */
 static bool has_failed(MigrationIncomingState *mis, int result)
 {
@@ -199,7 +210,7 @@ static bool has_failed(MigrationIncomingState *mis, int result)
         return false;
     }
     qemu_event_wait(&mis->main_thread_load_event);
-    return postcopy_state_get() != POSTCOPY_INCOMING_RUNNING;
+    return postcopy_state_get() != POSTCOPY_INCOMING_RUNNING || session_failed();
 }
 
 bool ferry_listen_ended(MigrationIncomingState *mis, int result)

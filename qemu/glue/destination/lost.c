@@ -99,8 +99,7 @@ static void abandon(void *opaque)
     lost.stopped = false;
     ferry_lost_stop_for_ever();
     ferry_incoming_stop_listening();
-    ferry_incoming_keep_last(true);
-    ferry_incoming_end(NULL, false);
+    /* The session ends once QEMU's listen thread has: that may be about to ask it what is missing. */
     ferry_listen_give_up(migration_incoming_get_current());
 }
 

@@ -24,6 +24,11 @@
 /* Starts the guest; not NULL while GO is waited for. */
 static void (*pending)(void *opaque);
 
+bool ferry_incoming_awaits_go(void)
+{
+    return pending;
+}
+
 /* --- Failing -------------------------------------------------------------------------------------- */
 
 static Error *make_error(const GError *error)

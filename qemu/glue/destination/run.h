@@ -15,6 +15,9 @@ void ferry_incoming_go(void *opaque);
  */
 void ferry_incoming_decided(void *opaque);
 
+/* Whether a guest is loaded that may not run yet.  Main thread. */
+bool ferry_incoming_awaits_go(void);
+
 /* If the session has failed, have the migration fail, wherever it stands.  Main thread. */
 void ferry_incoming_check(void);
 

@@ -95,6 +95,7 @@ void ferry_postcopy_leave(MigrationState *s)
     bql_unlock();
     ok = ferry_source_leave(ferry_outgoing_source(), &error);
     bql_lock();
+    ok = ok && ferry_outgoing_is_quiet(&error);
     if (!ok) {
         ferry_session_error(s->to_dst_file, error);
         return;

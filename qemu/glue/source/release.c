@@ -15,6 +15,7 @@
 #include "system/runstate.h"
 #include "migration/misc.h"
 #include "migration/migration.h"
+#include "migration/migration-stats.h"
 #include "migration/options.h"
 #include "migration/qemu-file.h"
 
@@ -85,10 +86,26 @@ int ferry_stream_error(MigrationState *s)
     return ferry_is_gone() ? 0 : qemu_file_get_error(s->to_dst_file);
 }
 
-bool ferry_has_sent_all(void)
+static bool has_sent_all(void)
 {
     return ferry_outgoing_active() && ferry_outgoing_is_left() &&
            ferry_source_is_complete(ferry_outgoing_source());
+}
+
+bool ferry_has_sent_all(MigrationState *s)
+{
+    if (has_sent_all()) {
+        return true;
+    }
+    /* A pause is one of the session too: nothing may come that nobody would hear. */
+    return ferry_is_gone() && ferry_outgoing_is_left() && qemu_file_get_error(s->to_dst_file) &&
+           ferry_source_lose_stream(ferry_outgoing_source());
+}
+
+bool ferry_rate_exceeded(QEMUFile *f)
+{
+    /* QEMU takes a stream that broke for one that may not be written to yet. */
+    return !has_sent_all() && migration_rate_exceeded(f);
 }
 
 bool ferry_take_blocks_back(Error **errp)
@@ -105,7 +122,7 @@ bool ferry_refuses_cancel(Error **errp)
     return true;
 }
 
-bool ferry_delays_reset(void)
+bool ferry_outgoing_delays_reset(void)
 {
     FerrySource *source = ferry_outgoing_hold();
     bool sending;

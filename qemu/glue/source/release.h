@@ -16,4 +16,7 @@
  */
 bool ferry_release_guest(MigrationState *s, GError **errp);
 
+/* Whether the guest's memory is being sent with the vCPUs stopped.  Any thread. */
+bool ferry_outgoing_delays_reset(void);
+
 #endif

@@ -411,6 +411,7 @@ int ferry_save_complete(QEMUFile *f)
     bql_unlock();
     ok = ferry_source_hand_off(ferry_outgoing_source(), &error);
     bql_lock();
+    ok = ok && ferry_outgoing_is_quiet(&error);
     if (!ok) {
         return ferry_session_error(f, error);
     }

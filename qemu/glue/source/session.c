@@ -307,6 +307,17 @@ void ferry_outgoing_switch(void)
     }
 }
 
+bool ferry_outgoing_is_quiet(GError **errp)
+{
+    if (!ferry_tracker_has_news()) {
+        return true;
+    }
+    g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
+                        "a device wrote to memory while the last pages were sent: try again");
+    ferry_source_abort(outgoing.source, g_error_copy(*errp));
+    return false;
+}
+
 bool ferry_outgoing_is_gone(void)
 {
     bool gone;

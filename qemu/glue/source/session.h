@@ -66,6 +66,12 @@ bool ferry_outgoing_mark(void);
 /* The hand-off begins: nobody keeps the guest stopped any more but Ferry.  Migration thread. */
 void ferry_outgoing_switch(void);
 
+/*
+ * Whether no device has written to memory since the last look at what was written, while the BQL was free;
+ * else the session fails: what it wrote would be in the device state, and not in memory.  With the BQL.
+ */
+bool ferry_outgoing_is_quiet(GError **errp);
+
 /* Whether there is a session that has let go of the guest.  Any thread. */
 bool ferry_outgoing_is_gone(void);
 

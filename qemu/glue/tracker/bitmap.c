@@ -105,6 +105,11 @@ void ferry_bitmap_close(void)
     call_rcu(old, free_summary, rcu);
 }
 
+bool ferry_bitmap_has_news(void)
+{
+    return ferry_pageset_next(summary->words, 0, 0, 1) >= 0;
+}
+
 /*
  * Take one word, which begins at @start, out of the bitmap.  In an RCU section.
  */

@@ -17,6 +17,9 @@ void ferry_bitmap_open(RAMBlock *const *blocks, size_t nr_blocks);
 /* Keep it no longer. */
 void ferry_bitmap_close(void);
 
+/* Whether anything was noted since the last harvest. */
+bool ferry_bitmap_has_news(void);
+
 /* Forget what was written so far, of at most a chunk.  Not in an RCU section. */
 void ferry_bitmap_forget(RAMBlock *block, uint64_t first_page, uint64_t nr_pages);
 

@@ -449,6 +449,11 @@ bool ferry_tracker_open(FerryTrackerMode mode, const FerryRegions *regions, Ferr
     return true;
 }
 
+bool ferry_tracker_has_news(void)
+{
+    return ferry_bitmap_has_news();
+}
+
 void ferry_tracker_close(void)
 {
     Retired *retired;

@@ -21,6 +21,9 @@ bool ferry_tracker_open(FerryTrackerMode mode, const FerryRegions *regions, Ferr
 /* End it; does nothing when none is open.  Any thread, with the BQL or without. */
 void ferry_tracker_close(void);
 
+/* Whether a device has written to memory since the last harvest.  While it is open, with the BQL. */
+bool ferry_tracker_has_news(void);
+
 /* QEMU's dirty log for migration is about to be switched on. */
 void ferry_tracker_begin(void);
 

@@ -8,6 +8,7 @@ import time
 from case import Bench, Case, check, check_progress
 from guest import Guest
 from migration import listen
+from postcopy import free_tcp_port
 from relay import Relay
 from streams import VMDied
 from suite import Failure
@@ -187,6 +188,52 @@ def test_taken_withheld(case):
         check_progress(Guest(hand_off.dst), bench.load, check(Guest(hand_off.dst)))
 
 
+def test_reset_after_go(case):
+    """The main connection is reset towards the source with pages missing: it is paused, and resumed."""
+    def on_frame(relay, name, _):
+        if name == 'TAKEN':
+            relay.reset_main_towards_source()
+        return True
+
+    with Bench(case) as bench:
+        hand_off = HandOff(bench, on_frame, case.caps)
+        hand_off.src.qmp('migrate-set-parameters', {'max-postcopy-bandwidth': 20 << 20})
+        mark = hand_off.dst.event_mark()
+        hand_off.begin()
+        go_over(hand_off)
+        info = hand_off.wait((*ENDED, 'postcopy-paused'))
+        if info['status'] != 'postcopy-paused':
+            raise Failure(f"{info['status']}: {info.get('error-desc')}, not paused")
+        hand_off.dst.wait_event('MIGRATION', PATIENCE_S, mark, lambda d: d['status'] == 'postcopy-paused')
+        uri = f'tcp:127.0.0.1:{free_tcp_port()}'
+        hand_off.dst.qmp_oob('migrate-recover', uri=uri)
+        hand_off.src.qmp('migrate-set-parameters', {'max-postcopy-bandwidth': 0})
+        hand_off.src.qmp('migrate', {'uri': uri, 'resume': True})
+        info = hand_off.wait((*ENDED, 'postcopy-paused'))
+        if info['status'] != 'completed':
+            raise Failure(f"{info['status']}: {info.get('error-desc')}, not completed")
+        check_progress(Guest(hand_off.dst), bench.load, check(Guest(hand_off.dst)))
+
+
+def test_complete_then_reset(case):
+    """All pages are in when the main connection breaks: both ends complete, and nobody waits for anybody."""
+    def on_frame(relay, name, _):
+        if name == 'COMPLETE':
+            relay.reset_main_towards_source()
+        return True
+
+    with Bench(case) as bench:
+        hand_off = HandOff(bench, on_frame, case.caps)
+        mark = hand_off.dst.event_mark()
+        hand_off.begin()
+        go_over(hand_off)
+        info = hand_off.wait((*ENDED, 'postcopy-paused'))
+        if info['status'] != 'completed':
+            raise Failure(f"{info['status']}: {info.get('error-desc')}, not completed")
+        hand_off.dst.wait_event('MIGRATION', PATIENCE_S, mark, lambda d: d['status'] == 'completed')
+        check_progress(Guest(hand_off.dst), bench.load, check(Guest(hand_off.dst)))
+
+
 def cases():
     load = {'fill': 128, 'write': 16, 'rate': 2000}
     tests = [
@@ -197,6 +244,8 @@ def cases():
         ('reset at LOADED', test_reset_at_loaded, None, 0),
         ('reset at LOADED, post-copy', test_reset_at_loaded, {'postcopy-ram': True}, 40 << 20),
         ('GO withheld', test_go_withheld, None, 0),
+        ('reset after GO, post-copy', test_reset_after_go, {'postcopy-ram': True}, 40 << 20),
+        ('reset after COMPLETE, post-copy', test_complete_then_reset, {'postcopy-ram': True}, 40 << 20),
         ('TAKEN withheld', test_taken_withheld, None, 0),
     ]
     for name, test, caps, bandwidth in tests:
