@@ -119,7 +119,8 @@ static FerryAnswer answer(FerryRegion *region)
         region->scan = FERRY_SCAN_NOTHING;
         return FERRY_ANSWER_SAME;
     }
-    if (ferry_kind_may_empty(region->flags) || ferry_target_is_blank(&target)) {
+    if (ferry_kind_may_empty(region->flags) ||
+        (shows_file(region) && ferry_target_is_blank(&target))) {
         return FERRY_ANSWER_EMPTY;
     }
     region->flags |= FERRY_REGION_IN_FULL;

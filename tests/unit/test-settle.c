@@ -90,6 +90,7 @@ typedef struct Case {
     const char *name;
     uint32_t source, destination; /* flags */
     bool other_file, blank;
+    bool written; /* through the mapping, at the destination */
     uint64_t offset_bytes; /* in the file, at the destination */
     bool other_host, may_leave;
     int answer;          /* or -1: it is refused, */
@@ -157,6 +158,18 @@ static const Case cases[] = {
      .destination = FILE_FLAGS,
      .answer = FERRY_ANSWER_IN_FULL},
     {.name = "private-there", .source = FILE_FLAGS, .destination = FERRY_REGION_FOREIGN},
+    {.name = "private-virtio-mem",
+     .source = FERRY_REGION_FOREIGN | FERRY_REGION_SPARSE,
+     .destination = FERRY_REGION_FOREIGN | FERRY_REGION_SPARSE,
+     .other_file = true,
+     .answer = FERRY_ANSWER_IN_FULL},
+    {.name = "private-virtio-mem-written",
+     .source = FERRY_REGION_FOREIGN | FERRY_REGION_SPARSE,
+     .destination = FERRY_REGION_FOREIGN | FERRY_REGION_SPARSE,
+     .other_file = true,
+     .blank = true,
+     .written = true,
+     .answer = FERRY_ANSWER_IN_FULL},
     {.name = "private-post-copy",
      .source = FERRY_REGION_FOREIGN,
      .destination = FERRY_REGION_FOREIGN,
@@ -176,6 +189,9 @@ static void test_case(gconstpointer data)
 
     add(&source, "nv", path, 0, test->source);
     add(&destination, "nv", test->other_file ? other : path, test->offset_bytes, test->destination);
+    if (test->written) {
+        destination.host[0] = 'x';
+    }
     answers = settle(&source, &destination, 1, test->may_leave, test->other_host, &there, &error);
     if (test->answer < 0) {
         g_assert_error(error, FERRY_ERROR, FERRY_ERROR_REFUSED);
