@@ -5,6 +5,9 @@
  */
 #include "holes.h"
 
+#include <linux/magic.h>
+#include <stdint.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 /* As many as there may be regions, and places in them, that somebody is at by turns. */
@@ -20,6 +23,25 @@ struct FerryDataRuns {
     Run list[NR_RUNS];
     unsigned next; /* to be replaced */
 };
+
+bool ferry_file_has_honest_holes(int fd)
+{
+    struct statfs fs;
+
+    if (fstatfs(fd, &fs) != 0) {
+        return false;
+    }
+    switch ((uint32_t)fs.f_type) {
+    case TMPFS_MAGIC:
+    case HUGETLBFS_MAGIC:
+    case EXT4_SUPER_MAGIC:
+    case XFS_SUPER_MAGIC:
+        return true;
+    default:
+        /* Others ask a server, which does not know what is dirty here. */
+        return false;
+    }
+}
 
 FerryDataRuns *ferry_data_runs_new(void)
 {

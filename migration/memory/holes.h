@@ -7,7 +7,11 @@
 #define FERRY_HOLES_H
 
 #include <glib.h>
+#include <stdbool.h>
 #include <sys/types.h>
+
+/* Whether a file system is one in which a hole is sure to mean that nothing was ever stored there. */
+bool ferry_file_has_honest_holes(int fd);
 
 /* Runs of data that were found. Any thread. */
 typedef struct FerryDataRuns FerryDataRuns;
