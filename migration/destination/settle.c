@@ -110,8 +110,9 @@ static bool check_fetch(const FerryRegion *region, GError **errp)
         !ferry_target_is_blank(&target)) {
         return refuse(errp,
                       "post-copy is not possible: RAM block '%s' is a private mapping of a file "
-                      "that has data, which would have to be taken out of the file: use "
-                      "memory-backend-memfd, or a file that is empty",
+                      "that has data, or whose file system does not tell, and data would have to be "
+                      "taken out of the file: use memory-backend-memfd, or a file on tmpfs, ext4 or "
+                      "XFS that is empty",
                       region->id);
     }
     return true;
@@ -125,7 +126,8 @@ static FerryAnswer answer(FerryRegion *region)
         region->scan = FERRY_SCAN_NOTHING;
         return FERRY_ANSWER_SAME;
     }
-    if (ferry_kind_may_empty(region->flags) || ferry_target_is_blank(&target)) {
+    if (ferry_kind_may_empty(region->flags) ||
+        (shows_file(region) && ferry_target_is_blank(&target))) {
         return FERRY_ANSWER_EMPTY;
     }
     region->flags |= FERRY_REGION_IN_FULL;

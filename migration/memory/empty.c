@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "../error.h"
+#include "holes.h"
 #include "zero.h"
 
 /* Linux 5.14; the headers may be older. */
@@ -266,7 +267,8 @@ bool ferry_target_is_blank(const FerryScanTarget *target)
     struct stat st;
     off_t data;
 
-    if (target->fd < 0 || fstat(target->fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+    if (target->fd < 0 || fstat(target->fd, &st) != 0 || !S_ISREG(st.st_mode) ||
+        !ferry_file_has_honest_holes(target->fd)) {
         return false;
     }
     if (st.st_blocks == 0) {

@@ -41,7 +41,7 @@ bool ferry_scan_discard_populated(const FerryScanner *scanner, const FerryScanTa
  */
 int ferry_target_drop(const FerryScanTarget *target, uint64_t start_bytes, uint64_t end_bytes);
 
-/* Whether nothing was ever written to the file behind @target, as far as it is mapped. */
+/* Whether it is sure that nothing was ever written to the file behind @target, as far as it is mapped. */
 bool ferry_target_is_blank(const FerryScanTarget *target);
 
 /*

@@ -42,11 +42,15 @@ static inline bool ferry_kind_may_store(uint32_t flags)
     return !(flags & (FERRY_REGION_READ_ONLY | FERRY_REGION_SAME));
 }
 
-/* Whether it may be made zero before anything has come: not what somebody else may hold dear. */
+/*
+ * Whether it may be made zero before anything has come: not what somebody else may hold dear.  Nor a private
+ * mapping of that of which parts may be unplugged: it can only be dropped, and then shows the file.
+ */
 static inline bool ferry_kind_may_empty(uint32_t flags)
 {
     return ferry_kind_may_store(flags) &&
-           (!(flags & FERRY_REGION_FOREIGN) || !(flags & FERRY_REGION_SHARED));
+           (!(flags & FERRY_REGION_FOREIGN) ||
+            !(flags & (FERRY_REGION_SHARED | FERRY_REGION_SPARSE)));
 }
 
 /* Whether pages in it that are to be zero may be given back, and not only be cleared. */

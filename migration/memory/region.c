@@ -155,8 +155,8 @@ bool ferry_region_may_send(const FerryRegion *region, uint64_t first_page, uint6
     return region->scan != FERRY_SCAN_NOTHING;
 }
 
-void ferry_region_find_data(const FerryRegion *region, uint64_t first_page, uint64_t nr_pages,
-                            uint64_t *mask)
+void ferry_region_find_data(const FerryRegion *region, FerryDataRuns *runs, uint64_t first_page,
+                            uint64_t nr_pages, uint64_t *mask)
 {
     const off_t start = (off_t)(region->fd_offset_bytes + first_page * FERRY_PAGE_BYTES);
     const off_t end = start + (off_t)(nr_pages * FERRY_PAGE_BYTES);
@@ -170,7 +170,7 @@ void ferry_region_find_data(const FerryRegion *region, uint64_t first_page, uint
             return; /* a hole up to the end */
         }
         data = MAX(data, at);
-        hole = lseek(region->fd, data, SEEK_HOLE);
+        hole = data < end ? ferry_data_runs_end(runs, region->fd, data, end) : end;
         if (hole <= data || hole > end) {
             hole = end;
         }

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "holes.h"
 #include "kind.h"
 #include "scan.h"
 
@@ -101,9 +102,10 @@ uint64_t ferry_region_skip_absent(const FerryRegion *region, uint64_t offset_byt
 /*
  * Which of @nr_pages from @first_page on (a multiple of 64) have data in @region's file, as bits; the
  * others are zero, and to read them would allocate them.  All of them, where the file does not tell.
+ * @runs: what the caller has found so far, of any region.
  */
-void ferry_region_find_data(const FerryRegion *region, uint64_t first_page, uint64_t nr_pages,
-                            uint64_t *mask);
+void ferry_region_find_data(const FerryRegion *region, FerryDataRuns *runs, uint64_t first_page,
+                            uint64_t nr_pages, uint64_t *mask);
 
 /* What PAGEMAP_SCAN and friends need to know about @region. */
 FerryScanTarget ferry_region_scan_target(const FerryRegion *region);

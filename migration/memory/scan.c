@@ -1,14 +1,16 @@
 /*
  * Which pages of a mapping were ever touched?
  *
- * A FerryScanner does not change once made; what a scan needs besides is on its thread's stack.
+ * A FerryScanner does not change once made, but for the runs of data that it has found, which have a lock of
+ * their own; what a scan needs besides is on its thread's stack.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "scan.h"
 
-#include "zero.h"
+#include "holes.h"
 #include "kernel-abi.h"
+#include "zero.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,6 +41,7 @@ struct FerryScanner {
     bool has_ioctl;
     uint32_t page_size_bytes; /* of the system */
     uint64_t quick_ns;
+    FerryDataRuns *runs; /* in files */
     _Atomic bool stopped;
 };
 
@@ -129,6 +132,7 @@ FerryScanner *ferry_scanner_new_full(FerryScannerFlags flags)
 
     scanner->page_size_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
     scanner->pagemap_fd = -1;
+    scanner->runs = ferry_data_runs_new();
     if (!(flags & FERRY_SCANNER_NO_PAGEMAP)) {
         scanner->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     }
@@ -158,6 +162,7 @@ void ferry_scanner_free(FerryScanner *scanner)
         if (scanner->pagemap_fd >= 0) {
             close(scanner->pagemap_fd);
         }
+        ferry_data_runs_free(scanner->runs);
         g_free(scanner);
     }
 }
@@ -327,7 +332,7 @@ static bool scan_shared(Scan *scan, GError **errp)
         if (data >= end) {
             break;
         }
-        hole = lseek(target->fd, data, SEEK_HOLE);
+        hole = ferry_data_runs_end(scan->scanner->runs, target->fd, data, end);
         if (hole <= data) {
             /* Not supported here, or punched since: data, as far as is known. */
             hole = end;

@@ -138,7 +138,8 @@ uint64_t ferry_scanner_quick_ns(const FerryScanner *scanner);
  * ferry_scan: report what was touched in @nr_bytes of @target from @offset_bytes on
  *
  * Calls @fn for each longest range of one kind, in ascending order; what is not reported was
- * never touched and reads as zero (or, having been discarded, does again). Ranges are whole
+ * never touched and reads as zero (or, having been discarded, does again). What was punched into
+ * a file since @scanner found data around it may be reported all the same. Ranges are whole
  * pages, cut to the range asked for. A page first touched during the scan may be missed: arm
  * write tracking first. Takes time in proportion to what is populated.
  *

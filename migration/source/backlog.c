@@ -111,7 +111,6 @@ void ferry_backlog_settle(FerryBacklog *backlog, const uint8_t *answers)
             if (region->scan == FERRY_SCAN_SHARED && !(region->flags & FERRY_REGION_HUGETLB)) {
                 region->flags |= FERRY_REGION_HOLES_KNOWN;
             }
-            region->scan = FERRY_SCAN_ALL;
             break;
         case FERRY_ANSWER_SAME:
             region->flags |= FERRY_REGION_SAME;

@@ -321,15 +321,19 @@ static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
     return true;
 }
 
+/* Of what is sent in full, all counts as touched. */
 static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uint64_t nr,
                         FerryScanFn fn, void *opaque, GError **errp)
 {
     const FerryRegion *memory = &pass->regions->list[region];
-    const FerryScanTarget target = ferry_region_scan_target(memory);
+    FerryScanTarget target = ferry_region_scan_target(memory);
     const uint64_t first_page = first * FERRY_CHUNK_PAGES;
     const uint64_t nr_pages =
         MIN(nr * FERRY_CHUNK_PAGES, ferry_region_nr_pages(memory) - first_page);
 
+    if (memory->flags & FERRY_REGION_IN_FULL) {
+        target.method = FERRY_SCAN_ALL;
+    }
     return ferry_scan(pass->scanner, &target, first_page * FERRY_PAGE_BYTES,
                       nr_pages * FERRY_PAGE_BYTES, fn, opaque, errp);
 }

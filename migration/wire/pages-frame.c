@@ -17,6 +17,7 @@ void ferry_pages_frame_init(FerryPagesFrame *frame, bool checksum, bool compress
 {
     frame->checksum = checksum;
     frame->packer = compress ? ferry_packer_new() : NULL;
+    frame->runs = ferry_data_runs_new();
     frame->staging = checksum || compress ? g_malloc(FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES) : NULL;
 }
 
@@ -24,6 +25,7 @@ void ferry_pages_frame_clear(FerryPagesFrame *frame)
 {
     g_clear_pointer(&frame->staging, g_free);
     g_clear_pointer(&frame->packer, ferry_packer_free);
+    g_clear_pointer(&frame->runs, ferry_data_runs_free);
 }
 
 /*
@@ -124,7 +126,7 @@ void ferry_pages_frame_build(FerryPagesFrame *frame, const FerryRegion *region, 
         .first_page = first_page,
     };
     if (region->flags & FERRY_REGION_HOLES_KNOWN) {
-        ferry_region_find_data(region, first_page,
+        ferry_region_find_data(region, frame->runs, first_page,
                                MIN(FERRY_GRANULE_PAGES, ferry_region_nr_pages(region) - first_page),
                                with_data);
     }

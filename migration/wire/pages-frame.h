@@ -30,6 +30,7 @@ typedef struct FerryPagesFrame {
     bool checksum;
     uint8_t *staging;    /* a stable copy of the content, when that is needed; else NULL */
     FerryPacker *packer; /* NULL: nothing is compressed */
+    FerryDataRuns *runs; /* in files of regions whose holes are known */
 } FerryPagesFrame;
 
 /* @checksum: send a CRC32C of the contents.  @compress: send them compressed where that helps. */

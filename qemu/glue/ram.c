@@ -7,8 +7,6 @@
 #include "qemu/cutils.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
-#include <linux/magic.h>
-#include <sys/vfs.h>
 #include "exec/cpu-common.h"
 #include "exec/memory.h"
 #include "exec/ram_addr.h"
@@ -19,28 +17,9 @@
 #include "system/hostmem.h"
 
 #include "ferry/glue/ferry.h"
+#include "ferry/migration/memory/holes.h"
 #include "destination/session.h"
 #include "internal.h"
-
-/* A file system in which a hole is sure to mean that nothing was ever stored there. */
-static bool has_honest_holes(int fd)
-{
-    struct statfs fs;
-
-    if (fstatfs(fd, &fs) != 0) {
-        return false;
-    }
-    switch ((uint32_t)fs.f_type) {
-    case TMPFS_MAGIC:
-    case HUGETLBFS_MAGIC:
-    case EXT4_SUPER_MAGIC:
-    case XFS_SUPER_MAGIC:
-        return true;
-    default:
-        /* Others ask a server, which does not know what is dirty here. */
-        return false;
-    }
-}
 
 /*
  * Whether a block's memory is a file that QEMU has not made for itself: somebody else may map it, or want
@@ -128,7 +107,7 @@ static FerryScanMethod scan_method(RAMBlock *block, uint32_t flags)
         return !(flags & FERRY_REGION_FOREIGN) && st.st_blocks == 0 ? FERRY_SCAN_PRIVATE
                                                                     : FERRY_SCAN_ALL;
     }
-    return has_honest_holes(block->fd) ? FERRY_SCAN_SHARED : FERRY_SCAN_ALL;
+    return ferry_file_has_honest_holes(block->fd) ? FERRY_SCAN_SHARED : FERRY_SCAN_ALL;
 }
 
 static void add_absent(MemoryRegionSection *section, void *opaque)

@@ -228,6 +228,17 @@ static void test_untouched(gconstpointer data)
     g_assert_cmpuint(ferry_backlog_queued(bed->backlog), ==, 2 * FERRY_CHUNK_PAGES);
 }
 
+/* What is sent in full is queued in full, whether it was touched or not. */
+static void test_sent_in_full(void)
+{
+    const uint8_t answers[] = {FERRY_ANSWER_IN_FULL};
+    g_autoptr(Bed) bed = bed_new_touched(1);
+
+    ferry_backlog_settle(bed->backlog, answers);
+    feed(bed, NR_CHUNKS);
+    assert_all_armed(bed);
+}
+
 /* A chunk that is being looked at does not count as skipped meanwhile, only to be taken off again. */
 static void test_skipped_so_far(void)
 {
@@ -251,6 +262,7 @@ int main(int argc, char **argv)
                          test_untouched);
     g_test_add_data_func("/first-pass/untouched/read", GUINT_TO_POINTER(FERRY_SCANNER_NO_IOCTL),
                          test_untouched);
+    g_test_add_func("/first-pass/sent-in-full", test_sent_in_full);
     g_test_add_func("/first-pass/skipped-so-far", test_skipped_so_far);
     return g_test_run();
 }

@@ -7,6 +7,10 @@
 
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "migration/source/backlog.h"
 
 /* One page in so many is looked at. */
 #define STRETCH_PAGES UINT64_C(16)
@@ -172,6 +176,48 @@ static void test_few(void)
                      FERRY_HEAT_MAX * STRETCH_PAGES / FERRY_CHUNK_PAGES);
 }
 
+/* A file that is sent in full has its holes still after a look: to read one would allocate it. */
+static void test_sent_in_full(void)
+{
+    const uint64_t nr_bytes = FERRY_CHUNK_PAGES * FERRY_PAGE_BYTES;
+    const uint8_t answers[] = {FERRY_ANSWER_IN_FULL};
+    FerryRegions regions = {.list = g_new0(FerryRegion, 1), .nr = 1};
+    g_autoptr(FerryScanner) scanner = ferry_scanner_new();
+    g_autoptr(FerryHeat) heat = NULL;
+    g_autoptr(GError) error = NULL;
+    FerryBacklog *backlog;
+    struct stat st;
+    uint8_t *host;
+    int fd = memfd_create("ferry-test-heat", MFD_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(ftruncate(fd, (off_t)nr_bytes), ==, 0);
+    host = mmap(NULL, nr_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    g_assert_true(host != MAP_FAILED);
+    host[5 * FERRY_PAGE_BYTES] = 'x';
+    regions.list[0] = (FerryRegion){
+        .id = "nv",
+        .host = host,
+        .length_bytes = nr_bytes,
+        .page_size_bytes = FERRY_PAGE_BYTES,
+        .flags = FERRY_REGION_SHARED | FERRY_REGION_FOREIGN,
+        .fd = fd,
+        .scan = FERRY_SCAN_SHARED,
+    };
+    backlog = ferry_backlog_new(&regions, &(FerryTracker){0}, false, false);
+    ferry_backlog_settle(backlog, answers);
+    heat = ferry_heat_new(ferry_backlog_regions(backlog), scanner);
+    g_assert_true(ferry_heat_look(heat, 0, 0, 1, &error));
+    g_assert_no_error(error);
+    g_assert_cmpuint(ferry_heat_data_bytes(heat), ==, FERRY_PAGE_BYTES);
+    g_assert_cmpuint(ferry_heat_changed(heat, 0, 0), ==, 0);
+    g_assert_cmpint(fstat(fd, &st), ==, 0);
+    g_assert_cmpuint((uint64_t)st.st_blocks * 512, ==, FERRY_PAGE_BYTES);
+    ferry_backlog_free(backlog);
+    munmap(host, nr_bytes);
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -181,5 +227,6 @@ int main(int argc, char **argv)
     g_test_add_func("/heat/patches", test_patches);
     g_test_add_func("/heat/short", test_short);
     g_test_add_func("/heat/few", test_few);
+    g_test_add_func("/heat/sent-in-full", test_sent_in_full);
     return g_test_run();
 }

@@ -96,6 +96,12 @@ static const MemoryKind kinds[] = {
      .is_memfd = true,
      .emptied = GIVEN_BACK,
      .fetched = true},
+    {.name = "virtio-mem-file-private",
+     .flags = FOREIGN | SPARSE,
+     .is_file = true,
+     .with_data = true,
+     .all_is_data = true,
+     .emptied = LEFT},
     {.name = "virtio-mem-hugetlb-shared",
      .flags = SHARED | HUGETLB | KEEP | SPARSE,
      .is_memfd = true,
@@ -365,6 +371,7 @@ static void test_emptied(gconstpointer data)
         case LEFT:
             g_assert_cmpuint(resident_bytes(&region), ==, before);
             g_assert_false(is_all_zero(&region));
+            g_assert_true((kind->flags & READ_ONLY) || region.host[7] == 'x');
             break;
         }
         if (kind->emptied != LEFT) {

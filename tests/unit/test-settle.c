@@ -5,9 +5,12 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,6 +22,17 @@
 #define NR_BYTES (UINT64_C(16) * FERRY_PAGE_BYTES)
 
 #define FILE_FLAGS (FERRY_REGION_SHARED | FERRY_REGION_FOREIGN)
+
+static bool is_on_server; /* what files are on, as far as can be seen */
+
+/* In place of the C library's; the structures are one on 64-bit hosts. */
+int fstatfs(int fd, struct statfs *fs)
+{
+    int result = (int)syscall(SYS_fstatfs, fd, fs);
+
+    fs->f_type = is_on_server ? NFS_SUPER_MAGIC : fs->f_type;
+    return result;
+}
 
 static void add(FerryRegion *region, const char *id, const char *path, uint64_t offset_bytes,
                 uint32_t flags)
@@ -90,6 +104,8 @@ typedef struct Case {
     const char *name;
     uint32_t source, destination; /* flags */
     bool other_file, blank;
+    bool written;   /* through the mapping, at the destination */
+    bool on_server; /* where blocks are counted by somebody who does not know what is dirty here */
     uint64_t offset_bytes; /* in the file, at the destination */
     bool other_host, may_leave;
     int answer;          /* or -1: it is refused, */
@@ -151,12 +167,47 @@ static const Case cases[] = {
      .other_file = true,
      .blank = true,
      .answer = FERRY_ANSWER_EMPTY},
+    {.name = "blank-file-on-server",
+     .source = FILE_FLAGS,
+     .destination = FILE_FLAGS,
+     .other_file = true,
+     .blank = true,
+     .on_server = true,
+     .answer = FERRY_ANSWER_IN_FULL},
     {.name = "private-both", .source = FERRY_REGION_FOREIGN, .destination = FERRY_REGION_FOREIGN},
     {.name = "private-here",
      .source = FERRY_REGION_FOREIGN,
      .destination = FILE_FLAGS,
      .answer = FERRY_ANSWER_IN_FULL},
     {.name = "private-there", .source = FILE_FLAGS, .destination = FERRY_REGION_FOREIGN},
+    {.name = "private-virtio-mem",
+     .source = FERRY_REGION_FOREIGN | FERRY_REGION_SPARSE,
+     .destination = FERRY_REGION_FOREIGN | FERRY_REGION_SPARSE,
+     .other_file = true,
+     .answer = FERRY_ANSWER_IN_FULL},
+    {.name = "private-virtio-mem-written",
+     .source = FERRY_REGION_FOREIGN | FERRY_REGION_SPARSE,
+     .destination = FERRY_REGION_FOREIGN | FERRY_REGION_SPARSE,
+     .other_file = true,
+     .blank = true,
+     .written = true,
+     .answer = FERRY_ANSWER_IN_FULL},
+    {.name = "private-blank-post-copy",
+     .source = FERRY_REGION_FOREIGN,
+     .destination = FERRY_REGION_FOREIGN,
+     .other_file = true,
+     .blank = true,
+     .may_leave = true,
+     .answer = FERRY_ANSWER_EMPTY},
+    {.name = "private-blank-post-copy-on-server",
+     .source = FERRY_REGION_FOREIGN,
+     .destination = FERRY_REGION_FOREIGN,
+     .other_file = true,
+     .blank = true,
+     .on_server = true,
+     .may_leave = true,
+     .answer = -1,
+     .refused = "private mapping"},
     {.name = "private-post-copy",
      .source = FERRY_REGION_FOREIGN,
      .destination = FERRY_REGION_FOREIGN,
@@ -176,7 +227,12 @@ static void test_case(gconstpointer data)
 
     add(&source, "nv", path, 0, test->source);
     add(&destination, "nv", test->other_file ? other : path, test->offset_bytes, test->destination);
+    if (test->written) {
+        destination.host[0] = 'x';
+    }
+    is_on_server = test->on_server;
     answers = settle(&source, &destination, 1, test->may_leave, test->other_host, &there, &error);
+    is_on_server = false;
     if (test->answer < 0) {
         g_assert_error(error, FERRY_ERROR, FERRY_ERROR_REFUSED);
         g_assert_nonnull(strstr(error->message, test->refused));
