@@ -110,9 +110,8 @@ static bool check_fetch(const FerryRegion *region, GError **errp)
         !ferry_target_is_blank(&target)) {
         return refuse(errp,
                       "post-copy is not possible: RAM block '%s' is a private mapping of a file "
-                      "that has data, or whose file system does not tell, and data would have to be "
-                      "taken out of the file: use memory-backend-memfd, or a file on tmpfs, ext4 or "
-                      "XFS that is empty",
+                      "that has data, or may have, which would have to be taken out of the file: "
+                      "use memory-backend-memfd, or an empty file on tmpfs, ext4 or XFS",
                       region->id);
     }
     return true;

@@ -48,9 +48,8 @@ static inline bool ferry_kind_may_store(uint32_t flags)
  */
 static inline bool ferry_kind_may_empty(uint32_t flags)
 {
-    return ferry_kind_may_store(flags) &&
-           (!(flags & FERRY_REGION_FOREIGN) ||
-            !(flags & (FERRY_REGION_SHARED | FERRY_REGION_SPARSE)));
+    return ferry_kind_may_store(flags) && (!(flags & FERRY_REGION_FOREIGN) ||
+                                           !(flags & (FERRY_REGION_SHARED | FERRY_REGION_SPARSE)));
 }
 
 /* Whether pages in it that are to be zero may be given back, and not only be cleared. */

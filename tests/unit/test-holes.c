@@ -156,8 +156,8 @@ static void test_cleared(gconstpointer data)
         uint64_t granule = from_end ? NR_GRANULES - 1 - i : i;
         uint64_t at = granule * FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES;
 
-        g_assert_true(ferry_scan_discard_populated(scanner, &target, at, 16 * FERRY_PAGE_BYTES,
-                                                   NULL));
+        g_assert_true(
+            ferry_scan_discard_populated(scanner, &target, at, 16 * FERRY_PAGE_BYTES, NULL));
         g_assert_true(ferry_is_zero(region.host + at, 16 * FERRY_PAGE_BYTES));
         g_assert_cmpint(region.host[at + 16 * FERRY_PAGE_BYTES], ==, 'x');
     }
