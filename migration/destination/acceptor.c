@@ -18,8 +18,11 @@
 #include "data-channel.h"
 #include "state.h"
 
-/* How long channels of a new connection wait for its control channel, which is opened first. */
-#define ORDER_US (2 * G_USEC_PER_SEC)
+/*
+ * How long channels of a new connection wait for its control channel, which is opened first, and for what is
+ * left of the connection before: as long as the source waits for the answer to RESUME.
+ */
+#define ORDER_US (10 * G_USEC_PER_SEC)
 
 /* Where a channel with this hello belongs. */
 static ChannelReader **place_of(FerryDestination *destination, const FerryHello *hello)
