@@ -224,12 +224,13 @@ void hand_free(Hand *hand)
     g_free(hand);
 }
 
-FerryChannel *hand_dial(Hand *hand, uint8_t role, uint32_t attempt)
+FerryChannel *hand_dial_index(Hand *hand, uint8_t role, uint8_t index, uint32_t attempt)
 {
     const FerryHello hello = {
         .session = SESSION,
         .version = FERRY_WIRE_VERSION_MAX,
         .role = role,
+        .index = index,
         .attempt = attempt,
     };
     g_autoptr(GByteArray) body = ferry_hello_encode(&hello);
@@ -241,6 +242,11 @@ FerryChannel *hand_dial(Hand *hand, uint8_t role, uint32_t attempt)
     channel = ferry_channel_new_socket(ends[0], "hand");
     g_assert_true(ferry_control_send(channel, FERRY_FRAME_HELLO, 0, body, NULL));
     return channel;
+}
+
+FerryChannel *hand_dial(Hand *hand, uint8_t role, uint32_t attempt)
+{
+    return hand_dial_index(hand, role, 0, attempt);
 }
 
 void hand_connect(Hand *hand, uint32_t attempt)

@@ -55,6 +55,9 @@ void hand_free(Hand *hand);
 /* One more connection, which has said hello. */
 FerryChannel *hand_dial(Hand *hand, uint8_t role, uint32_t attempt);
 
+/* The same, with an index other than 0. */
+FerryChannel *hand_dial_index(Hand *hand, uint8_t role, uint8_t index, uint32_t attempt);
+
 /* All channels; the first frame on the control channel says what is to be done with them. */
 void hand_connect(Hand *hand, uint32_t attempt);
 void hand_cut(Hand *hand);

@@ -232,6 +232,21 @@ static void test_stopped_round(void)
     ferry_backlog_free(backlog);
 }
 
+/* Both ends map the region: whatever is noticed of it, the destination is not told that it is missing. */
+static void test_same_memory(void)
+{
+    const uint8_t answers[] = {FERRY_ANSWER_SAME};
+    FerryBacklog *backlog = new_backlog();
+
+    ferry_backlog_settle(backlog, answers);
+    g_assert_cmpuint(client->noticed(client->opaque, 0, 0, 3), ==, 0);
+    ferry_backlog_draft(backlog);
+    g_assert_cmpuint(ferry_pageset_count(SET(DRAFT)), ==, 0);
+    ferry_backlog_undraft(backlog);
+    g_assert_cmpuint(ferry_pageset_count(SET(QUEUED)), ==, 0);
+    ferry_backlog_free(backlog);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -244,5 +259,6 @@ int main(int argc, char **argv)
     g_test_add_data_func("/backlog/forgotten-rounds/late", GINT_TO_POINTER(FALSE),
                          test_forgotten_rounds);
     g_test_add_func("/backlog/stopped-round", test_stopped_round);
+    g_test_add_func("/backlog/same-memory", test_same_memory);
     return g_test_run();
 }

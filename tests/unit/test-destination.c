@@ -384,6 +384,28 @@ static void test_report_when_parted(void)
     hand_free(hand);
 }
 
+/* A source opens as many channels as it says, but others: that is not all of them. */
+static void test_other_channels(void)
+{
+    const FerryLayout layout = {.nr_data = 2};
+    Hand *hand = hand_new();
+    g_autoptr(GByteArray) body = ferry_regions_encode(&hand->machine->regions, &layout);
+    FerryChannel *fifth, *first;
+
+    hand->control = hand_dial(hand, FERRY_ROLE_CONTROL, 0);
+    hand->data = hand_dial(hand, FERRY_ROLE_DATA, 0);
+    fifth = hand_dial_index(hand, FERRY_ROLE_DATA, 5, 0);
+    g_usleep(50000);
+    g_assert_true(ferry_control_send(hand->control, FERRY_FRAME_REGIONS, 0, body, NULL));
+    g_usleep(100000);
+    g_assert_cmpint(hand_phase(hand), ==, OPENING);
+    first = hand_dial_index(hand, FERRY_ROLE_DATA, 1, 0);
+    hand_expect(hand, FERRY_FRAME_READY, NULL);
+    ferry_channel_free(fifth);
+    ferry_channel_free(first);
+    hand_free(hand);
+}
+
 /* The source keeps the guest after LOADED: nobody waits for it, whichever channel shows first that it does. */
 static void test_kept(gconstpointer data)
 {
@@ -550,6 +572,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/destination/broken-before-loaded/complete", GINT_TO_POINTER(TRUE),
                          test_broken_before_loaded);
     g_test_add_func("/destination/report-when-parted", test_report_when_parted);
+    g_test_add_func("/destination/other-channels", test_other_channels);
     g_test_add_data_func("/destination/kept/control-first", GINT_TO_POINTER(FALSE), test_kept);
     g_test_add_data_func("/destination/kept/data-first", GINT_TO_POINTER(TRUE), test_kept);
     g_test_add_func("/destination/go-when-paused", test_go_when_paused);
