@@ -5,11 +5,12 @@
 //      answers meanwhile, it has to wait.
 
 @@
+expression checkpoint;
 @@
  qemu_reset_requested(...)
  {
-+    if (ferry_delays_reset()) {
-+        return SHUTDOWN_CAUSE_NONE;
-+    }
- ...
+ <...
+-replay_checkpoint(checkpoint)
++!ferry_delays_reset() && replay_checkpoint(checkpoint)
+ ...>
  }
