@@ -304,7 +304,7 @@ void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *
         }
     }
     g_mutex_unlock(&destination->lock);
-    if (error) {
+    if (unread) {
         g_autofree char *message = g_strdup_printf("a connection was closed: %s", error->message);
 
         /* Whoever sees that it is closed finds the reason in the log. */
