@@ -31,7 +31,7 @@
  * Connections that may be open and not have proved themselves yet: all of a source's, which come at once,
  * and as many that are not its.  When there are more, the oldest makes room.
  */
-#define FERRY_STRANGERS_MAX (64 + 1 + FERRY_DATA_CHANNELS_MAX + FERRY_FETCH_CHANNELS_MAX)
+#define FERRY_STRANGERS_MAX (64 + FERRY_CHANNELS_MAX)
 
 typedef struct FerryDestination FerryDestination;
 

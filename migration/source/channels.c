@@ -24,8 +24,6 @@ typedef struct Place {
     FerryChannel **channel; /* where it is to be known */
 } Place;
 
-#define PLACES_MAX (1 + FERRY_DATA_CHANNELS_MAX + FERRY_FETCH_CHANNELS_MAX)
-
 /* The channels of the layout, the control channel first; returns how many. */
 static unsigned list_places(FerryChannels *channels, Place *places)
 {
@@ -87,9 +85,9 @@ bool ferry_channels_open(FerryChannels *channels, const FerryLayout *layout,
                          const FerryHello *hello, FerryDialFn *dial, void *opaque,
                          gint64 deadline_us, GError **errp)
 {
-    FerryChannel *dialled[PLACES_MAX] = {0};
-    char *names[PLACES_MAX] = {0};
-    Place places[PLACES_MAX];
+    FerryChannel *dialled[FERRY_CHANNELS_MAX] = {0};
+    char *names[FERRY_CHANNELS_MAX] = {0};
+    Place places[FERRY_CHANNELS_MAX];
     unsigned nr;
     bool ok;
 

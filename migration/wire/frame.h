@@ -101,6 +101,8 @@
 #define FERRY_ERROR_TEXT_MAX     1024
 #define FERRY_DATA_CHANNELS_MAX  64
 #define FERRY_FETCH_CHANNELS_MAX 8
+/* All that a session can have, the control channel too. */
+#define FERRY_CHANNELS_MAX       (1 + FERRY_DATA_CHANNELS_MAX + FERRY_FETCH_CHANNELS_MAX)
 
 typedef enum {
     FERRY_FRAME_INVALID = 0,

@@ -29,8 +29,6 @@
 /* How often it looks whether it is cancelled, or late. */
 #define POLL_MS 20
 
-#define CALLS_MAX (1 + FERRY_DATA_CHANNELS_MAX + FERRY_FETCH_CHANNELS_MAX)
-
 /* The destination's own listener gets a port from the kernel, which gives none below this. */
 #define PORT_MIN 1024
 
@@ -43,7 +41,7 @@ typedef struct Call {
 } Call;
 
 typedef struct Calls {
-    Call list[CALLS_MAX];
+    Call list[FERRY_CHANNELS_MAX];
     unsigned nr;
     gint64 start_us, deadline_us;
 } Calls;
@@ -215,7 +213,7 @@ static Call *first_unconnected(Calls *calls)
 /* On failure, returns the call that failed. */
 static Call *connect_all(Calls *calls, const Target *target, Error **errp)
 {
-    struct pollfd polls[CALLS_MAX];
+    struct pollfd polls[FERRY_CHANNELS_MAX];
     Call *open;
 
     for (unsigned i = 0; i < calls->nr; i++) {
