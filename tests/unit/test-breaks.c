@@ -1,105 +1,14 @@
 /*
- * The source when things break at an awkward moment: after the hand-off, with a draft, before LOADED.
+ * The source when things break at an awkward moment: with a draft, before LOADED.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include <poll.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include "fake-machine.h"
-#include "migration/error.h"
-#include "migration/wire/control.h"
-
-/* Nothing in it was touched: there is nothing to send. */
-static const FakeRegion empty[] = {{.id = "pc.ram", .nr_pages = 64}, {0}};
 
 static const FakeRegion small[] = {
     {.id = "pc.ram", .nr_pages = 20000, .touched_pages = 3000},
     {0},
 };
-
-/* --- A destination of which nothing is there but its ends of the channels ------------------------ */
-
-typedef struct Ends {
-    int control, data;
-} Ends;
-
-static FerryChannel *dial_one(Ends *ends, const char *name)
-{
-    int fds[2];
-
-    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), ==, 0);
-    if (g_str_equal(name, "control")) {
-        g_autoptr(FerryChannel) ready = ferry_channel_new_socket(dup(fds[1]), "ready");
-
-        g_assert_true(ferry_control_send(ready, FERRY_FRAME_READY, 0, NULL, NULL));
-        ends->control = fds[1];
-    } else {
-        ends->data = fds[1];
-    }
-    return ferry_channel_new_socket(fds[0], name);
-}
-
-static bool dial(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us,
-                 FerryChannel **dialled, GError **errp)
-{
-    for (unsigned i = 0; i < nr; i++) {
-        dialled[i] = dial_one(opaque, names[i]);
-    }
-    return true;
-}
-
-/* Whether the other end hangs up within two seconds. */
-static bool is_hung_up(int fd)
-{
-    gint64 deadline = g_get_monotonic_time() + 2 * G_USEC_PER_SEC;
-    char bytes[4096];
-
-    while (g_get_monotonic_time() < deadline) {
-        struct pollfd pollfd = {.fd = fd, .events = POLLIN};
-
-        if (poll(&pollfd, 1, 100) > 0 && read(fd, bytes, sizeof(bytes)) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/*
- * All has been handed off; the driver sends the device state, and then waits for the destination's word
- * on another connection.  The control channel breaks towards the source only.  Unless the source breaks
- * the others, a destination that waits for the hand-off never hears of it.
- */
-static void test_control_breaks_after_hand_off(void)
-{
-    Ends ends = {0};
-    FakeMachine *machine = fake_machine_new(empty, true);
-    FerryTracker tracker = fake_machine_tracker(machine, false);
-    FerryRegions regions = fake_machine_list(machine);
-    FerrySourceConfig config = {
-        .dial = dial,
-        .opaque = &ends,
-        .session = 1,
-        .version = FERRY_WIRE_VERSION_MAX,
-        .nr_channels = 1,
-    };
-    FerrySource *source = ferry_source_new(&config, &regions, &tracker);
-    g_autoptr(GError) error = NULL;
-
-    ferry_source_connect(source, &error);
-    g_assert_no_error(error);
-    g_assert_true(ferry_source_stopped(source, 0, &error));
-    g_assert_true(ferry_source_hand_off(source, &error));
-    shutdown(ends.control, SHUT_WR);
-    g_assert_true(is_hung_up(ends.data));
-    ferry_source_free(source);
-    close(ends.control);
-    close(ends.data);
-    fake_machine_free(machine);
-}
-
-/* --- With a destination --------------------------------------------------------------------------- */
 
 static FakePair *copied_pair(void)
 {
@@ -177,7 +86,6 @@ static void test_last_page_before_loaded(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/breaks/control-breaks-after-hand-off", test_control_breaks_after_hand_off);
     g_test_add_func("/breaks/tracker-fails-while-drafted", test_tracker_fails_while_drafted);
     g_test_add_func("/breaks/last-page-before-loaded", test_last_page_before_loaded);
     return g_test_run();

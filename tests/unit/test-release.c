@@ -1,9 +1,10 @@
 /*
- * Letting go of the guest: GO comes after LOADED and only if nothing has failed, a source that does not hear
- * TAKEN is in doubt, and the guest is not stopped for longer than was permitted.
+ * After the hand-off, and letting go of the guest: GO comes after LOADED and only if nothing has failed, a
+ * source that does not hear TAKEN is in doubt, and the guest is not stopped for longer than was permitted.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -115,6 +116,22 @@ static bool hears(Bed *bed, FerryFrameType type, char **text)
     }
 }
 
+/* Whether the other end hangs up within two seconds. */
+static bool is_hung_up(int fd)
+{
+    gint64 deadline = g_get_monotonic_time() + 2 * G_USEC_PER_SEC;
+    char bytes[4096];
+
+    while (g_get_monotonic_time() < deadline) {
+        struct pollfd pollfd = {.fd = fd, .events = POLLIN};
+
+        if (poll(&pollfd, 1, 100) > 0 && read(fd, bytes, sizeof(bytes)) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* --- Tests ---------------------------------------------------------------------------------------- */
 
 static void test_taken(void)
@@ -172,8 +189,8 @@ static void test_no_go(gconstpointer data)
     if (cancelled) {
         ferry_source_cancel(bed->source);
     } else {
-        ferry_source_abort(bed->source,
-                           g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "it broke"));
+        ferry_source_note_failure(bed->source,
+                                  g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "it broke"));
     }
     g_assert_false(ferry_source_go(bed->source, &error));
     g_assert_false(ferry_source_is_gone(bed->source));
@@ -223,6 +240,20 @@ static void test_limit_is_met(void)
     bed_free(bed);
 }
 
+/*
+ * All has been handed off; the driver sends the device state, and then waits for the destination's word
+ * on another connection.  The control channel breaks towards the source only.  Unless the source breaks
+ * the others, a destination that waits for the hand-off never hears of it.
+ */
+static void test_control_breaks(void)
+{
+    Bed *bed = bed_new(0);
+
+    shutdown(ferry_channel_fd(bed->control), SHUT_WR);
+    g_assert_true(is_hung_up(bed->data));
+    bed_free(bed);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -230,6 +261,7 @@ int main(int argc, char **argv)
     g_test_add_func("/release/doubt", test_doubt);
     g_test_add_data_func("/release/no-go/failed", GINT_TO_POINTER(FALSE), test_no_go);
     g_test_add_data_func("/release/no-go/cancelled", GINT_TO_POINTER(TRUE), test_no_go);
+    g_test_add_func("/release/control-breaks", test_control_breaks);
     g_test_add_func("/release/limit", test_limit);
     g_test_add_func("/release/limit-is-met", test_limit_is_met);
     return g_test_run();

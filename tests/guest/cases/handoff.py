@@ -5,7 +5,7 @@ import os
 import signal
 import time
 
-from case import Bench, Case, check, check_progress
+from case import Bench, Case, check
 from guest import Guest
 from migration import listen
 from postcopy import free_tcp_port
@@ -68,7 +68,17 @@ class HandOff:
             if time.monotonic() > deadline:
                 raise Failure('the source does not run the guest')
             time.sleep(0.05)
-        check_progress(Guest(self.src), bench.load, check(Guest(self.src)))
+        bench.check_goes_on(self.src)
+
+    def expect_in_doubt(self):
+        """Nobody runs the guest here without a person's word."""
+        if status(self.src) != {'status': 'postmigrate', 'running': False}:
+            raise Failure(f'the source is not in doubt: {status(self.src)}')
+
+    def expect_status(self, wanted):
+        info = self.wait((*ENDED, 'postcopy-paused'))
+        if info['status'] != wanted:
+            raise Failure(f"{info['status']}: {info.get('error-desc')}, not {wanted}")
 
     def runs_at_destination(self):
         try:
@@ -105,6 +115,25 @@ def test_silent_blackout(case):
         hand_off.expect_at_source(bench)
 
 
+def cut_at(wanted):
+    """An on_frame: what it names does not arrive, and all connections break."""
+    def on_frame(relay, name, _):
+        if name != wanted:
+            return True
+        relay.cut()
+        return False
+    return on_frame
+
+
+def reset_at(wanted):
+    """An on_frame: the main connection is reset towards the source, and then what it names arrives."""
+    def on_frame(relay, name, _):
+        if name == wanted:
+            relay.reset_main_towards_source()
+        return True
+    return on_frame
+
+
 def go_over(hand_off):
     hand_off.wait(('active',))
     hand_off.src.qmp('migrate-start-postcopy')
@@ -124,13 +153,8 @@ def test_loaded_withheld(case):
 
 def test_reset_at_loaded(case):
     """The main connection is reset towards the source while it waits for LOADED: exactly one side runs."""
-    def on_frame(relay, name, _):
-        if name == 'LOADED':
-            relay.reset_main_towards_source()
-        return True
-
     with Bench(case) as bench:
-        hand_off = HandOff(bench, on_frame, case.caps)
+        hand_off = HandOff(bench, reset_at('LOADED'), case.caps)
         hand_off.begin()
         if case.caps:
             go_over(hand_off)
@@ -148,14 +172,8 @@ def test_reset_at_loaded(case):
 
 def test_go_withheld(case):
     """GO does not arrive, and the connection breaks: in doubt, until a person says so."""
-    def on_frame(relay, name, _):
-        if name != 'GO':
-            return True
-        relay.cut()
-        return False
-
     with Bench(case) as bench:
-        hand_off = HandOff(bench, on_frame)
+        hand_off = HandOff(bench, cut_at('GO'))
         hand_off.begin()
         hand_off.expect_failed('was told to run the guest', 'has failed there')
         hand_off.expect_not_at_destination()
@@ -164,74 +182,50 @@ def test_go_withheld(case):
             if time.monotonic() > deadline:
                 raise Failure('the destination does not give up')
             time.sleep(0.05)
-        if status(hand_off.src) != {'status': 'postmigrate', 'running': False}:
-            raise Failure(f'the source is not in doubt: {status(hand_off.src)}')
+        hand_off.expect_in_doubt()
         hand_off.src.qmp('cont')
         hand_off.expect_at_source(bench)
 
 
 def test_taken_withheld(case):
     """GO arrives, its answer does not: the destination runs the guest, and the source does not."""
-    def on_frame(relay, name, _):
-        if name != 'TAKEN':
-            return True
-        relay.cut()
-        return False
-
     with Bench(case) as bench:
-        hand_off = HandOff(bench, on_frame)
+        hand_off = HandOff(bench, cut_at('TAKEN'))
         hand_off.begin()
         hand_off.expect_failed('was told to run the guest')
-        if status(hand_off.src) != {'status': 'postmigrate', 'running': False}:
-            raise Failure(f'the source is not in doubt: {status(hand_off.src)}')
+        hand_off.expect_in_doubt()
         hand_off.dst.wait_event('RESUME', PATIENCE_S)
-        check_progress(Guest(hand_off.dst), bench.load, check(Guest(hand_off.dst)))
+        bench.check_goes_on(hand_off.dst)
 
 
 def test_reset_after_go(case):
     """The main connection is reset towards the source with pages missing: it is paused, and resumed."""
-    def on_frame(relay, name, _):
-        if name == 'TAKEN':
-            relay.reset_main_towards_source()
-        return True
-
     with Bench(case) as bench:
-        hand_off = HandOff(bench, on_frame, case.caps)
+        hand_off = HandOff(bench, reset_at('TAKEN'), case.caps)
         hand_off.src.qmp('migrate-set-parameters', {'max-postcopy-bandwidth': 20 << 20})
         mark = hand_off.dst.event_mark()
         hand_off.begin()
         go_over(hand_off)
-        info = hand_off.wait((*ENDED, 'postcopy-paused'))
-        if info['status'] != 'postcopy-paused':
-            raise Failure(f"{info['status']}: {info.get('error-desc')}, not paused")
+        hand_off.expect_status('postcopy-paused')
         hand_off.dst.wait_event('MIGRATION', PATIENCE_S, mark, lambda d: d['status'] == 'postcopy-paused')
         uri = f'tcp:127.0.0.1:{free_tcp_port()}'
         hand_off.dst.qmp_oob('migrate-recover', uri=uri)
         hand_off.src.qmp('migrate-set-parameters', {'max-postcopy-bandwidth': 0})
         hand_off.src.qmp('migrate', {'uri': uri, 'resume': True})
-        info = hand_off.wait((*ENDED, 'postcopy-paused'))
-        if info['status'] != 'completed':
-            raise Failure(f"{info['status']}: {info.get('error-desc')}, not completed")
-        check_progress(Guest(hand_off.dst), bench.load, check(Guest(hand_off.dst)))
+        hand_off.expect_status('completed')
+        bench.check_goes_on(hand_off.dst)
 
 
 def test_complete_then_reset(case):
     """All pages are in when the main connection breaks: both ends complete, and nobody waits for anybody."""
-    def on_frame(relay, name, _):
-        if name == 'COMPLETE':
-            relay.reset_main_towards_source()
-        return True
-
     with Bench(case) as bench:
-        hand_off = HandOff(bench, on_frame, case.caps)
+        hand_off = HandOff(bench, reset_at('COMPLETE'), case.caps)
         mark = hand_off.dst.event_mark()
         hand_off.begin()
         go_over(hand_off)
-        info = hand_off.wait((*ENDED, 'postcopy-paused'))
-        if info['status'] != 'completed':
-            raise Failure(f"{info['status']}: {info.get('error-desc')}, not completed")
+        hand_off.expect_status('completed')
         hand_off.dst.wait_event('MIGRATION', PATIENCE_S, mark, lambda d: d['status'] == 'completed')
-        check_progress(Guest(hand_off.dst), bench.load, check(Guest(hand_off.dst)))
+        bench.check_goes_on(hand_off.dst)
 
 
 def cases():
