@@ -36,12 +36,6 @@ static bool has_thread(const Vm *vm, const char *name)
     return found;
 }
 
-static void go_over_slowly(Run *run)
-{
-    vm_do(run->source, "migrate-set-parameters", SLOW_PUSH);
-    postcopy_go_over(run);
-}
-
 /* --- Abandoned -------------------------------------------------------------------------------- */
 
 static void save_to_file(Vm *vm, const char *file)
@@ -84,9 +78,7 @@ static void abandon_and_use(Run *run)
     Vm *vm = run->destination;
     QDict *info;
 
-    go_over_slowly(run);
-    vm_kill(run->source);
-    g_free(vm_wait_status(vm, "postcopy-paused"));
+    postcopy_lose_source(run);
     g_assert_true(has_thread(vm, "mig/dst/listen"));
     vm_do(vm, "ferry-abandon", NULL);
     g_free(vm_wait_status(vm, "failed"));
@@ -107,9 +99,7 @@ static void abandon_and_save_at_once(Run *run)
 {
     Vm *vm = run->destination;
 
-    go_over_slowly(run);
-    vm_kill(run->source);
-    g_free(vm_wait_status(vm, "postcopy-paused"));
+    postcopy_lose_source(run);
     vm_do(vm, "ferry-abandon", NULL);
     g_free(vm_wait_status(vm, "failed"));
     save_to_file(vm, "saved");
@@ -124,9 +114,7 @@ static void abandon_while_recovering(Run *run)
     g_autofree char *refused = NULL, *uri = NULL;
     int fd;
 
-    go_over_slowly(run);
-    vm_kill(run->source);
-    g_free(vm_wait_status(vm, "postcopy-paused"));
+    postcopy_lose_source(run);
     vm_do(vm, "migrate-recover", "{ 'uri': 'tcp:127.0.0.1:0' }");
     uri = run_listening_uri(vm);
     vm_do(vm, "ferry-abandon", NULL);
@@ -177,9 +165,7 @@ static void have_it_wait(Run *run)
     Vm *vm = run->destination;
     uint64_t before = 0, now = 1;
 
-    go_over_slowly(run);
-    vm_kill(run->source);
-    g_free(vm_wait_status(vm, "postcopy-paused"));
+    postcopy_lose_source(run);
     while (now != before) {
         before = now;
         g_usleep(200 * 1000);
@@ -268,7 +254,7 @@ static void migrate_too_early(Run *run)
     static const char *const to_file = "{ 'uri': 'file:{dir}/too-early' }";
     g_autofree char *status = NULL;
 
-    go_over_slowly(run);
+    postcopy_go_over_slowly(run);
     for (unsigned i = 0; i < 2; i++) {
         expect_refused(vm, "migrate", to_file);
         status = vm_migration_status(vm);

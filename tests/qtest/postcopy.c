@@ -20,6 +20,19 @@ void postcopy_go_over(Run *run)
     postcopy_wait(run);
 }
 
+void postcopy_go_over_slowly(Run *run)
+{
+    vm_do(run->source, "migrate-set-parameters", SLOW_PUSH);
+    postcopy_go_over(run);
+}
+
+void postcopy_lose_source(Run *run)
+{
+    postcopy_go_over_slowly(run);
+    vm_kill(run->source);
+    g_free(vm_wait_status(run->destination, "postcopy-paused"));
+}
+
 uint64_t postcopy_fetch_stat(Vm *vm, const char *name)
 {
     QDict *info = vm_command(vm, "query-ferry", NULL);

@@ -17,6 +17,12 @@ void postcopy_wait(Run *run);
 /* The same, after migrate-start-postcopy. */
 void postcopy_go_over(Run *run);
 
+/* The same, with so little pushed that pages stay missing. */
+void postcopy_go_over_slowly(Run *run);
+
+/* The same, and then the source is gone, and the destination knows. */
+void postcopy_lose_source(Run *run);
+
 /* A number of query-ferry's "fetch". */
 uint64_t postcopy_fetch_stat(Vm *vm, const char *name);
 

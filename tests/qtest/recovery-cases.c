@@ -53,12 +53,6 @@ static void recover(Run *run)
     postcopy_wait(run);
 }
 
-static void go_over_slowly(Run *run)
-{
-    vm_do(run->source, "migrate-set-parameters", SLOW_PUSH);
-    postcopy_go_over(run);
-}
-
 /* Than @before; returns how much, at the destination. */
 static uint64_t expect_more_transferred(Run *run, uint64_t before)
 {
@@ -74,7 +68,7 @@ static void break_and_recover(Run *run, void (*break_it)(Run *run))
 {
     uint64_t transferred = 0;
 
-    go_over_slowly(run);
+    postcopy_go_over_slowly(run);
     for (unsigned i = 1; i <= 2; i++) {
         break_it(run);
         expect_pause(run);
@@ -165,7 +159,7 @@ static void fail_to_recover(Run *run)
 {
     static const unsigned limits[] = {1, 2, 3};
 
-    go_over_slowly(run);
+    postcopy_go_over_slowly(run);
     cut_all(run);
     expect_pause(run);
     for (size_t i = 0; i < G_N_ELEMENTS(limits); i++) {
@@ -184,7 +178,7 @@ static void fail_to_recover(Run *run)
 /* The source stays away for a while: the guest is stopped meanwhile. */
 static void stay_away(Run *run)
 {
-    go_over_slowly(run);
+    postcopy_go_over_slowly(run);
     cut_all(run);
     expect_pause(run);
     vm_wait_run_state(run->destination, "io-error");
@@ -201,9 +195,7 @@ static void lose_source(Run *run)
     QDict *info;
 
     too_early = vm_command_fails(vm, "ferry-abandon", NULL);
-    go_over_slowly(run);
-    vm_kill(run->source);
-    g_free(vm_wait_status(vm, "postcopy-paused"));
+    postcopy_lose_source(run);
     vm_wait_run_state(vm, "io-error");
     log = vm_log(vm);
     g_assert_nonnull(strstr(log, "pages are missing: "));
@@ -235,9 +227,7 @@ static void lose_source_blocked(Run *run)
 {
     Vm *vm = run->destination;
 
-    go_over_slowly(run);
-    vm_kill(run->source);
-    g_free(vm_wait_status(vm, "postcopy-paused"));
+    postcopy_lose_source(run);
     qtest_qmp_send_raw(vm->qts, "{ 'execute': 'pmemsave', 'id': 'save', 'arguments': { 'val': 0,"
                                 "  'size': 33554432, 'filename': '/dev/null' } }");
     g_usleep(200 * 1000);

@@ -400,8 +400,7 @@ static void expect_members_in_fetch(Run *run)
 {
     QDict *source, *destination;
 
-    vm_do(run->source, "migrate-set-parameters", SLOW_PUSH);
-    postcopy_go_over(run);
+    postcopy_go_over_slowly(run);
     source = vm_command(run->source, "query-ferry", NULL);
     expect_members(qdict_get_qdict(source, "fetch"), OF_THE_DESTINATION " " OF_FAULTS, false);
     qobject_unref(source);

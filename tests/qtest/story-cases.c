@@ -126,8 +126,7 @@ static void check_postcopy(Run *run)
 /* With pages missing for long enough that some are asked for. */
 static void go_over_slowly(Run *run)
 {
-    vm_do(run->source, "migrate-set-parameters", SLOW_PUSH);
-    postcopy_go_over(run);
+    postcopy_go_over_slowly(run);
     memory_scribble(run->memory, run->destination, MIB / 4);
 }
 
