@@ -15,9 +15,6 @@
 /* How long the destination may take to say what is missing. */
 #define RESUME_MS 10000
 
-/* How long what the destination said before its connection broke may take to be read. */
-#define LAST_WORDS_MS 500
-
 bool ferry_source_stopped(FerrySource *source, unsigned limit_ms, GError **errp)
 {
     ferry_source_limit_blackout(source, limit_ms);
@@ -159,18 +156,9 @@ bool ferry_source_go(FerrySource *source, GError **errp)
 
 bool ferry_source_wait_taken(FerrySource *source, GError **errp)
 {
-    gint64 deadline = g_get_monotonic_time() + (gint64)source->config.switchover_ms * 1000;
     g_autoptr(GError) cause = NULL;
-    bool taken;
 
-    g_mutex_lock(&source->lock);
-    /* Other channels may be closed already when the word is still on its way on this one. */
-    while (!source->taken && !source->has_report && !ferry_cause_is_closed(&source->cause) &&
-           g_cond_wait_until(&source->changed, &source->lock, deadline)) {
-    }
-    taken = source->taken || source->has_report;
-    g_mutex_unlock(&source->lock);
-    if (taken) {
+    if (ferry_source_await(source, &source->taken, source->config.switchover_ms)) {
         return true;
     }
     cause = ferry_source_cause(source, 0);
@@ -191,7 +179,7 @@ bool ferry_source_is_complete(FerrySource *source)
     bool complete;
 
     g_mutex_lock(&source->lock);
-    complete = source->complete && source->taken;
+    complete = ferry_source_has_all(source);
     g_mutex_unlock(&source->lock);
     return complete;
 }
@@ -202,19 +190,10 @@ bool ferry_source_is_complete(FerrySource *source)
  */
 static bool has_last_words(FerrySource *source)
 {
-    GError *cause = ferry_source_cause(source, LAST_WORDS_MS);
+    GError *cause = ferry_source_cause(source, FERRY_LAST_WORDS_MS);
 
     g_clear_error(&cause);
     return ferry_source_is_complete(source);
-}
-
-bool ferry_source_lose_stream(FerrySource *source)
-{
-    ferry_source_note_failure(
-        source, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "the migration stream broke"));
-    /* What comes later than this would be heard by nobody. */
-    ferry_source_shutdown(source);
-    return has_last_words(source) || ferry_source_fail(source, NULL);
 }
 
 bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp)
@@ -236,12 +215,12 @@ bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp)
             ferry_senders_kick(source->senders);
         }
         g_mutex_lock(&source->lock);
-        while (!(source->complete && source->taken) && !ferry_cause_is_closed(&source->cause)) {
+        while (!ferry_source_has_all(source) && !ferry_cause_is_closed(&source->cause)) {
             if (!g_cond_wait_until(&source->changed, &source->lock, look)) {
                 break;
             }
         }
-        over = ferry_cause_is_closed(&source->cause) && !(source->complete && source->taken);
+        over = ferry_cause_is_closed(&source->cause) && !ferry_source_has_all(source);
         g_mutex_unlock(&source->lock);
     }
     return true;
@@ -352,17 +331,8 @@ bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t sess
 
 bool ferry_source_finish(FerrySource *source, unsigned timeout_ms)
 {
-    gint64 deadline = g_get_monotonic_time() + (gint64)timeout_ms * 1000;
-    bool has_report;
+    bool has_report = ferry_source_await(source, &source->has_report, timeout_ms);
 
-    g_mutex_lock(&source->lock);
-    while (!source->has_report && !ferry_cause_is_closed(&source->cause)) {
-        if (!g_cond_wait_until(&source->changed, &source->lock, deadline)) {
-            break;
-        }
-    }
-    has_report = source->has_report;
-    g_mutex_unlock(&source->lock);
     ferry_source_enter(source, FERRY_SOURCE_DONE);
     return has_report;
 }

@@ -32,6 +32,9 @@ typedef struct FerryRoundMark {
     uint64_t pages, zero_pages, bytes;
 } FerryRoundMark;
 
+/* How long what the destination said before its connection broke may take to be read. */
+#define FERRY_LAST_WORDS_MS 500
+
 struct FerrySource {
     FerrySourceConfig config;
     const FerryRegions *regions; /* the backlog's */
@@ -98,9 +101,6 @@ struct FerrySource {
  */
 bool ferry_source_enter(FerrySource *source, FerrySourcePhase phase);
 
-/* Something failed: note it (takes over @error), and have nobody wait for senders.  Any thread. */
-void ferry_source_note_failure(FerrySource *source, GError *error);
-
 /*
  * A channel of the source @opaque failed with @error (taken over): the same, unless the session is
  * over, or ends the connection itself; then that is no failure.  What senders and page servers call.
@@ -115,9 +115,12 @@ bool ferry_source_fail(FerrySource *source, GError **errp);
 bool ferry_source_fail_here(FerrySource *source, GError **errp);
 
 /*
- * Wait until the control thread has noted @what; false when the connection has ended instead, or
- * after @timeout_ms (0: never).
+ * Wait until the control thread has noted @what; false when it has ended instead, or after @timeout_ms.
+ * Other channels may be closed already while the word is still on its way on that one.
  */
+bool ferry_source_await(FerrySource *source, const bool *what, unsigned timeout_ms);
+
+/* The same, but false as well when anything has failed; @timeout_ms 0: never. */
 bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_ms);
 
 /*
@@ -131,6 +134,12 @@ void ferry_source_listen(FerrySource *source);
 
 /* End all threads and channels.  What is to be sent is known as well as before. */
 void ferry_source_hang_up(FerrySource *source);
+
+/* Whether the destination has said that it has all pages and the guest.  With the lock held. */
+static inline bool ferry_source_has_all(const FerrySource *source)
+{
+    return source->complete && source->taken;
+}
 
 /* --- settle.c --- */
 

@@ -12,9 +12,6 @@
 #include "../thread.h"
 #include "internal.h"
 
-/* How long an I/O error on one channel waits for the peer's own words on the control channel. */
-#define LAST_WORDS_MS 500
-
 FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *regions,
                               const FerryTracker *tracker)
 {
@@ -331,7 +328,7 @@ static bool is_expected(FerrySource *source)
 
     g_mutex_lock(&source->lock);
     expected = source->has_report || atomic_load(&source->hanging_up) ||
-               (source->complete && source->taken && ferry_source_is_gone(source));
+               (ferry_source_has_all(source) && ferry_source_is_gone(source));
     g_mutex_unlock(&source->lock);
     return expected;
 }
@@ -417,11 +414,6 @@ bool ferry_source_has_failed(const FerrySource *source)
            ferry_source_phase(source) == FERRY_SOURCE_FAILED;
 }
 
-void ferry_source_abort(FerrySource *source, GError *error)
-{
-    ferry_source_note_failure(source, error);
-}
-
 GError *ferry_source_cause(FerrySource *source, unsigned timeout_ms)
 {
     return ferry_cause_wait(&source->cause, timeout_ms);
@@ -465,7 +457,7 @@ static void break_off(FerrySource *source, const GError *error)
  */
 bool ferry_source_fail(FerrySource *source, GError **errp)
 {
-    GError *error = ferry_source_cause(source, source->control_thread ? LAST_WORDS_MS : 0);
+    GError *error = ferry_source_cause(source, source->control_thread ? FERRY_LAST_WORDS_MS : 0);
 
     if (!error) {
         error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_LOST,
@@ -528,17 +520,28 @@ void ferry_source_listen(FerrySource *source)
     }
 }
 
-bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_ms)
+static bool wait_for(FerrySource *source, const bool *what, gint64 deadline, bool whatever_fails)
 {
-    gint64 deadline = timeout_ms ? g_get_monotonic_time() + (gint64)timeout_ms * 1000 : G_MAXINT64;
     bool came;
 
     g_mutex_lock(&source->lock);
     while (!*what && !ferry_cause_is_closed(&source->cause) &&
-           !ferry_cause_is_known(&source->cause) &&
+           (whatever_fails || !ferry_cause_is_known(&source->cause)) &&
            g_cond_wait_until(&source->changed, &source->lock, deadline)) {
     }
     came = *what;
     g_mutex_unlock(&source->lock);
     return came;
+}
+
+bool ferry_source_await(FerrySource *source, const bool *what, unsigned timeout_ms)
+{
+    return wait_for(source, what, g_get_monotonic_time() + (gint64)timeout_ms * 1000, true);
+}
+
+bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_ms)
+{
+    return wait_for(source, what,
+                    timeout_ms ? g_get_monotonic_time() + (gint64)timeout_ms * 1000 : G_MAXINT64,
+                    false);
 }

@@ -194,12 +194,6 @@ bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp);
 bool ferry_source_is_complete(FerrySource *source);
 
 /*
- * The caller's own stream to the destination broke, with pages left missing.  True if the destination has
- * said that it has them all, and the guest; else the session is paused, and waits for ferry_source_reconnect.
- */
-bool ferry_source_lose_stream(FerrySource *source);
-
-/*
  * Open new channels, as in ferry_source_connect, to a destination that has said @version and
  * @session on the new way to it; learn what is missing there, and go on.  On failure it can be tried
  * again.
@@ -243,8 +237,11 @@ bool ferry_source_is_over(const FerrySource *source);
  */
 void ferry_source_limit_blackout(FerrySource *source, unsigned limit_ms);
 
-/* Something else that the migration needs has failed with @error (taken over).  Any thread. */
-void ferry_source_abort(FerrySource *source, GError *error);
+/*
+ * Something failed, on a channel or anywhere else that the migration needs: note @error (taken over), and have
+ * nobody wait for senders.  Any thread.
+ */
+void ferry_source_note_failure(FerrySource *source, GError *error);
 
 /* Break all channels, as a broken network would.  Any thread. */
 void ferry_source_shutdown(FerrySource *source);

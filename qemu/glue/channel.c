@@ -7,6 +7,7 @@
 #include <netinet/tcp.h>
 #include "io/channel-socket.h"
 #include "io/channel-tls.h"
+#include "migration/migration.h"
 
 #include "ferry/migration/error.h"
 #include "internal.h"
@@ -86,8 +87,10 @@ QIOChannelSocket *ferry_underlying_socket(QIOChannel *ioc)
     return (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
 }
 
-void ferry_watch_socket(QIOChannelSocket *socket, unsigned timeout_ms, unsigned unsent_ms)
+void ferry_watch_channel(QIOChannel *ioc, unsigned more_ms)
 {
+    const QIOChannelSocket *socket = ferry_underlying_socket(ioc);
+    const unsigned timeout_ms = ferry_settings()->network_timeout_ms;
     const struct {
         int level, name, value;
     } options[] = {
@@ -96,14 +99,23 @@ void ferry_watch_socket(QIOChannelSocket *socket, unsigned timeout_ms, unsigned 
         {IPPROTO_TCP, TCP_KEEPIDLE, MAX((int)timeout_ms / 2000, 1)},
         {IPPROTO_TCP, TCP_KEEPINTVL, MAX((int)timeout_ms / 6000, 1)},
         {IPPROTO_TCP, TCP_KEEPCNT, 3},
-        {IPPROTO_TCP, TCP_USER_TIMEOUT, (int)unsent_ms},
+        {IPPROTO_TCP, TCP_USER_TIMEOUT, (int)(timeout_ms + more_ms)},
     };
 
-    for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
+    for (size_t i = 0; socket && i < G_N_ELEMENTS(options); i++) {
         /* On a UNIX socket the kernel says no, and nothing can get lost there. */
         (void)setsockopt(socket->fd, options[i].level, options[i].name, &options[i].value,
                          sizeof(options[i].value));
     }
+}
+
+void ferry_set_migration_error(MigrationState *s, const GError *why)
+{
+    Error *err = NULL;
+
+    error_setg(&err, "%s", why->message);
+    migrate_set_error(s, err);
+    error_free(err);
 }
 
 void ferry_propagate_error(Error **errp, GError *error)

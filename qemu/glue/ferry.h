@@ -102,8 +102,8 @@ bool ferry_is_gone(void);
 int ferry_stream_error(MigrationState *s);
 
 /*
- * Whether the destination has said that it has the guest and all of its memory.  If it has not and the stream
- * is broken, the session is paused with it.  Migration thread.
+ * Whether the destination has said that it has the guest and all of its memory.  With pages missing and the
+ * stream broken, the session goes on until it ends or breaks as well.  Migration thread.
  */
 bool ferry_has_sent_all(MigrationState *s);
 

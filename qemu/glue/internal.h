@@ -9,6 +9,7 @@
 /* As from gcc 14 on, in every compiler. */
 #pragma GCC diagnostic error "-Wimplicit-function-declaration"
 
+#include "qemu/typedefs.h"
 #include "qapi/error.h"
 #include "io/channel-socket.h"
 
@@ -36,6 +37,9 @@
 /* Turn the engine's error into QEMU's; frees @error. */
 void ferry_propagate_error(Error **errp, GError *error);
 
+/* Why @s fails, unless it has a reason already: the first one counts.  Any thread. */
+void ferry_set_migration_error(MigrationState *s, const GError *why);
+
 /* A channel over @ioc, which gets a reference. */
 FerryChannel *ferry_channel_new_ioc(QIOChannel *ioc, const char *name);
 
@@ -43,10 +47,10 @@ FerryChannel *ferry_channel_new_ioc(QIOChannel *ioc, const char *name);
 QIOChannelSocket *ferry_underlying_socket(QIOChannel *ioc);
 
 /*
- * Have @socket's connection break when its peer, or the way there, has been silent for @timeout_ms, and when
- * what was sent has not been taken for @unsent_ms.  Does nothing where it is not TCP.
+ * Have QEMU's own connection @ioc break when its peer, or the way there, has been silent for network-timeout,
+ * and when what was sent has not been taken for @more_ms longer.  Does nothing where it is not TCP.
  */
-void ferry_watch_socket(QIOChannelSocket *socket, unsigned timeout_ms, unsigned unsent_ms);
+void ferry_watch_channel(QIOChannel *ioc, unsigned more_ms);
 
 /* List this machine's RAM blocks that migrate; @outgoing: with what is unplugged of them. */
 void ferry_list_ram(FerryRegions *regions, bool outgoing);

@@ -112,16 +112,6 @@ static bool open_listener(MigrationIncomingState *mis, uint32_t *number)
     return true;
 }
 
-static void watch_main_channel(MigrationIncomingState *mis)
-{
-    QIOChannelSocket *socket = ferry_underlying_socket(qemu_file_get_ioc(mis->from_src_file));
-    unsigned timeout_ms = ferry_settings()->network_timeout_ms;
-
-    if (socket) {
-        ferry_watch_socket(socket, timeout_ms, timeout_ms);
-    }
-}
-
 /* Tell the source the version, the token and where to dial. */
 static void answer(MigrationIncomingState *mis)
 {
@@ -131,7 +121,7 @@ static void answer(MigrationIncomingState *mis)
     uint64_t token;
 
     ferry_incoming_identify(&version, &token);
-    watch_main_channel(mis);
+    ferry_watch_channel(qemu_file_get_ioc(mis->from_src_file), 0);
     if (!mis->transport_data) {
         /* In a recovery this is not the main thread. */
         BQL_LOCK_GUARD();

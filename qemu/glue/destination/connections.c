@@ -263,9 +263,7 @@ static bool is_multifd(QIOChannel *ioc)
 
 int ferry_listen_backlog(int backlog)
 {
-    return ferry_settings()->enabled
-               ? MAX(backlog, 1 + FERRY_DATA_CHANNELS_MAX + FERRY_FETCH_CHANNELS_MAX)
-               : backlog;
+    return ferry_settings()->enabled ? MAX(backlog, FERRY_CHANNELS_MAX) : backlog;
 }
 
 bool ferry_incoming_channel(QIOChannel *ioc)

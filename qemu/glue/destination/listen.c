@@ -32,7 +32,6 @@
 #include "../internal.h"
 #include "listen.h"
 #include "session.h"
-#include "stream.h"
 
 static struct {
     bool failing;  /* atomic: the main thread could not load the device state */
@@ -64,7 +63,7 @@ static void end_thread(MigrationIncomingState *mis)
     qatomic_set(&listening.failing, true);
     fail_state(mis);
     if (ferry_incoming_destination()) {
-        ferry_stream_break();
+        ferry_stream_break(ferry_incoming_stream());
     } else {
         qemu_file_shutdown(mis->from_src_file);
     }
@@ -82,21 +81,23 @@ static void end_thread(MigrationIncomingState *mis)
 
 void ferry_incoming_failed(MigrationIncomingState *mis, Error **error)
 {
-    FerryDestination *destination = ferry_incoming_destination();
     g_autoptr(GError) cause = NULL;
 
     if (mis->have_listen_thread) {
         end_thread(mis);
     }
-    if (destination && !ferry_destination_is_complete(destination, &cause) && cause) {
+    cause = ferry_incoming_cause();
+    if (cause) {
         error_free(*error);
         *error = NULL;
         error_setg(error, "load of migration failed: %s", cause->message);
     }
 }
 
-void ferry_listen_fail(MigrationIncomingState *mis, Error *error)
+void ferry_listen_fail(MigrationIncomingState *mis)
 {
+    Error *error = NULL;
+
     ferry_incoming_failed(mis, &error);
     migrate_set_state(&mis->state, MIGRATION_STATUS_ACTIVE, MIGRATION_STATUS_FAILED);
     migrate_set_error(migrate_get_current(), error);
@@ -191,18 +192,11 @@ bool ferry_listen_resumed(void)
     return state != MIGRATION_STATUS_CANCELLING && state != MIGRATION_STATUS_FAILED;
 }
 
-/* The main thread knows of it, or is about to. */
-static bool session_failed(void)
-{
-    FerryDestination *destination = ferry_incoming_destination();
-    g_autoptr(GError) error = NULL;
-
-    return destination && !ferry_destination_is_complete(destination, &error) && error;
-}
-
 /* Whether this thread's end is nothing but that of a migration that has failed. */
 static bool has_failed(MigrationIncomingState *mis, int result)
 {
+    g_autoptr(GError) cause = NULL;
+
     if (qatomic_read(&listening.given_up) || qatomic_read(&listening.failing)) {
         return true;
     }
@@ -210,7 +204,9 @@ static bool has_failed(MigrationIncomingState *mis, int result)
         return false;
     }
     qemu_event_wait(&mis->main_thread_load_event);
-    return postcopy_state_get() != POSTCOPY_INCOMING_RUNNING || session_failed();
+    /* The main thread knows of a session that has failed, or is about to. */
+    cause = ferry_incoming_cause();
+    return postcopy_state_get() != POSTCOPY_INCOMING_RUNNING || cause;
 }
 
 bool ferry_listen_ended(MigrationIncomingState *mis, int result)

@@ -17,9 +17,9 @@ struct MigrationIncomingState;
 void ferry_listen_give_up(struct MigrationIncomingState *mis);
 
 /*
- * The device state is loaded, but the guest cannot run here because of @error, which is taken over: the
- * migration fails, as exit-on-error says.  Main thread, from the main loop.
+ * The device state is loaded, but the session has failed, so that the guest cannot run here: the migration
+ * fails, as exit-on-error says.  Main thread, from the main loop.
  */
-void ferry_listen_fail(struct MigrationIncomingState *mis, Error *error);
+void ferry_listen_fail(struct MigrationIncomingState *mis);
 
 #endif

@@ -26,12 +26,7 @@
 /* On a thread of the engine's. */
 void ferry_load_failed(void *opaque, const GError *why)
 {
-    Error *err = NULL;
-
-    error_setg(&err, "%s", why->message);
-    /* The first one counts. */
-    migrate_set_error(migrate_get_current(), err);
-    error_free(err);
+    ferry_set_migration_error(migrate_get_current(), why);
 }
 
 static void forget_failure(void)
@@ -145,7 +140,7 @@ void ferry_load_cleanup(void)
     MigrationIncomingState *mis = migration_incoming_get_current();
     FerryDestination *destination = ferry_incoming_destination();
     bool failed = mis->state == MIGRATION_STATUS_FAILED;
-    g_autoptr(GError) error = NULL;
+    g_autoptr(GError) cause = failed ? ferry_incoming_cause() : NULL;
 
     ferry_incoming_stop_listening();
     ferry_incoming_drop_kept();
@@ -154,8 +149,8 @@ void ferry_load_cleanup(void)
     }
     if (!failed) {
         ferry_destination_send_report(destination);
-    } else if (!ferry_destination_is_complete(destination, &error) && error) {
-        error_report("ferry: %s", error->message);
+    } else if (cause) {
+        error_report("ferry: %s", cause->message);
     }
     ferry_incoming_keep_last(failed);
     ferry_postcopy_hold_stream(NULL);

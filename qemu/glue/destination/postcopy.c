@@ -30,7 +30,6 @@
 #include "lost.h"
 #include "postcopy.h"
 #include "session.h"
-#include "stream.h"
 #include "wait.h"
 
 /* As many network backends are looked at. */
@@ -109,7 +108,7 @@ void ferry_postcopy_hold_stream(MigrationIncomingState *mis)
 {
     FerryDestination *destination = ferry_incoming_destination();
 
-    ferry_stream_hold(mis);
+    ferry_stream_hold(ferry_incoming_stream(), mis ? qemu_file_get_ioc(mis->from_src_file) : NULL);
     if (mis && destination) {
         ferry_destination_stream_came(destination);
     }
@@ -217,7 +216,7 @@ void ferry_fill_blocktime(MigrationInfo *info)
 void ferry_postcopy_broken(void *opaque, const GError *why)
 {
     error_report("ferry: %s", why->message);
-    ferry_stream_break();
+    ferry_stream_break(ferry_incoming_stream());
 }
 
 static void stop_guest(void *opaque)

@@ -6,7 +6,6 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
-#include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "block/aio.h"
 #include "migration/misc.h"
@@ -31,22 +30,12 @@ bool ferry_incoming_awaits_go(void)
 
 /* --- Failing -------------------------------------------------------------------------------------- */
 
-static Error *make_error(const GError *error)
-{
-    Error *err = NULL;
-
-    error_setg(&err, "ferry: %s", error->message);
-    return err;
-}
-
 void ferry_incoming_check(void)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
-    FerryDestination *destination = ferry_incoming_destination();
-    g_autoptr(GError) error = NULL;
+    g_autoptr(GError) cause = ferry_incoming_active() ? ferry_incoming_cause() : NULL;
 
-    if (!destination || !ferry_incoming_active() ||
-        ferry_destination_is_complete(destination, &error) || !error) {
+    if (!cause) {
         return;
     }
     if (pending) {
@@ -55,7 +44,7 @@ void ferry_incoming_check(void)
             /* Lest the source is told on it that all is well. */
             qemu_file_shutdown(mis->from_src_file);
         }
-        ferry_listen_fail(mis, make_error(error));
+        ferry_listen_fail(mis);
     } else if (mis->from_src_file) {
         /* Whoever reads the stream gets to know, and fails in QEMU's own way. */
         qemu_file_shutdown(mis->from_src_file);
@@ -93,11 +82,6 @@ void ferry_incoming_go(void *opaque)
     aio_bh_schedule_oneshot(qemu_get_aio_context(), run_now, NULL);
 }
 
-static void check(void *opaque)
-{
-    ferry_incoming_check();
-}
-
 void ferry_incoming_run(void (*run)(void *opaque), MigrationIncomingState *mis)
 {
     if (!ferry_incoming_active()) {
@@ -107,6 +91,6 @@ void ferry_incoming_run(void (*run)(void *opaque), MigrationIncomingState *mis)
     pending = run;
     if (!ferry_destination_loaded(ferry_incoming_destination(), NULL)) {
         /* Not from within QEMU's own loading. */
-        aio_bh_schedule_oneshot(qemu_get_aio_context(), check, NULL);
+        ferry_incoming_decided(NULL);
     }
 }

@@ -49,6 +49,24 @@ FerryDestination *ferry_incoming_destination(void)
     return qatomic_read(&incoming.destination);
 }
 
+FerryStream *ferry_incoming_stream(void)
+{
+    static FerryStream stream;
+
+    return &stream;
+}
+
+GError *ferry_incoming_cause(void)
+{
+    FerryDestination *destination = ferry_incoming_destination();
+    GError *error = NULL;
+
+    if (destination) {
+        ferry_destination_is_complete(destination, &error);
+    }
+    return error;
+}
+
 void ferry_incoming_identify(uint8_t *version, uint64_t *token)
 {
     *version = incoming.version;

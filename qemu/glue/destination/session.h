@@ -11,12 +11,21 @@
 #include "io/net-listener.h"
 
 #include "ferry/migration/destination/destination.h"
+#include "../stream.h"
 
 /* A source with Ferry has shown itself, which will speak @version: there is a session from here on. */
 void ferry_incoming_open(uint8_t version, const FerryDestinationOps *ops);
 
 /* The session, or NULL.  Any thread; it stays until the migration ends. */
 FerryDestination *ferry_incoming_destination(void);
+
+/* The stream that the device state comes on, which is broken with the session. */
+FerryStream *ferry_incoming_stream(void);
+
+/*
+ * Why the session has failed: the caller's to free.  NULL if it has not, or there is none.  Any thread.
+ */
+GError *ferry_incoming_cause(void);
 
 /* What the source has to know of the session; there must be one.  Any thread. */
 void ferry_incoming_identify(uint8_t *version, uint64_t *token);

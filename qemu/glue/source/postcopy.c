@@ -27,6 +27,9 @@
 #include "release.h"
 #include "session.h"
 
+/* How long one step of it takes at most. */
+#define PUSH_MS 50
+
 static struct {
     FerryConverge converge; /* over all rounds: whether more of them are of use */
     uint64_t counted_requests;
@@ -134,17 +137,57 @@ static void count_requests(void)
     ferry_stats_clear(&stats);
 }
 
+static bool push(unsigned timeout_ms, GError **errp)
+{
+    if (!ferry_source_push(ferry_outgoing_source(), timeout_ms, errp)) {
+        return false;
+    }
+    ferry_outgoing_count();
+    count_requests();
+    return true;
+}
+
 int ferry_postcopy_push(QEMUFile *f, unsigned timeout_ms)
 {
     GError *error = NULL;
 
-    if (!ferry_source_push(ferry_outgoing_source(), timeout_ms, &error)) {
+    if (!push(timeout_ms, &error)) {
         return ferry_session_error(f, error);
     }
-    ferry_outgoing_count();
-    count_requests();
     qemu_put_be64(f, FERRY_STREAM_PART);
     return qemu_fflush(f) < 0 ? -EIO : 1;
+}
+
+static bool has_sent_all(void)
+{
+    return ferry_outgoing_active() && ferry_outgoing_is_left() &&
+           ferry_source_is_complete(ferry_outgoing_source());
+}
+
+bool ferry_has_sent_all(MigrationState *s)
+{
+    GError *error = NULL;
+
+    if (!ferry_is_gone() || !ferry_outgoing_is_left() || !qemu_file_get_error(s->to_dst_file)) {
+        return has_sent_all();
+    }
+    /*
+     * QEMU's stream broke, and the guest needs its pages all the same.  The destination breaks the session
+     * when it notices; until then, what comes on that would be heard by nobody in a pause.
+     */
+    while (!has_sent_all()) {
+        if (!push(PUSH_MS, &error)) {
+            ferry_session_error(s->to_dst_file, error);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool ferry_rate_exceeded(QEMUFile *f)
+{
+    /* QEMU takes a stream that broke for one that may not be written to yet. */
+    return !has_sent_all() && migration_rate_exceeded(f);
 }
 
 int ferry_save_complete_postcopy(QEMUFile *f)

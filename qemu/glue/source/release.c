@@ -15,7 +15,6 @@
 #include "system/runstate.h"
 #include "migration/misc.h"
 #include "migration/migration.h"
-#include "migration/migration-stats.h"
 #include "migration/options.h"
 #include "migration/qemu-file.h"
 
@@ -35,7 +34,7 @@ static bool say_go(MigrationState *s, GError **errp)
     RunState old_state = s->vm_old_state;
 
     if (migrate_has_error(s) || qemu_file_get_error(s->to_dst_file)) {
-        ferry_source_abort(
+        ferry_source_note_failure(
             source, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "the migration stream broke"));
     }
     /* Nothing that QEMU does when a migration ends starts a guest that was in this state. */
@@ -64,7 +63,7 @@ int ferry_let_go(MigrationState *s)
         ferry_peer_end_silence(s);
         return 0;
     }
-    if (ferry_outgoing_is_gone()) {
+    if (ferry_is_gone()) {
         /* In post-copy long since; and all pages have come. */
         return 0;
     }
@@ -76,36 +75,9 @@ int ferry_let_go(MigrationState *s)
 
 /* --- What follows from it ------------------------------------------------------------------------ */
 
-bool ferry_is_gone(void)
-{
-    return ferry_outgoing_is_gone();
-}
-
 int ferry_stream_error(MigrationState *s)
 {
     return ferry_is_gone() ? 0 : qemu_file_get_error(s->to_dst_file);
-}
-
-static bool has_sent_all(void)
-{
-    return ferry_outgoing_active() && ferry_outgoing_is_left() &&
-           ferry_source_is_complete(ferry_outgoing_source());
-}
-
-bool ferry_has_sent_all(MigrationState *s)
-{
-    if (has_sent_all()) {
-        return true;
-    }
-    /* A pause is one of the session too: nothing may come that nobody would hear. */
-    return ferry_is_gone() && ferry_outgoing_is_left() && qemu_file_get_error(s->to_dst_file) &&
-           ferry_source_lose_stream(ferry_outgoing_source());
-}
-
-bool ferry_rate_exceeded(QEMUFile *f)
-{
-    /* QEMU takes a stream that broke for one that may not be written to yet. */
-    return !has_sent_all() && migration_rate_exceeded(f);
 }
 
 bool ferry_take_blocks_back(Error **errp)

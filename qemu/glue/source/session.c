@@ -18,6 +18,7 @@
 #include "ferry/migration/error.h"
 #include "ferry/migration/memory/pageset.h"
 #include "../internal.h"
+#include "../stream.h"
 #include "peer.h"
 #include "session.h"
 
@@ -42,8 +43,7 @@ static struct {
     FerryRegions regions; /* as handed to the source: for looking blocks up */
     bool cancelling;      /* the user has cancelled it; atomic */
 
-    QIOChannel
-        *main;   /* QEMU's own connection, to be broken with ours; a reference, under the lock */
+    FerryStream main; /* QEMU's own connection, to be broken with ours */
     bool marked; /* the stream says that Ferry carries the memory: no way back; under the lock */
 
     /* Accounting on the thread that drives the session. */
@@ -94,6 +94,13 @@ static void yank(void *opaque)
     break_channels();
 }
 
+/* Whether nothing depends on QEMU's own connection any more: all is done, or whoever waits for TAKEN says. */
+static bool is_settled(FerrySource *source)
+{
+    return ferry_source_is_gone(source) &&
+           (!ferry_source_is_left(source) || ferry_source_is_complete(source));
+}
+
 /*
  * The session's connection broke.  QEMU's own belongs to it: break that too, so that nobody waits there,
  * and have it known why before QEMU says so in its own words.  On a thread of the engine's.
@@ -102,43 +109,27 @@ static void broken(void *opaque)
 {
     FerrySource *source = ferry_outgoing_hold();
     g_autoptr(GError) cause = NULL;
-    QIOChannel *main = NULL;
-    Error *err = NULL;
+    bool marked;
 
     if (!source) {
         return;
     }
-    if (outgoing.marked && outgoing.main) {
-        main = QIO_CHANNEL(object_ref(OBJECT(outgoing.main)));
-    }
-    /* What breaks when all is done is no failure; and whoever waits for TAKEN says more. */
-    if (main && !(ferry_source_is_gone(source) &&
-                  (ferry_source_is_complete(source) || !ferry_source_is_left(source)))) {
+    marked = outgoing.marked;
+    if (marked && !is_settled(source)) {
         cause = ferry_source_cause(source, 0);
     }
     ferry_outgoing_release();
     if (cause && !g_error_matches(cause, FERRY_ERROR, FERRY_ERROR_CANCELLED)) {
-        error_setg(&err, "%s", cause->message);
-        migrate_set_error(opaque, err);
-        error_free(err);
+        ferry_set_migration_error(opaque, cause);
     }
-    if (main) {
-        qio_channel_shutdown(main, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
-        object_unref(OBJECT(main));
+    if (marked) {
+        ferry_stream_break(&outgoing.main);
     }
 }
 
 void ferry_outgoing_hold_main(MigrationState *s)
 {
-    QIOChannel *old;
-
-    g_mutex_lock(&outgoing.lock);
-    old = outgoing.main;
-    outgoing.main = s ? QIO_CHANNEL(object_ref(OBJECT(qemu_file_get_ioc(s->to_dst_file)))) : NULL;
-    g_mutex_unlock(&outgoing.lock);
-    if (old) {
-        object_unref(OBJECT(old));
-    }
+    ferry_stream_hold(&outgoing.main, s ? qemu_file_get_ioc(s->to_dst_file) : NULL);
 }
 
 bool ferry_outgoing_mark(void)
@@ -150,14 +141,6 @@ bool ferry_outgoing_mark(void)
     outgoing.marked = ok;
     g_mutex_unlock(&outgoing.lock);
     return ok;
-}
-
-static void watch_main_channel(MigrationState *s, unsigned more_ms)
-{
-    unsigned timeout_ms = ferry_settings()->network_timeout_ms;
-
-    ferry_watch_socket(ferry_underlying_socket(qemu_file_get_ioc(s->to_dst_file)), timeout_ms,
-                       timeout_ms + more_ms);
 }
 
 /* Whether a session that did not open for @error ends the migration: else QEMU's own path carries it. */
@@ -202,7 +185,7 @@ bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GEr
         }
         return false;
     }
-    watch_main_channel(s, 0);
+    ferry_watch_channel(qemu_file_get_ioc(s->to_dst_file), 0);
     ferry_outgoing_hold_main(s);
     g_mutex_lock(&outgoing.lock);
     outgoing.active = true;
@@ -292,7 +275,7 @@ bool ferry_outgoing_stop(GError **errp)
         return true;
     }
     /* Until all pages have come, the destination does not read what else is sent. */
-    watch_main_channel(s, ferry_settings()->switchover_timeout_ms);
+    ferry_watch_channel(qemu_file_get_ioc(s->to_dst_file), ferry_settings()->switchover_timeout_ms);
     /* Somebody else may want to keep it stopped for now. */
     return ferry_source_stopped(outgoing.source,
                                 migrate_pause_before_switchover() ? 0 : blackout_ms(s), errp);
@@ -314,11 +297,11 @@ bool ferry_outgoing_is_quiet(GError **errp)
     }
     g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
                         "a device wrote to memory while the last pages were sent: try again");
-    ferry_source_abort(outgoing.source, g_error_copy(*errp));
+    ferry_source_note_failure(outgoing.source, g_error_copy(*errp));
     return false;
 }
 
-bool ferry_outgoing_is_gone(void)
+bool ferry_is_gone(void)
 {
     bool gone;
 
@@ -412,8 +395,7 @@ static bool ends_return_path(void)
     if (!source) {
         return false;
     }
-    ends = ferry_source_is_gone(source) &&
-           (!ferry_source_is_left(source) || ferry_source_is_complete(source));
+    ends = is_settled(source);
     ferry_outgoing_release();
     return ends;
 }
@@ -421,7 +403,6 @@ static bool ends_return_path(void)
 void ferry_return_path_error(MigrationState *s, const Error *error)
 {
     g_autoptr(GError) cause = NULL;
-    Error *err = NULL;
 
     if (ends_return_path()) {
         return;
@@ -435,9 +416,7 @@ void ferry_return_path_error(MigrationState *s, const Error *error)
         migrate_set_error(s, error);
         return;
     }
-    error_setg(&err, "%s", cause->message);
-    migrate_set_error(s, err);
-    error_free(err);
+    ferry_set_migration_error(s, cause);
 }
 
 void ferry_outgoing_cancel(void)

@@ -72,9 +72,6 @@ void ferry_outgoing_switch(void);
  */
 bool ferry_outgoing_is_quiet(GError **errp);
 
-/* Whether there is a session that has let go of the guest.  Any thread. */
-bool ferry_outgoing_is_gone(void);
-
 /* Whether they have; while the session is active. */
 bool ferry_outgoing_is_stopped(void);
 
