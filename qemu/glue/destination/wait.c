@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "block/aio.h"
 #include "qemu/coroutine.h"
 
 #include "wait.h"
