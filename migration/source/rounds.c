@@ -152,9 +152,13 @@ bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
             return false;
         }
         if (ferry_senders_wait_dry(source->senders,
-                                   is_all_fed(source) ? timeout_ms : FEED_POLL_MS) &&
-            is_all_fed(source)) {
-            end_round(source, deadline);
+                                   is_all_fed(source) ? timeout_ms : FEED_POLL_MS)) {
+            if (is_all_fed(source)) {
+                end_round(source, deadline);
+            } else if (ferry_backlog_queued(source->backlog) > 0) {
+                /* A tracker reports of its own accord, too, and nobody has told the senders. */
+                ferry_senders_kick(source->senders);
+            }
         }
         if (ferry_cause_is_known(&source->cause)) {
             return ferry_source_fail(source, errp);
