@@ -243,6 +243,13 @@ static char *get_error(Object *obj, Error **errp)
     return g_strdup(s->error ? s->error : "");
 }
 
+static char *get_heard(Object *obj, Error **errp)
+{
+    StormDevice *s = FERRY_STORM(obj);
+
+    return g_strdup(s->heard ? s->heard : "");
+}
+
 /* --- The class and its instances --------------------------------------------------------------- */
 
 static const PropertyInfo clock_property = FERRY_ENUM_PROPERTY(
@@ -319,6 +326,8 @@ void ferry_storm_add_props(ObjectClass *class)
         {"verify-result", "of the last verification, in words"},
         {"first-wrong-page", "guest address of the first wrong page, or 2^64 - 1"},
         {"error", "why it has stopped writing, if it has"},
+        {"x-heard",
+         "for tests: what devices heard last of a migration: setup, done, failed, or nothing"},
         {"x-forget", "for tests: one write in so many is not marked dirty"},
     };
 
@@ -335,6 +344,7 @@ void ferry_storm_add_props(ObjectClass *class)
                               NULL);
     object_class_property_add_str(class, "verify-result", get_result, NULL);
     object_class_property_add_str(class, "error", get_error, NULL);
+    object_class_property_add_str(class, "x-heard", get_heard, NULL);
     for (size_t i = 0; i < ARRAY_SIZE(descriptions); i++) {
         object_class_property_set_description(class, descriptions[i].name,
                                               descriptions[i].description);

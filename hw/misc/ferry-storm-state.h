@@ -7,6 +7,7 @@
 #define FERRY_HW_FERRY_STORM_STATE_H
 
 #include "hw/pci/pci_device.h"
+#include "qemu/notify.h"
 #include "qapi/qapi-types-ferry.h"
 #include "qemu/thread.h"
 #include "qemu/timer.h"
@@ -33,7 +34,9 @@ struct StormDevice {
 
     GThread *thread;
     VMChangeStateEntry *state_entry;
-    QEMUTimer *timer; /* with the virtual clock */
+    NotifierWithReturn migration;
+    const char *heard; /* the last that QEMU told devices of a migration; the main thread's */
+    QEMUTimer *timer;  /* with the virtual clock */
     StormMemory *memory;
     bool realized;
 

@@ -25,6 +25,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "migration/misc.h"
 #include "migration/vmstate.h"
 #include "qapi/error.h"
 #include "block/aio.h"
@@ -379,6 +380,19 @@ static const VMStateDescription storm_vmstate = {
         },
 };
 
+/* As cards that a migration concerns do: they give the network up when one is set up, and take it back. */
+static int migration_event(NotifierWithReturn *notifier, MigrationEvent *event, Error **errp)
+{
+    static const char *const words[] = {
+        [MIG_EVENT_PRECOPY_SETUP] = "setup",
+        [MIG_EVENT_PRECOPY_DONE] = "done",
+        [MIG_EVENT_PRECOPY_FAILED] = "failed",
+    };
+
+    container_of(notifier, StormDevice, migration)->heard = words[event->type];
+    return 0;
+}
+
 /* --- Life -------------------------------------------------------------------------------------- */
 
 static void storm_init(Object *obj)
@@ -451,12 +465,14 @@ static void storm_realize(PCIDevice *pci, Error **errp)
     }
     s->realized = true;
     s->state_entry = qdev_add_vm_change_state_handler(DEVICE(pci), run_state_changed, s);
+    migration_add_notifier(&s->migration, migration_event);
 }
 
 static void storm_exit(PCIDevice *pci)
 {
     StormDevice *s = FERRY_STORM(pci);
 
+    migration_remove_notifier(&s->migration);
     qemu_del_vm_change_state_handler(s->state_entry);
     qemu_mutex_lock(&s->lock);
     s->exiting = true;

@@ -136,14 +136,14 @@ bool ferry_source_wait_loaded(FerrySource *source, GError **errp)
     return ferry_source_wait(source, &source->loaded, 0) || ferry_source_fail(source, errp);
 }
 
-bool ferry_source_go(FerrySource *source, GError **errp)
+bool ferry_source_go(FerrySource *source)
 {
     bool left = ferry_source_is_left(source);
 
     /* Before it is said: from here on nobody can know whether the destination has heard it. */
     if (ferry_cause_is_known(&source->cause) ||
         !ferry_source_enter(source, left ? FERRY_SOURCE_FETCHING : FERRY_SOURCE_RELEASED)) {
-        return ferry_source_fail(source, errp);
+        return false;
     }
     ferry_event(go, "source");
     ferry_control_send(source->channels.control, FERRY_FRAME_GO, 0, NULL, NULL);

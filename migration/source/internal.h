@@ -108,10 +108,7 @@ bool ferry_source_enter(FerrySource *source, FerrySourcePhase phase);
  */
 void ferry_source_lose_channel(void *opaque, GError *error);
 
-/* Something failed on a channel: say what, to a user.  Always false.  The driver's. */
-bool ferry_source_fail(FerrySource *source, GError **errp);
-
-/* A failure on this side, of the kernel or a tracker, with @errp set or NULL.  Always false. */
+/* As ferry_source_fail, for a failure on this side, of the kernel or a tracker, with @errp set or NULL. */
 bool ferry_source_fail_here(FerrySource *source, GError **errp);
 
 /*

@@ -176,10 +176,17 @@ bool ferry_source_leave(FerrySource *source, GError **errp);
 bool ferry_source_wait_loaded(FerrySource *source, GError **errp);
 
 /*
- * Have the destination run the guest.  Does not wait.  False: it was not told, and the guest may be taken
- * back.  After it returned true, the guest must never run on this side again.
+ * Have the destination run the guest.  Does not wait.  False: it was not told, the guest may be taken back, and
+ * ferry_source_fail is to end the session and say why.  After it returned true, the guest must never run on
+ * this side again.
  */
-bool ferry_source_go(FerrySource *source, GError **errp);
+bool ferry_source_go(FerrySource *source);
+
+/*
+ * The session cannot go on: hang up, and say why, to a user.  Waits a moment for the destination's own words.
+ * Always false.
+ */
+bool ferry_source_fail(FerrySource *source, GError **errp);
 
 /*
  * With nothing missing: wait until the destination says that it has the guest.  False: the connection broke

@@ -89,7 +89,13 @@ void ferry_outgoing_cancelling(void);
 void ferry_outgoing_cancel(void);
 
 /*
- * Precopy is over, and the device state was sent: wait until the destination has loaded it, have it run the
+ * Precopy is over, with the vCPUs stopped: save what QEMU saves then, but for what is sent when the BQL is free.
+ * Not 0: it failed.  Migration thread, with the BQL.
+ */
+int ferry_save_devices(QEMUFile *f);
+
+/*
+ * Precopy is over: send the device state, wait until the destination has loaded it, have it run the
  * guest, and wait until it says that it does.  Not 0: the migration fails.  Where Ferry is not in use it
  * sees to it that nobody waits for the word of a peer that never says any.  Migration thread, no BQL.
  */
@@ -100,6 +106,16 @@ bool ferry_is_gone(void);
 
 /* What is wrong with the stream to the destination; nothing that matters once the guest is gone. */
 int ferry_stream_error(MigrationState *s);
+
+/* The same, at the end, after a wait for what the destination reports.  Migration thread, no BQL. */
+int ferry_hear_report(MigrationState *s);
+
+/*
+ * Whether devices are to hear that the migration failed: not once the destination was told to run the guest,
+ * whatever QEMU calls it, as then they are to leave the guest's network and hardware alone.  Once for each
+ * migration.  Main thread.
+ */
+bool ferry_has_failed(MigrationState *s);
 
 /*
  * Whether the destination has said that it has the guest and all of its memory.  With pages missing and the

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // file: migration/migration.c
 // hooks: migration_cleanup
-// why: no connection is waited for any more; and what fails because a migration is cancelled is not
-//      its error.
-// places: 2
-// adds: 2
+// why: no connection is waited for any more; what fails because a migration is cancelled is not
+//      its error; and no device takes a guest back that the destination may run.
+// places: 3
 
 @@
 expression s;
@@ -18,6 +17,9 @@ expression s;
 |
 +ferry_outgoing_cancelled(s);
  migrate_set_state(&s->state, MIGRATION_STATUS_CANCELLING, MIGRATION_STATUS_CANCELLED);
+|
+-migration_has_failed(s)
++ferry_has_failed(s)
 )
  ...>
  }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // file: migration/migration.c
-// hooks: migration_completion, postcopy_start, migration_detect_error, migration_thread,
-//        migration_iteration_finish
+// hooks: migration_completion, migration_completion_precopy, postcopy_start, migration_detect_error,
+//        migration_thread, migration_iteration_finish
 // why: the destination runs the guest when Ferry tells it to, and from then on nothing that QEMU
-//      meets on its own connection may make this side take the guest back.
-// places: 7
+//      meets on its own connection may make this side take the guest back; and what waits for the
+//      network before that does not hold the BQL.
+// places: 8
 
 @@
 expression s;
@@ -17,8 +18,19 @@ expression s;
 +ferry_let_go(s) || (close_return_path_on_source(s) && !ferry_is_gone())
 |
 -qemu_file_get_error(s->to_dst_file)
-+ferry_stream_error(s)
++ferry_hear_report(s)
 )
+ ...>
+ }
+
+@@
+expression s;
+@@
+ migration_completion_precopy(...)
+ {
+ <...
+-qemu_savevm_state_complete_precopy(s->to_dst_file, false)
++ferry_save_devices(s->to_dst_file)
  ...>
  }
 

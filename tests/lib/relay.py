@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A relay between two QEMUs that knows Ferry's frames on the control channel, and can break what passes.
 
-    relay = Relay(port, on_frame)
+    relay = Relay(listen(dst, 'tcp'), on_frame)
     src.qmp('migrate', uri=relay.uri)
 
 on_frame(relay, name, to_source) is called with the name of each frame of NAMES, before it is passed on;
@@ -41,16 +41,37 @@ def read_frame(sock):
 
 
 class Relay:
-    def __init__(self, port, on_frame):
-        self.port = port
+    def __init__(self, uri, on_frame):
+        """uri: where the destination listens, tcp: or unix:."""
+        self.target = uri
         self.on_frame = on_frame
+        self.main_passes = threading.Event()
+        self.main_passes.set()
         self.main = None      # (the source's end, the destination's)
         self.control = None   # the same
         self.pairs = []
         self.lock = threading.Lock()
-        self.listener = socket.create_server(('127.0.0.1', 0), backlog=64)
-        self.uri = f'tcp:127.0.0.1:{self.listener.getsockname()[1]}'
+        if uri.startswith('unix:'):
+            self.uri = uri + '.relay'
+            self.listener = socket.socket(socket.AF_UNIX)
+            self.listener.bind(self._address(self.uri))
+            self.listener.listen(64)
+        else:
+            self.listener = socket.create_server(('127.0.0.1', 0), backlog=64)
+            self.uri = f'tcp:127.0.0.1:{self.listener.getsockname()[1]}'
         threading.Thread(target=self._accept, daemon=True).start()
+
+    @staticmethod
+    def _address(uri):
+        return uri.split(':', 1)[1]
+
+    def _dial(self):
+        if self.target.startswith('unix:'):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(self._address(self.target))
+            return sock
+        host, port = self._address(self.target).rsplit(':', 1)
+        return socket.create_connection((host, int(port)))
 
     def _accept(self):
         while True:
@@ -62,7 +83,7 @@ class Relay:
 
     def _connect(self, source):
         try:
-            destination = socket.create_connection(('127.0.0.1', self.port))
+            destination = self._dial()
             pair = (source, destination)
             with self.lock:
                 self.pairs.append(pair)
@@ -85,6 +106,8 @@ class Relay:
     def _copy(self, a, b, to_source):
         try:
             while True:
+                if a is self.main[0]:
+                    self.main_passes.wait()
                 data = a.recv(65536)
                 if not data:
                     break
@@ -119,6 +142,10 @@ class Relay:
             pass
         sock.close()
 
+    def hold_main(self):
+        """Read nothing more of what the source sends on the main connection."""
+        self.main_passes.clear()
+
     def reset_main_towards_source(self):
         """As a network can: the destination does not notice."""
         self._reset(self.main[0])
@@ -132,5 +159,6 @@ class Relay:
             self._reset(sock)
 
     def close(self):
+        self.main_passes.set()
         self.listener.close()
         self.cut()

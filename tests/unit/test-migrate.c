@@ -49,7 +49,7 @@ static void migrate(FakePair *pair, unsigned nr_rounds)
     g_assert_true(ferry_destination_loaded(pair->destination, NULL));
     g_assert_true(ferry_source_wait_loaded(pair->source, &error));
     g_assert_false(pair->went);
-    g_assert_true(ferry_source_go(pair->source, &error));
+    g_assert_true(ferry_source_go(pair->source));
     g_assert_true(ferry_source_wait_taken(pair->source, &error));
     fake_pair_wait(pair, &pair->went);
     ferry_destination_running(pair->destination);

@@ -142,7 +142,7 @@ static void test_taken(void)
     say(bed, FERRY_FRAME_LOADED);
     g_assert_true(ferry_source_wait_loaded(bed->source, &error));
     g_assert_false(ferry_source_is_gone(bed->source));
-    g_assert_true(ferry_source_go(bed->source, &error));
+    g_assert_true(ferry_source_go(bed->source));
     g_assert_true(ferry_source_is_gone(bed->source));
     g_assert_true(hears(bed, FERRY_FRAME_GO, NULL));
     say(bed, FERRY_FRAME_TAKEN);
@@ -163,7 +163,7 @@ static void test_doubt(void)
 
     say(bed, FERRY_FRAME_LOADED);
     g_assert_true(ferry_source_wait_loaded(bed->source, &error));
-    g_assert_true(ferry_source_go(bed->source, &error));
+    g_assert_true(ferry_source_go(bed->source));
     ferry_channel_shutdown(bed->control);
     g_assert_false(ferry_source_wait_taken(bed->source, &error));
     g_assert_error(error, FERRY_ERROR, FERRY_ERROR_LOST);
@@ -192,7 +192,8 @@ static void test_no_go(gconstpointer data)
         ferry_source_note_failure(bed->source,
                                   g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "it broke"));
     }
-    g_assert_false(ferry_source_go(bed->source, &error));
+    g_assert_false(ferry_source_go(bed->source));
+    g_assert_false(ferry_source_fail(bed->source, &error));
     g_assert_false(ferry_source_is_gone(bed->source));
     g_assert_cmpint(ferry_source_phase(bed->source), ==,
                     cancelled ? FERRY_SOURCE_CANCELLED : FERRY_SOURCE_FAILED);
@@ -217,7 +218,7 @@ static void test_limit(void)
     g_assert_cmpint(ferry_source_phase(bed->source), ==, FERRY_SOURCE_FAILED);
     g_assert_true(hears(bed, FERRY_FRAME_ERROR, &text));
     g_assert_nonnull(strstr(text, "switchover-timeout"));
-    g_assert_false(ferry_source_go(bed->source, NULL));
+    g_assert_false(ferry_source_go(bed->source));
     /* Whoever waits on QEMU's own connection must get to know. */
     while (bed->nr_broken == 0) {
         g_usleep(1000);
@@ -233,7 +234,7 @@ static void test_limit_is_met(void)
 
     say(bed, FERRY_FRAME_LOADED);
     g_assert_true(ferry_source_wait_loaded(bed->source, &error));
-    g_assert_true(ferry_source_go(bed->source, &error));
+    g_assert_true(ferry_source_go(bed->source));
     g_usleep(1500000);
     say(bed, FERRY_FRAME_TAKEN);
     g_assert_true(ferry_source_wait_taken(bed->source, &error));

@@ -46,7 +46,8 @@ static bool go_over(FakePair *pair, GError **errp)
     }
     return ferry_destination_wait_left(pair->destination, errp) &&
            ferry_destination_loaded(pair->destination, errp) &&
-           ferry_source_wait_loaded(pair->source, errp) && ferry_source_go(pair->source, errp);
+           ferry_source_wait_loaded(pair->source, errp) &&
+           (ferry_source_go(pair->source) || ferry_source_fail(pair->source, errp));
 }
 
 static bool mentions_threads(const FakePair *pair, const GError *error)

@@ -158,6 +158,20 @@ int ferry_postcopy_push(QEMUFile *f, unsigned timeout_ms)
     return qemu_fflush(f) < 0 ? -EIO : 1;
 }
 
+/* What else goes over QEMU's own stream when the guest has gone; and nobody sends it again. */
+static void note_lost_bitmaps(MigrationState *s)
+{
+    g_autoptr(GError) why = NULL;
+
+    if (migrate_dirty_bitmaps() && !migrate_has_error(s)) {
+        why = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO,
+                                  "the guest and its memory have arrived, but the migration stream "
+                                  "broke: its dirty bitmaps may be missing");
+        ferry_set_migration_error(s, why);
+        warn_report("%s", why->message);
+    }
+}
+
 static bool has_sent_all(void)
 {
     return ferry_outgoing_active() && ferry_outgoing_is_left() &&
@@ -181,6 +195,7 @@ bool ferry_has_sent_all(MigrationState *s)
             return false;
         }
     }
+    note_lost_bitmaps(s);
     return true;
 }
 

@@ -21,14 +21,21 @@
 #include "ferry/glue/ferry.h"
 #include "ferry/migration/error.h"
 #include "../internal.h"
+#include "devices.h"
 #include "peer.h"
 #include "release.h"
 #include "session.h"
 
+/* How long to wait for the report that the destination sent before it closed. */
+#define REPORT_TIMEOUT_MS 1000
+
 /* --- GO ------------------------------------------------------------------------------------------ */
 
+/* Whether this migration has let go of the guest, until QEMU has asked how it ended. */
+static bool has_let_go;
+
 /* With the BQL, so that nobody cancels between the look and the word. */
-static bool say_go(MigrationState *s, GError **errp)
+static bool say_go(MigrationState *s)
 {
     FerrySource *source = ferry_outgoing_source();
     RunState old_state = s->vm_old_state;
@@ -39,25 +46,31 @@ static bool say_go(MigrationState *s, GError **errp)
     }
     /* Nothing that QEMU does when a migration ends starts a guest that was in this state. */
     s->vm_old_state = RUN_STATE_POSTMIGRATE;
-    if (!ferry_source_go(source, errp)) {
+    has_let_go = ferry_source_go(source);
+    if (!has_let_go) {
         s->vm_old_state = old_state;
-        return false;
     }
-    return true;
+    return has_let_go;
 }
 
 bool ferry_release_guest(MigrationState *s, GError **errp)
 {
-    if (!ferry_source_wait_loaded(ferry_outgoing_source(), errp)) {
+    FerrySource *source = ferry_outgoing_source();
+    bool told;
+
+    if (!ferry_source_wait_loaded(source, errp)) {
         return false;
     }
-    BQL_LOCK_GUARD();
-    return say_go(s, errp);
+    bql_lock();
+    told = say_go(s);
+    bql_unlock();
+    return told || ferry_source_fail(source, errp);
 }
 
 int ferry_let_go(MigrationState *s)
 {
     GError *error = NULL;
+    int ret;
 
     if (!ferry_outgoing_active()) {
         ferry_peer_end_silence(s);
@@ -66,6 +79,10 @@ int ferry_let_go(MigrationState *s)
     if (ferry_is_gone()) {
         /* In post-copy long since; and all pages have come. */
         return 0;
+    }
+    ret = ferry_send_devices(s->to_dst_file);
+    if (ret) {
+        return ret;
     }
     return ferry_release_guest(s, &error) &&
                    ferry_source_wait_taken(ferry_outgoing_source(), &error)
@@ -80,6 +97,22 @@ int ferry_stream_error(MigrationState *s)
     return ferry_is_gone() ? 0 : qemu_file_get_error(s->to_dst_file);
 }
 
+int ferry_hear_report(MigrationState *s)
+{
+    if (ferry_is_gone()) {
+        ferry_source_finish(ferry_outgoing_source(), REPORT_TIMEOUT_MS);
+    }
+    return ferry_stream_error(s);
+}
+
+bool ferry_has_failed(MigrationState *s)
+{
+    bool let_go = has_let_go;
+
+    has_let_go = false;
+    return migration_has_failed(s) && !let_go;
+}
+
 bool ferry_take_blocks_back(Error **errp)
 {
     return ferry_is_gone() || migration_block_activate(errp);
@@ -91,6 +124,11 @@ bool ferry_refuses_cancel(Error **errp)
         return false;
     }
     error_setg(errp, "The destination was told to run the guest, cannot cancel");
+    if (migrate_get_current()->state == MIGRATION_STATUS_POSTCOPY_PAUSED) {
+        error_append_hint(
+            errp, "Resume the migration; or, if the destination has ended, the guest is lost, "
+                  "and this QEMU can only quit.\n");
+    }
     return true;
 }
 

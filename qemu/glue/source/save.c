@@ -38,9 +38,6 @@
 /* How long one call of the iterate handler copies. */
 #define ITERATE_MS 50
 
-/* How long to wait for the report that the destination sent before it closed. */
-#define REPORT_TIMEOUT_MS 1000
-
 static struct {
     VMChangeStateEntry *vm_change;
     bool logging; /* the dirty log is on */
@@ -425,14 +422,9 @@ int ferry_save_complete(QEMUFile *f)
 
 void ferry_save_cleanup(void)
 {
-    MigrationState *s = migrate_get_current();
-
     if (saving.vm_change) {
         qemu_del_vm_change_state_handler(saving.vm_change);
         saving.vm_change = NULL;
-    }
-    if (s->state == MIGRATION_STATUS_COMPLETED) {
-        ferry_source_finish(ferry_outgoing_source(), REPORT_TIMEOUT_MS);
     }
     ferry_outgoing_count();
     ferry_outgoing_close();

@@ -14,6 +14,10 @@ from streams import VMDied
 from suite import Failure
 
 TIMEOUTS = ['-global', 'ferry.network-timeout=2000', '-global', 'ferry.switchover-timeout=4000']
+# Says what devices hear of a migration.
+LISTENER = ['-device', 'ferry-storm,id=storm,running=off,start=67108864,size=4M']
+# Their state is longer than what a UNIX socket holds.
+MANY_DEVICES = ['-device', 'e1000,romfile='] * 24
 ENDED = ('completed', 'failed', 'cancelled')
 
 # Longer than anything may take that a time-out of TIMEOUTS ends, on a busy machine.
@@ -38,8 +42,7 @@ class HandOff:
             vm.set_capabilities({'events': True, **(caps or {})})
         self.src.qmp('migrate-set-parameters', {'max-bandwidth': bench.case.params['max-bandwidth']})
         self.dst.qmp('migrate-set-parameters', {})
-        uri = listen(self.dst, 'tcp')
-        self.relay = Relay(int(uri.rsplit(':', 1)[1]), on_frame)
+        self.relay = Relay(listen(self.dst, bench.case.uri), on_frame)
 
     def begin(self):
         self.src.qmp('migrate', uri=self.relay.uri)
@@ -70,8 +73,15 @@ class HandOff:
             time.sleep(0.05)
         bench.check_goes_on(self.src)
 
+    def expect_heard(self, wanted):
+        """What the devices at the source are told of it."""
+        heard = self.src.qmp('qom-get', path='/machine/peripheral/storm', property='x-heard')
+        if heard != wanted:
+            raise Failure(f"devices heard '{heard}' of the migration, not '{wanted}'")
+
     def expect_in_doubt(self):
-        """Nobody runs the guest here without a person's word."""
+        """Nobody runs the guest here without a person's word, and no device takes it back either."""
+        self.expect_heard('done')
         if status(self.src) != {'status': 'postmigrate', 'running': False}:
             raise Failure(f'the source is not in doubt: {status(self.src)}')
 
@@ -101,6 +111,7 @@ def test_silent(case):
         os.kill(hand_off.dst.pid, signal.SIGSTOP)
         hand_off.expect_failed('2000 ms')
         hand_off.expect_at_source(bench)
+        hand_off.expect_heard('failed')
 
 
 def test_silent_blackout(case):
@@ -168,6 +179,19 @@ def test_reset_at_loaded(case):
             hand_off.expect_at_source(bench)
         elif not case.caps:
             check(Guest(hand_off.dst))
+
+
+def test_devices_unread(case):
+    """Nobody reads the device state, which is more than fits a socket: the monitor answers all the same."""
+    with Bench(case) as bench:
+        hand_off = HandOff(bench, caps={'pause-before-switchover': True})
+        hand_off.begin()
+        hand_off.wait(('pre-switchover',))
+        hand_off.relay.hold_main()
+        hand_off.src.qmp('migrate-continue', state='pre-switchover')
+        hand_off.expect_failed('switchover-timeout')
+        hand_off.expect_at_source(bench)
+        hand_off.expect_not_at_destination()
 
 
 def test_go_withheld(case):
@@ -242,8 +266,10 @@ def cases():
         ('reset after COMPLETE, post-copy', test_complete_then_reset, {'postcopy-ram': True}, 40 << 20),
         ('TAKEN withheld', test_taken_withheld, None, 0),
     ]
+    yield Case('native kvm: hand-off, devices unread', load, vm={'args': [*TIMEOUTS, *MANY_DEVICES]}, uri='unix',
+               params={'max-bandwidth': 0}, test=test_devices_unread)
     for name, test, caps, bandwidth in tests:
-        yield Case(f'native kvm: hand-off, {name}', load, vm={'args': TIMEOUTS}, caps=caps,
+        yield Case(f'native kvm: hand-off, {name}', load, vm={'args': [*TIMEOUTS, *LISTENER]}, caps=caps,
                    params={'max-bandwidth': bandwidth}, test=test)
 
 
