@@ -8,6 +8,8 @@
 /* The driver arms another chunk only when fewer pages than what this sends in 20 ms wait: some 500. */
 #define RATE (UINT64_C(100) << 20)
 
+#define CHUNK_BYTES (FERRY_CHUNK_PAGES * FERRY_PAGE_BYTES)
+
 /* More than that, in words of 64 pages. */
 #define LATE_WORDS 64
 
@@ -28,7 +30,7 @@ static bool report_late(void *opaque, GError **errp)
     FakeMachine *machine = opaque;
 
     if (++late.nr_checks == 3) {
-        while (ferry_source_remaining_bytes(late.pair->source) % (FERRY_CHUNK_PAGES * FERRY_PAGE_BYTES)) {
+        while (ferry_source_remaining_bytes(late.pair->source) % CHUNK_BYTES) {
             g_usleep(1000);
         }
         g_usleep(20 * 1000);
