@@ -86,7 +86,8 @@ init
         SAY(sender, ferry_senders_start, sends a page) }
     :: AT_S(driver == s_push && IS_COMPLETE) put(main_d, END); backlog = 0; driver = s_shut;
         SAY(driver, migration_completion_postcopy, nothing is missing; ends the stream) }
-    :: AT_S(driver == s_push && !IS_COMPLETE && (cause || ENDED(MAIN, S))) driver = s_pause;
+    /* Not when only the main stream is broken: pages are served until the session ends, or breaks as well. */
+    :: AT_S(driver == s_push && !IS_COMPLETE && cause) driver = s_pause;
         SAY(driver, ferry_source_push, the connection is broken) }
     :: AT_S(driver == s_shut && ended) state_s = COMPLETED; driver = s_over; cut_all(S);
         SAY(driver, migration_completion_end, completed) }
