@@ -49,6 +49,7 @@ class Relay:
         self.main_passes.set()
         self.main = None      # (the source's end, the destination's)
         self.control = None   # the same
+        self.kept = None      # an end of the main connection that is kept open, whatever becomes of the other
         self.pairs = []
         self.lock = threading.Lock()
         if uri.startswith('unix:'):
@@ -114,7 +115,8 @@ class Relay:
                 b.sendall(data)
         except OSError:
             pass
-        self._end(b)
+        if b is not self.kept:
+            self._end(b)
 
     def _copy_frames(self, a, b, to_source):
         try:
@@ -147,8 +149,14 @@ class Relay:
         self.main_passes.clear()
 
     def reset_main_towards_source(self):
-        """As a network can: the destination does not notice."""
+        """As a network can: the destination sees that the stream ends, a moment later."""
         self._reset(self.main[0])
+        time.sleep(0.1)
+
+    def keep_main(self, at_source):
+        """Reset the main connection towards one end; at the other it stays open, and nothing comes."""
+        self.kept = self.main[0 if at_source else 1]
+        self._reset(self.main[1 if at_source else 0])
         time.sleep(0.1)
 
     def cut(self):

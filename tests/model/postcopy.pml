@@ -86,7 +86,8 @@ init
         SAY(sender, ferry_senders_start, sends a page) }
     :: AT_S(driver == s_push && IS_COMPLETE) put(main_d, END); backlog = 0; driver = s_shut;
         SAY(driver, migration_completion_postcopy, nothing is missing; ends the stream) }
-    :: AT_S(driver == s_push && !IS_COMPLETE && (cause || ENDED(MAIN, S))) driver = s_pause;
+    /* Not when only the main stream is broken: pages are served until the session ends, or breaks as well. */
+    :: AT_S(driver == s_push && !IS_COMPLETE && cause) driver = s_pause;
         SAY(driver, ferry_source_push, the connection is broken) }
     :: AT_S(driver == s_shut && ended) state_s = COMPLETED; driver = s_over; cut_all(S);
         SAY(driver, migration_completion_end, completed) }
@@ -333,6 +334,19 @@ init
             (silent[CONTROL] || silent[DATA] || silent[FETCH] || process_s == FROZEN))
         fail_d(); cut_control(D);
         SAY(heartbeat, silent, the source is silent) }
+    :: AT_D(BEATS_D && control_thread_d && !ENDED(CONTROL, D) && !CUT_OFF && may_run &&
+            listen_thread == l_read && !ENDED(MAIN, D) && held[MAIN] == D)
+        fail_d();
+        if
+        :: phase == p_parted -> cut_main(D)
+        :: else
+        fi;
+        SAY(heartbeat, look_at_stream, nothing comes on the main stream) }
+#ifndef HELD_FOR_EVER
+    :: AT_D(phase == p_parted && may_run && listen_thread == l_read && !ENDED(MAIN, D) && held[MAIN] == D)
+        cut_main(D);
+        SAY(heartbeat, look_at_stream, the session is over and nothing comes on the main stream) }
+#endif
     :: AT_D((main_thread == m_read || listen_thread == l_read || listen_thread == l_recover) &&
             silent[MAIN] && !ENDED(MAIN, D))
         cut_main(D);
@@ -341,6 +355,12 @@ init
     /* --- Faults ------------------------------------------------------------------------------------------ */
 
     CONNECTION_FAULTS(MAIN, the main connection, cut_main)
+    :: FAULT(BUSY && dead[MAIN] == 0 && state_s != POSTCOPY_RECOVER && state_s != POSTCOPY_PAUSED)
+        held[MAIN] = D; cut_main(S);
+        SAY(network, -, the main connection breaks towards the source; a relay keeps it at the destination) }
+    :: FAULT(BUSY && dead[MAIN] == 0 && state_s != POSTCOPY_RECOVER && state_s != POSTCOPY_PAUSED)
+        held[MAIN] = S; cut_main(D);
+        SAY(network, -, the main connection breaks towards the destination; a relay keeps it at the source) }
     CONNECTION_FAULTS(CONTROL, the control channel, cut_control)
     CONNECTION_FAULTS(DATA, a data channel, cut_data)
 #ifdef FETCH_APART
@@ -370,7 +390,7 @@ init
     /* Who sees both sides paused has them connect again. */
     :: d_step { driver == s_paused && listen_thread == l_paused && process_s == ALIVE && process_d == ALIVE &&
                 !return_path && !servers ->
-        main_d = NOTHING; main_s = NOTHING; dead[MAIN] = 0; silent[MAIN] = false;
+        main_d = NOTHING; main_s = NOTHING; dead[MAIN] = 0; silent[MAIN] = false; held[MAIN] = 0;
         error_main = false; pong = false; return_path = true; state_s = POSTCOPY_RECOVER; driver = s_ping;
         state_d = POSTCOPY_RECOVER; listen_thread = l_recover;
         SAY(user, qmp_migrate_recover, migrate-recover and migrate with resume) }

@@ -51,6 +51,7 @@
 
 byte dead[CONNECTIONS];   /* the ends that are broken, or shut down */
 bool silent[CONNECTIONS]; /* nothing arrives, and nobody is told */
+byte held[CONNECTIONS];   /* the ends at which a relay keeps it open, though it broke at the other */
 
 #define ENDED(connection, end) ((dead[connection] & (end)) != 0)
 #define USABLE(connection, end) (!ENDED(connection, end) && !silent[connection])
@@ -143,9 +144,9 @@ inline cut_control(end)
 /* What mends itself; and an end that is shut shows at the other once all has been read there. */
 #define CONNECTION_NEWS(connection, name, cut, read_d, read_s) \
     :: d_step { !calm && silent[connection] -> silent[connection] = false; SAY(network, -, name is heard again) } \
-    :: d_step { dead[connection] == S && !silent[connection] && (read_d) -> cut(D); \
+    :: d_step { dead[connection] == S && !held[connection] && !silent[connection] && (read_d) -> cut(D); \
         SAY(network, -, the end of name shows at the destination) } \
-    :: d_step { dead[connection] == D && !silent[connection] && (read_s) -> cut(S); \
+    :: d_step { dead[connection] == D && !held[connection] && !silent[connection] && (read_s) -> cut(S); \
         SAY(network, -, the end of name shows at the source) }
 
 /* What may happen to the two processes, which lose their connections when they are killed. */

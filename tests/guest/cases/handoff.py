@@ -145,6 +145,15 @@ def reset_at(wanted):
     return on_frame
 
 
+def keep_at(wanted, at_source):
+    """An on_frame: the main connection breaks at one end only, and a relay keeps it at the other."""
+    def on_frame(relay, name, _):
+        if name == wanted:
+            relay.keep_main(at_source)
+        return True
+    return on_frame
+
+
 def go_over(hand_off):
     hand_off.wait(('active',))
     hand_off.src.qmp('migrate-start-postcopy')
@@ -252,6 +261,19 @@ def test_complete_then_reset(case):
         bench.check_goes_on(hand_off.dst)
 
 
+def test_kept(case, wanted, at_source):
+    """All is said but on the main connection, which a relay keeps open: both ends complete, within time-outs."""
+    with Bench(case) as bench:
+        hand_off = HandOff(bench, keep_at(wanted, at_source), case.caps)
+        mark = hand_off.dst.event_mark()
+        hand_off.begin()
+        if case.caps:
+            go_over(hand_off)
+        hand_off.expect_status('completed')
+        hand_off.dst.wait_event('MIGRATION', PATIENCE_S, mark, lambda d: d['status'] == 'completed')
+        bench.check_goes_on(hand_off.dst)
+
+
 def cases():
     load = {'fill': 128, 'write': 16, 'rate': 2000}
     tests = [
@@ -264,6 +286,11 @@ def cases():
         ('GO withheld', test_go_withheld, None, 0),
         ('reset after GO, post-copy', test_reset_after_go, {'postcopy-ram': True}, 40 << 20),
         ('reset after COMPLETE, post-copy', test_complete_then_reset, {'postcopy-ram': True}, 40 << 20),
+        ('kept at the source at GO', lambda case: test_kept(case, 'GO', True), None, 0),
+        ('kept at the source after COMPLETE', lambda case: test_kept(case, 'COMPLETE', True), {'postcopy-ram': True},
+         40 << 20),
+        ('kept at the destination after COMPLETE', lambda case: test_kept(case, 'COMPLETE', False),
+         {'postcopy-ram': True}, 40 << 20),
         ('TAKEN withheld', test_taken_withheld, None, 0),
     ]
     yield Case('native kvm: hand-off, devices unread', load, vm={'args': [*TIMEOUTS, *MANY_DEVICES]}, uri='unix',
