@@ -27,7 +27,7 @@ static void silent(void *opaque, GError *error)
 {
     FerryDestination *destination = opaque;
     g_autoptr(GError) why = g_error_copy(error);
-    bool cut_off, parted;
+    bool cut_off, waits;
 
     /* The channels of a connection that broke are silent, and no reason to break the next one. */
     g_mutex_lock(&destination->lock);
@@ -35,13 +35,14 @@ static void silent(void *opaque, GError *error)
     g_mutex_unlock(&destination->lock);
     if (cut_off) {
         g_error_free(error);
-        return;
+    } else {
+        ferry_destination_fail(destination, error);
     }
-    ferry_destination_fail(destination, error);
     g_mutex_lock(&destination->lock);
-    parted = destination->phase == FERRY_DESTINATION_PARTED;
+    waits = destination->phase == FERRY_DESTINATION_PARTED &&
+            (!cut_off || (destination->may_run && !destination->stream_broke));
     g_mutex_unlock(&destination->lock);
-    if (parted) {
+    if (waits) {
         /* All pages are in.  But whoever waits for the source's last word would for ever. */
         destination->ops.broken(destination->opaque, why);
     }

@@ -95,9 +95,10 @@ void ferry_outgoing_cancel(void);
 int ferry_save_devices(QEMUFile *f);
 
 /*
- * Precopy is over: send the device state, wait until the destination has loaded it, have it run the
- * guest, and wait until it says that it does.  Not 0: the migration fails.  Where Ferry is not in use it
- * sees to it that nobody waits for the word of a peer that never says any.  Migration thread, no BQL.
+ * Precopy is over: send the device state, wait until the destination has loaded it, have it run the guest,
+ * and wait until it says that it does.  In post-copy too: wait for what it reports, and end the return path.
+ * Not 0: the migration fails.  Where Ferry is not in use it sees to it that nobody waits for the word of a peer
+ * that never says any.  Migration thread, no BQL.
  */
 int ferry_let_go(MigrationState *s);
 
@@ -106,9 +107,6 @@ bool ferry_is_gone(void);
 
 /* What is wrong with the stream to the destination; nothing that matters once the guest is gone. */
 int ferry_stream_error(MigrationState *s);
-
-/* The same, at the end, after a wait for what the destination reports.  Migration thread, no BQL. */
-int ferry_hear_report(MigrationState *s);
 
 /*
  * Whether devices are to hear that the migration failed: not once the destination was told to run the guest,
@@ -122,6 +120,12 @@ bool ferry_has_failed(MigrationState *s);
  * stream broken, the session goes on until it ends or breaks as well.  Migration thread.
  */
 bool ferry_has_sent_all(MigrationState *s);
+
+/* What QEMU's handlers say is left; nothing, once the destination has all and the stream is broken.  Likewise. */
+void ferry_pending(bool exact, uint64_t *must_precopy, uint64_t *can_postcopy);
+
+/* A person pauses post-copy at the source: the session is not to go on without QEMU's stream.  Any thread. */
+void ferry_outgoing_pause(void);
 
 /* Whether nothing more may be written for now; not once the destination has all.  Migration thread. */
 bool ferry_rate_exceeded(QEMUFile *f);

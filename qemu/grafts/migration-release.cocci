@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // file: migration/migration.c
 // hooks: migration_completion, migration_completion_precopy, postcopy_start, migration_detect_error,
-//        migration_thread, migration_iteration_finish
+//        migration_thread, migration_iteration_run, migration_iteration_finish, qmp_migrate_pause
 // why: the destination runs the guest when Ferry tells it to, and from then on nothing that QEMU
-//      meets on its own connection may make this side take the guest back; and what waits for the
-//      network before that does not hold the BQL.
-// places: 8
+//      meets on its own connection may make this side take the guest back, or end the session; and
+//      what waits for the network before that does not hold the BQL.
+// places: 11
 
 @@
 expression s;
@@ -18,7 +18,7 @@ expression s;
 +ferry_let_go(s) || (close_return_path_on_source(s) && !ferry_is_gone())
 |
 -qemu_file_get_error(s->to_dst_file)
-+ferry_hear_report(s)
++ferry_stream_error(s)
 )
  ...>
  }
@@ -66,6 +66,33 @@ identifier s;
  <...
 -qemu_file_get_error_obj_any(s->to_dst_file, other, errp)
 +ferry_has_sent_all(s) ? 0 : qemu_file_get_error_obj_any(s->to_dst_file, other, errp)
+ ...>
+ }
+
+@@
+expression must, can;
+@@
+ migration_iteration_run(...)
+ {
+ <...
+(
+-qemu_savevm_state_pending_estimate(must, can)
++ferry_pending(false, must, can)
+|
+-qemu_savevm_state_pending_exact(must, can)
++ferry_pending(true, must, can)
+)
+ ...>
+ }
+
+@@
+expression s;
+@@
+ qmp_migrate_pause(...)
+ {
+ <...
++ferry_outgoing_pause();
+ migration_rp_kick(s);
  ...>
  }
 

@@ -199,6 +199,19 @@ bool ferry_has_sent_all(MigrationState *s)
     return true;
 }
 
+void ferry_pending(bool exact, uint64_t *must_precopy, uint64_t *can_postcopy)
+{
+    /* Nothing can be done for what else is left: QEMU would try for good. */
+    if (ferry_is_gone() && has_sent_all() &&
+        qemu_file_get_error(migrate_get_current()->to_dst_file)) {
+        *must_precopy = *can_postcopy = 0;
+    } else if (exact) {
+        qemu_savevm_state_pending_exact(must_precopy, can_postcopy);
+    } else {
+        qemu_savevm_state_pending_estimate(must_precopy, can_postcopy);
+    }
+}
+
 bool ferry_rate_exceeded(QEMUFile *f)
 {
     /* QEMU takes a stream that broke for one that may not be written to yet. */

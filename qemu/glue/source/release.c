@@ -26,9 +26,6 @@
 #include "release.h"
 #include "session.h"
 
-/* How long to wait for the report that the destination sent before it closed. */
-#define REPORT_TIMEOUT_MS 1000
-
 /* --- GO ------------------------------------------------------------------------------------------ */
 
 /* Whether this migration has let go of the guest, until QEMU has asked how it ended. */
@@ -67,20 +64,11 @@ bool ferry_release_guest(MigrationState *s, GError **errp)
     return told || ferry_source_fail(source, errp);
 }
 
-int ferry_let_go(MigrationState *s)
+static int let_go(MigrationState *s)
 {
     GError *error = NULL;
-    int ret;
+    int ret = ferry_send_devices(s->to_dst_file);
 
-    if (!ferry_outgoing_active()) {
-        ferry_peer_end_silence(s);
-        return 0;
-    }
-    if (ferry_is_gone()) {
-        /* In post-copy long since; and all pages have come. */
-        return 0;
-    }
-    ret = ferry_send_devices(s->to_dst_file);
     if (ret) {
         return ret;
     }
@@ -90,19 +78,39 @@ int ferry_let_go(MigrationState *s)
                : ferry_session_error(s->to_dst_file, error);
 }
 
+/*
+ * The destination has said all there is to say.  QEMU waits for its last word on the return path, too; but
+ * if the connection broke there and a relay keeps it open here, that never comes.
+ */
+static void end_return_path(MigrationState *s)
+{
+    ferry_source_finish(ferry_outgoing_source(), ferry_settings()->network_timeout_ms);
+    qio_channel_shutdown(qemu_file_get_ioc(s->to_dst_file), QIO_CHANNEL_SHUTDOWN_READ, NULL);
+}
+
+int ferry_let_go(MigrationState *s)
+{
+    int ret = 0;
+
+    if (!ferry_outgoing_active()) {
+        ferry_peer_end_silence(s);
+        return 0;
+    }
+    /* In post-copy it is gone long since, and all pages have come. */
+    if (!ferry_is_gone()) {
+        ret = let_go(s);
+    }
+    if (ret == 0) {
+        end_return_path(s);
+    }
+    return ret;
+}
+
 /* --- What follows from it ------------------------------------------------------------------------ */
 
 int ferry_stream_error(MigrationState *s)
 {
     return ferry_is_gone() ? 0 : qemu_file_get_error(s->to_dst_file);
-}
-
-int ferry_hear_report(MigrationState *s)
-{
-    if (ferry_is_gone()) {
-        ferry_source_finish(ferry_outgoing_source(), REPORT_TIMEOUT_MS);
-    }
-    return ferry_stream_error(s);
 }
 
 bool ferry_has_failed(MigrationState *s)

@@ -94,6 +94,17 @@ static void yank(void *opaque)
     break_channels();
 }
 
+void ferry_outgoing_pause(void)
+{
+    FerrySource *source = ferry_outgoing_hold();
+
+    if (source) {
+        ferry_source_note_failure(
+            source, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "paused by the user"));
+        ferry_outgoing_release();
+    }
+}
+
 /* Whether nothing depends on QEMU's own connection any more: all is done, or whoever waits for TAKEN says. */
 static bool is_settled(FerrySource *source)
 {

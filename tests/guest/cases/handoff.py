@@ -274,6 +274,21 @@ def test_kept(case, wanted, at_source):
         bench.check_goes_on(hand_off.dst)
 
 
+def test_bitmaps_lost(case):
+    """With dirty bitmaps left, the stream breaks at the source: the guest is completed, and they are said to be lost."""
+    with Bench(case) as bench:
+        hand_off = HandOff(bench, keep_at('TAKEN', False), case.caps)
+        hand_off.src.qmp('block-dirty-bitmap-add', node='disk', name='changes')
+        hand_off.begin()
+        go_over(hand_off)
+        hand_off.expect_status('completed')
+        words = hand_off.src.qmp('query-migrate').get('error-desc', '')
+        if 'dirty bitmaps may be missing' not in words:
+            raise Failure(f"it does not say that bitmaps are lost, but '{words}'")
+        hand_off.dst.wait_event('RESUME', PATIENCE_S)
+        bench.check_goes_on(hand_off.dst)
+
+
 def cases():
     load = {'fill': 128, 'write': 16, 'rate': 2000}
     tests = [
@@ -295,6 +310,9 @@ def cases():
     ]
     yield Case('native kvm: hand-off, devices unread', load, vm={'args': [*TIMEOUTS, *MANY_DEVICES]}, uri='unix',
                params={'max-bandwidth': 0}, test=test_devices_unread)
+    yield Case('native kvm: hand-off, dirty bitmaps lost', load, test=test_bitmaps_lost,
+               vm={'args': [*TIMEOUTS, *LISTENER, '-blockdev', 'null-co,node-name=disk,size=4398046511104']},
+               caps={'postcopy-ram': True, 'dirty-bitmaps': True}, params={'max-bandwidth': 40 << 20})
     for name, test, caps, bandwidth in tests:
         yield Case(f'native kvm: hand-off, {name}', load, vm={'args': [*TIMEOUTS, *LISTENER]}, caps=caps,
                    params={'max-bandwidth': bandwidth}, test=test)
