@@ -275,7 +275,7 @@ def test_kept(case, wanted, at_source):
 
 
 def test_bitmaps_lost(case):
-    """With dirty bitmaps left, the stream breaks at the source: the guest is completed, and they are said to be lost."""
+    """The stream breaks at the source with dirty bitmaps left: the guest is completed, and it says what is lost."""
     with Bench(case) as bench:
         hand_off = HandOff(bench, keep_at('TAKEN', False), case.caps)
         hand_off.src.qmp('block-dirty-bitmap-add', node='disk', name='changes')
