@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "heat.h"
+#include "hint-queue.h"
 
 /*
  * How many chunks ahead of its copy a chunk is looked at, to see by then whether the guest writes
@@ -78,9 +79,9 @@ struct FerryFirstPass {
     bool **hintable;  /* of each region and chunk: it was armed when hints were last asked for */
     bool armed_ahead; /* all that was touched has been armed at once, for hints */
     bool restarted;
+    FerryHintQueue *hints; /* what was hinted at while somebody had the lock; any thread adds */
 
-    GMutex
-        arm_lock; /* for what follows; nobody who asks waits for arming, which may take the BQL */
+    GMutex arm_lock; /* for `arm`: who asks does not wait for arming, which may take the BQL */
     FerryHistogram arm;
 };
 
@@ -105,6 +106,7 @@ FerryFirstPass *ferry_first_pass_new(FerryBacklog *backlog, FerrySenders *sender
         pass->queued[i] = g_new0(bool, ferry_backlog_nr_chunks(backlog, i));
         pass->hintable[i] = g_new0(bool, ferry_backlog_nr_chunks(backlog, i));
     }
+    pass->hints = ferry_hint_queue_new();
     g_mutex_init(&pass->lock);
     g_mutex_init(&pass->arm_lock);
     return pass;
@@ -123,6 +125,7 @@ void ferry_first_pass_free(FerryFirstPass *pass)
     }
     g_free(pass->queued);
     g_free(pass->hintable);
+    ferry_hint_queue_free(pass->hints);
     g_mutex_clear(&pass->lock);
     g_mutex_clear(&pass->arm_lock);
     g_free(pass);
@@ -190,6 +193,56 @@ static void queue_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes
         nr_pages = ferry_backlog_queue(backlog, queueing->region, first_page, nr_pages);
     }
     queueing->queued_pages += nr_pages;
+}
+
+/* --- Hints that waited -------------------------------------------------------------------------- */
+
+/*
+ * With the lock held: @nr_pages of one chunk are free.  The driver takes the lock for its last look, so
+ * that nobody puts anything back after that.
+ */
+static void hint_chunk(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
+                       uint64_t nr_pages)
+{
+    const uint64_t number = first_page / FERRY_CHUNK_PAGES;
+
+    if (!pass->hintable[region][number]) {
+        return;
+    }
+    if (!pass->queued[region][number]) {
+        ferry_backlog_spare(pass->backlog, region, first_page, nr_pages);
+    } else if (ferry_backlog_withdraw(pass->backlog, region, first_page, nr_pages)) {
+        ferry_senders_kick(pass->senders);
+    }
+}
+
+/* With the lock held.  With the vCPUs stopped it is too late. */
+static void apply_hints(FerryFirstPass *pass)
+{
+    g_autoptr(GArray) hints = ferry_hint_queue_take(pass->hints);
+
+    for (guint i = 0; hints && i < hints->len; i++) {
+        const FerryHint *hint = &g_array_index(hints, FerryHint, i);
+        uint64_t nr_pages = ferry_region_nr_pages(&pass->regions->list[hint->region]);
+        uint64_t end = MIN(hint->first_page + hint->nr_pages, nr_pages);
+
+        for (uint64_t page = hint->first_page, next; page < end && !is_stopped(pass); page = next) {
+            next = MIN(end, (page / FERRY_CHUNK_PAGES + 1) * FERRY_CHUNK_PAGES);
+            hint_chunk(pass, hint->region, page, next - page);
+        }
+    }
+}
+
+/* Who could not get the lock to apply a hint relies on this.  No guest has it go on for ever. */
+static void unlock(FerryFirstPass *pass)
+{
+    unsigned nr_tries = 0;
+
+    do {
+        apply_hints(pass);
+        g_mutex_unlock(&pass->lock);
+    } while (++nr_tries < 4 && !ferry_hint_queue_is_empty(pass->hints) &&
+             g_mutex_trylock(&pass->lock));
 }
 
 /* --- In which order -------------------------------------------------------------------------- */
@@ -444,7 +497,7 @@ bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp)
         split_run(pass, run, touched);
     }
     atomic_fetch_sub(&pass->skipped_pages, nr_touched);
-    g_mutex_unlock(&pass->lock);
+    unlock(pass);
     return ok;
 }
 
@@ -467,7 +520,7 @@ bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp)
         ok = take_chunk(pass, chunk.region, chunk.number, &nr_touched, errp);
     }
     atomic_fetch_add(&pass->skipped_pages, nr_pages - nr_touched);
-    g_mutex_unlock(&pass->lock);
+    unlock(pass);
     atomic_fetch_sub(&pass->unseen_bytes, nr_pages * FERRY_PAGE_BYTES);
     return ok;
 }
@@ -495,7 +548,8 @@ bool ferry_first_pass_restart(FerryFirstPass *pass, const FerryTracker *next, GE
     pass->nr_idle = 0;
     atomic_store(&pass->unseen_bytes, pass->total_bytes);
     atomic_store(&pass->skipped_pages, 0);
-    g_mutex_unlock(&pass->lock);
+    ferry_hint_queue_forget(pass->hints);
+    unlock(pass);
     return ok;
 }
 
@@ -525,43 +579,19 @@ bool ferry_first_pass_expect_hints(FerryFirstPass *pass, GError **errp)
         }
     }
     pass->armed_ahead = true;
-    g_mutex_unlock(&pass->lock);
+    ferry_hint_queue_forget(pass->hints);
+    unlock(pass);
     return ok;
-}
-
-/*
- * With the lock held: @nr_pages of one chunk are free.  The driver takes the lock for its last look, so
- * that nobody puts anything back after that.
- */
-static void hint_chunk(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
-                       uint64_t nr_pages)
-{
-    const uint64_t number = first_page / FERRY_CHUNK_PAGES;
-
-    if (!pass->hintable[region][number]) {
-        return;
-    }
-    if (!pass->queued[region][number]) {
-        ferry_backlog_spare(pass->backlog, region, first_page, nr_pages);
-    } else if (ferry_backlog_withdraw(pass->backlog, region, first_page, nr_pages)) {
-        ferry_senders_kick(pass->senders);
-    }
 }
 
 void ferry_first_pass_hint(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
                            uint64_t nr_pages)
 {
-    uint64_t end = MIN(first_page + nr_pages, ferry_region_nr_pages(&pass->regions->list[region]));
+    const FerryHint hint = {.region = region, .first_page = first_page, .nr_pages = nr_pages};
 
-    /*
-     * It is advice, and not waited for: the driver may be arming, with vCPUs that want what the caller holds.
-     */
-    if (!g_mutex_trylock(&pass->lock)) {
-        return;
+    /* Not waited for: the driver may be arming, with vCPUs that want what the caller holds. */
+    ferry_hint_queue_add(pass->hints, &hint);
+    if (g_mutex_trylock(&pass->lock)) {
+        unlock(pass);
     }
-    for (uint64_t page = first_page, next; page < end && !is_stopped(pass); page = next) {
-        next = MIN(end, (page / FERRY_CHUNK_PAGES + 1) * FERRY_CHUNK_PAGES);
-        hint_chunk(pass, region, page, next - page);
-    }
-    g_mutex_unlock(&pass->lock);
 }

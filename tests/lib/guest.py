@@ -200,6 +200,14 @@ class Guest:
         """Check that memory never written reads as zero (native guest)."""
         return self.ask('Z', 'ZERO', timeout)
 
+    def free_mib(self):
+        """MemFree of its kernel (Linux guest)."""
+        return self.ask('M', 'MEMORY').free_kib / 1024
+
+    def fill_more(self, mib):
+        """Fill so much more, which verify() looks at from then on (Linux guest)."""
+        self.ask(f'E {mib}', 'FILLED', 60)
+
     def stats(self):
         return self.ask('S', 'STATS')
 

@@ -54,9 +54,7 @@ static void set_bit(_Atomic uint64_t *words, uint64_t bit)
 
 static bool fake_start(void *opaque, const FerryTrackerClient *client, GError **errp)
 {
-    FakeMachine *machine = opaque;
-
-    machine->client = *client;
+    ((FakeMachine *)opaque)->client = *client;
     return true;
 }
 
@@ -65,6 +63,9 @@ static bool fake_arm(void *opaque, uint32_t region, uint64_t first_page, uint64_
 {
     FakeMachine *machine = opaque;
 
+    if (machine->arming) {
+        machine->arming(machine, first_page);
+    }
     for (uint64_t page = first_page; page < first_page + nr_pages; page++) {
         if (!test_bit(machine->armed[region], page)) {
             set_bit(machine->armed[region], page);
@@ -252,15 +253,13 @@ FakeMachine *fake_machine_new(const FakeRegion *regions, bool fill)
     FakeMachine *machine = g_new0(FakeMachine, 1);
 
     machine->regions.list = g_new0(FerryRegion, FAKE_REGIONS_MAX);
-    for (uint32_t index = 0; regions[index].id; index++) {
-        const FakeRegion *fake = &regions[index];
-
+    for (const FakeRegion *fake = regions; fake->id; fake++) {
         add_region(machine, fake);
         for (uint64_t i = 0; fill && i < fake->touched_pages; i++) {
             /* Runs of a few pages, every eleventh page zero though touched. */
             uint64_t page = (i / 5 * 5 * (fake->nr_pages / fake->touched_pages) + i % 5);
 
-            fake_machine_write(machine, index, page % fake->nr_pages,
+            fake_machine_write(machine, (uint32_t)(fake - regions), page % fake->nr_pages,
                                i % 11 ? (i + 1) * UINT64_C(0x9e3779b97f4a7c15) : 0);
         }
     }

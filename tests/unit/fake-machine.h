@@ -31,6 +31,8 @@ typedef struct FakeMachine {
     unsigned fails_at; /* the ordered tracker's harvest with this number fails; 0: none does */
     unsigned nr_harvests;
     unsigned early_words; /* the ordered tracker reports every so-manieth word early; 0: none */
+    /* Called before pages from @first_page on are armed, or again; or NULL. */
+    void (*arming)(struct FakeMachine *machine, uint64_t first_page);
     uint32_t feed_region;
     uint64_t feed_word;
     GThread *workload;

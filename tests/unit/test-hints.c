@@ -13,7 +13,8 @@ static const FakeRegion regions[] = {
 
 /* Nothing in the last chunks is touched at first. */
 #define IDLE_PAGE    (20 * FERRY_CHUNK_PAGES)
-#define NR_HINTED    2048 /* as Linux hints: 8 MiB in two */
+#define NEW_PAGE     (17 * FERRY_CHUNK_PAGES) /* nor here; copied before */
+#define NR_HINTED    2048                     /* as Linux hints: 8 MiB in two */
 #define TOUCHED_PAGE (4 * FERRY_CHUNK_PAGES + 100)
 
 static FakePair *new_pair(bool ordered)
@@ -213,6 +214,45 @@ static void test_saves(void)
     }
 }
 
+static FakePair *arming_pair;
+
+static gpointer hint_now(gpointer opaque)
+{
+    ferry_source_hint(arming_pair->source, 0, IDLE_PAGE, NR_HINTED);
+    return NULL;
+}
+
+/* A balloon's thread, while the driver arms: it must not wait until that is done. */
+static void hint_while_arming(FakeMachine *machine, uint64_t first_page)
+{
+    if (first_page == NEW_PAGE) {
+        machine->arming = NULL;
+        g_thread_join(g_thread_new("balloon", hint_now, NULL));
+    }
+}
+
+/* A hint that comes while the driver is busy counts: the guest does not give it again. */
+static void test_while_arming(void)
+{
+    for (unsigned ordered = 0; ordered < 2; ordered++) {
+        FakePair *pair = new_pair(ordered);
+        uint64_t value = 1;
+
+        take_step(pair, TOUCH, IDLE_PAGE, &value);
+        connect_pair(pair);
+        fake_machine_write(pair->from, 0, NEW_PAGE, 1);
+        arming_pair = pair;
+        pair->from->arming = hint_while_arming;
+        finish_round(pair);
+        g_assert_null(pair->from->arming);
+        stop(pair);
+        g_assert_cmpuint(nr_sent(pair), <, regions[0].touched_pages + 8);
+        g_assert_cmpuint(arrived(pair, IDLE_PAGE), ==, 0);
+        g_assert_cmpuint(arrived(pair, NEW_PAGE), ==, 1);
+        fake_pair_free(pair);
+    }
+}
+
 /* A tracker that takes its predecessor's place knows of no writes before that. */
 static void test_tracker_replaced(void)
 {
@@ -297,6 +337,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &stories[i], test_story);
     }
     g_test_add_func("/hints/saves", test_saves);
+    g_test_add_func("/hints/while-arming", test_while_arming);
     g_test_add_func("/hints/tracker-replaced", test_tracker_replaced);
     g_test_add_func("/hints/races", test_races);
     return g_test_run();

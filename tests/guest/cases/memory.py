@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory of many kinds: sparse, huge pages, swapped out, a file's, on several nodes, free by the guest's word."""
+"""Memory of many kinds: sparse, huge pages, swapped out, a file's, on several nodes."""
 
 import contextlib
-import dataclasses
 import os
 import tempfile
 
@@ -119,22 +118,6 @@ def test_private_file(case):
                     raise Failure(f"a private mapping changed the {name}'s file")
 
 
-def test_hints(case):
-    """What the guest says is free is not copied: less is than with the same guest saying nothing."""
-    copied = {}
-    for hints in ('off', 'on'):
-        args = [a.replace('@HINTS@', hints) for a in case.vm['args']]
-        with Bench(dataclasses.replace(case, vm={**case.vm, 'args': args})) as bench:
-            dst, result = bench.migrate(bench.source())
-            copied[hints] = (result.ferry or {}).get('normal-pages', result.info['ram']['normal'])
-            print(f"# hints {hints}: {result.total_ms} ms, {copied[hints]} pages copied")
-            bench.check_goes_on(dst)
-    least = case.vm['freed'] * 256 // 2
-    if copied['off'] - copied['on'] < least:
-        raise Failure(f"{copied['on']} pages were copied with hints, {copied['off']} without: "
-                      f'not {least} fewer')
-
-
 CASES = [
     Case('native kvm: 16 GiB, 512 MiB of it spread over all', {
         'fill': 512, 'write': 32, 'rate': 5000, 'layout': 'spread'}, vm={'memory_mib': 16384}, test=test_sparse),
@@ -155,9 +138,4 @@ CASES = [
          test=test_private_file),
     Case('native kvm: 2 NUMA nodes, private and shared', {**HALF, 'layout': 'spread'},
          vm={'backend': ['ram', 'memfd'], 'cpus': 2}),
-    Case('linux tcg: free page hints', {'fill': 64, 'write': 8, 'rate': 1000}, 'linux', 'tcg',
-         vm={'freed': 320, 'memory_mib': 640,
-             'args': ['-object', 'iothread,id=io0',
-                      '-device', 'virtio-balloon-pci,free-page-hint=@HINTS@,iothread=io0']},
-         params={'max-bandwidth': 128 << 20}, test=test_hints),
 ]

@@ -28,6 +28,7 @@ const char guest_name[] = "linux";
 
 static struct load_config config = {.seed = 1, .poll_ms = 2};
 static uint8_t *memory;
+static uint64_t nr_reserved; /* pages in `memory`, filled or not */
 static uint32_t *generations;
 static unsigned int nr_cpus;
 static int console;
@@ -98,6 +99,27 @@ uint64_t guest_check_untouched(uint64_t *nr_pages, uint64_t *first)
     return 0;
 }
 
+/* MemFree, as /proc has it. */
+uint64_t guest_free_kib(void)
+{
+    FILE *f = fopen("/proc/meminfo", "r");
+    char row[128];
+    unsigned long long kib = 0;
+
+    while (f && !kib && fgets(row, sizeof(row), f)) {
+        sscanf(row, "MemFree: %llu kB", &kib);
+    }
+    if (f) {
+        fclose(f);
+    }
+    return kib;
+}
+
+bool guest_has_pages(uint64_t nr_pages)
+{
+    return nr_pages <= nr_reserved;
+}
+
 static void die(const char *why) __attribute__((noreturn));
 static void die(const char *why)
 {
@@ -120,7 +142,8 @@ static void *run_worker(void *number)
 
 static void *allocate(size_t nr_bytes)
 {
-    void *p = mmap(NULL, nr_bytes + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *p = mmap(NULL, nr_bytes + 1, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (p == MAP_FAILED) {
         die("ERROR not enough memory for fill=");
@@ -157,8 +180,12 @@ int main(int argc, char **argv)
     if (nr_cpus > LOAD_MAX_WORKERS) {
         nr_cpus = LOAD_MAX_WORKERS;
     }
-    memory = allocate(config.fill_pages * PAGE_BYTES);
-    generations = allocate(config.fill_pages * sizeof(uint32_t));
+    nr_reserved = (uint64_t)sysconf(_SC_PHYS_PAGES);
+    if (nr_reserved < config.fill_pages) {
+        die("ERROR not enough memory for fill=");
+    }
+    memory = allocate(nr_reserved * PAGE_BYTES);
+    generations = allocate(nr_reserved * sizeof(uint32_t));
     for (unsigned int k = 1; k < nr_cpus; k++) {
         pthread_t thread;
 

@@ -229,6 +229,42 @@ static void damage(const char *how)
     load_say("DAMAGED page", &index);
 }
 
+/* So many MiB more are filled, and checked from then on. */
+static void fill_more(uint64_t mib)
+{
+    const uint64_t first = config.fill_pages, end = first + mib * ((1 << 20) / PAGE_BYTES);
+    bool was_going = orders.going;
+
+    if (!guest_has_pages(end)) {
+        load_say("ERROR there is no room for more pages than", &first);
+        return;
+    }
+    if (!order(false)) {
+        return;
+    }
+    for (uint64_t i = first; i < end; i++) {
+        struct page_recipe r = page_recipe(config.kind, config.seed, i, generations[i]);
+
+        page_write(guest_page(i), &r);
+    }
+    config.fill_pages = end;
+    if (!was_going || order(true)) {
+        load_say("FILLED", &end);
+    }
+}
+
+static void memory(void)
+{
+    uint64_t kib = guest_free_kib();
+
+    if (kib) {
+        say_number("MEMORY free_kib=", kib);
+        say_end();
+    } else {
+        load_say("ERROR nobody knows how much is free", NULL);
+    }
+}
+
 void info(const char *word)
 {
     static const char *const kinds[] = {"random", "compressible", "mixed"};
@@ -267,6 +303,9 @@ static bool run_simple(char command)
         return true;
     case 'V':
         verify();
+        return true;
+    case 'M':
+        memory();
         return true;
     case 'Z':
         check_untouched();
@@ -327,6 +366,13 @@ static bool run_with_argument(char command, const char *argument)
         release(&slow.from, ticks_of_ns(n));
         load_say("FROM", &n);
         return true;
+    case 'E':
+        rest = parse_number(argument, &n);
+        if (!rest || *rest) {
+            return false;
+        }
+        fill_more(n);
+        return true;
     case 'H':
         rest = parse_number(argument, &n);
         if (!rest || *rest || !n) {
@@ -346,7 +392,7 @@ static void run_command(const char *line)
 {
     if (!(line[1] == '\0' ? run_simple(line[0])
                           : line[1] == ' ' && run_with_argument(line[0], line + 2))) {
-        load_say("ERROR commands: I T S H A F N L V Z P G R W X", NULL);
+        load_say("ERROR commands: I T S H A F N L V Z M E P G R W X", NULL);
     }
 }
 

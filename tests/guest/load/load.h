@@ -56,5 +56,9 @@ volatile uint64_t *guest_page(uint64_t index);
  * Sets *nr_pages to the number looked at and *first to the address of the first bad one.
  */
 uint64_t guest_check_untouched(uint64_t *nr_pages, uint64_t *first);
+/* What the guest's kernel has free, in KiB; 0: there is no kernel. */
+uint64_t guest_free_kib(void);
+/* Whether there are pages up to @nr_pages, with generations, that read as zero where nobody wrote. */
+bool guest_has_pages(uint64_t nr_pages);
 
 #endif

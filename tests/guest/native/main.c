@@ -165,6 +165,17 @@ uint64_t guest_check_untouched(uint64_t *nr_pages, uint64_t *first)
     return nr_bad;
 }
 
+uint64_t guest_free_kib(void)
+{
+    return 0;
+}
+
+/* All that is used was chosen at start. */
+bool guest_has_pages(uint64_t nr_pages)
+{
+    return nr_pages <= config.fill_pages;
+}
+
 static void die(const char *why, const uint64_t *value) __attribute__((noreturn));
 static void die(const char *why, const uint64_t *value)
 {
