@@ -19,9 +19,6 @@
 #define TYPE_FERRY_STORM "ferry-storm"
 OBJECT_DECLARE_SIMPLE_TYPE(StormDevice, FERRY_STORM)
 
-/* More than any memory can be written; keeps products in 64 bits. */
-#define FERRY_STORM_MOST_RATE UINT64_C(10000000000)
-
 struct StormDevice {
     PCIDevice parent;
 

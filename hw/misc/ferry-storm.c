@@ -51,8 +51,6 @@
 
 #define TICK_NS        (NANOSECONDS_PER_SECOND / 1000)
 #define TICKS_A_SECOND 1000
-/* With the virtual clock, what "as fast as it can" means: a million pages a second. */
-#define VIRTUAL_RATE   1000000
 /* Who waits for the thread takes it for held up by a page that is missing. */
 #define STUCK_NS       (NANOSECONDS_PER_SECOND / 2)
 #define STUCK_LOOK_MS  50
@@ -230,7 +228,7 @@ static void tick(void *opaque)
 
     qemu_mutex_lock(&s->lock);
     if (may_write(s) && !s->verifying && !s->verify_wanted) {
-        parts = (s->rate ? s->rate : VIRTUAL_RATE) + s->due_rest;
+        parts = (s->rate ? s->rate : FERRY_STORM_COUNTED_RATE) + s->due_rest;
         s->due += parts / TICKS_A_SECOND;
         s->due_rest = parts % TICKS_A_SECOND;
         qemu_cond_signal(&s->wake);
@@ -325,15 +323,17 @@ static int storm_post_load(void *opaque, int version_id)
 {
     StormDevice *s = opaque;
     g_autoptr(GError) error = NULL;
+    FerryStormPace pace = {.rate = s->rate, .due = s->due, .rest = s->due_rest};
     const FerryStormSettings *settings;
     bool ok;
 
     qemu_mutex_lock(&s->lock);
     g_assert(!s->writing && !s->verifying);
-    s->due = MIN(s->due, FERRY_STORM_MOST_RATE);
-    s->rate = MIN(s->rate, FERRY_STORM_MOST_RATE);
-    ok = ferry_storm_load(s->storm, s->saved, s->saved_bytes, &error);
+    ok = ferry_storm_pace_load(&pace, &error) &&
+         ferry_storm_load(s->storm, s->saved, s->saved_bytes, &error);
     if (ok) {
+        s->due = pace.due;
+        s->due_rest = s->clock == STORM_CLOCK_MODE_HOST ? pace.rest : pace.rest % TICKS_A_SECOND;
         settings = ferry_storm_settings(s->storm);
         s->settings = *settings;
         s->working_bytes = settings->working_pages * FERRY_STORM_PAGE_BYTES;
@@ -345,6 +345,9 @@ static int storm_post_load(void *opaque, int version_id)
         g_clear_pointer(&s->verdict_error, g_free);
     } else {
         error_report("ferry-storm: %s", error->message);
+        /* Somebody may have the guest go on all the same. */
+        s->running = false;
+        s->rate = s->due = s->due_rest = 0;
     }
     qemu_mutex_unlock(&s->lock);
     g_clear_pointer(&s->saved, g_free);

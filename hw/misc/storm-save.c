@@ -171,3 +171,20 @@ bool ferry_storm_load(FerryStorm *storm, const uint8_t *bytes, size_t nr_bytes, 
     }
     return true;
 }
+
+bool ferry_storm_pace_load(FerryStormPace *pace, GError **errp)
+{
+    uint64_t rate = pace->rate ? pace->rate : FERRY_STORM_COUNTED_RATE;
+
+    if (pace->rate > FERRY_STORM_MOST_RATE) {
+        return REFUSE(
+            errp, "the saved storm writes %" PRIu64 " pages a second, and %" PRIu64 " is the most",
+            pace->rate, FERRY_STORM_MOST_RATE);
+    }
+    if (pace->rest >= UINT64_C(1000000000)) {
+        return REFUSE(errp, "the saved storm has %" PRIu64 " billionths of a page to write",
+                      pace->rest);
+    }
+    pace->due = MIN(pace->due, rate / 10 + 1);
+    return true;
+}

@@ -120,6 +120,25 @@ uint8_t *ferry_storm_save(const FerryStorm *storm, size_t *nr_bytes);
  */
 bool ferry_storm_load(FerryStorm *storm, const uint8_t *bytes, size_t nr_bytes, GError **errp);
 
+/* More pages a second than can be written; keeps products in 64 bits. */
+#define FERRY_STORM_MOST_RATE UINT64_C(10000000000)
+
+/* With no limit, and a clock that only counts: pages a second. */
+#define FERRY_STORM_COUNTED_RATE UINT64_C(1000000)
+
+/* How fast a storm is to write, and what it was behind when it was saved. */
+typedef struct FerryStormPace {
+    uint64_t rate; /* pages a second; 0: no limit */
+    uint64_t due;  /* pages that the clock has let through */
+    uint64_t rest; /* of a page, in billionths at most */
+} FerryStormPace;
+
+/*
+ * Take over @pace, which is not trusted: numbers that no storm saves are errors, and leave it as it was.  What is due
+ * becomes no more than a tenth of a second lets through, as whoever stops the guest waits until it is written.
+ */
+bool ferry_storm_pace_load(FerryStormPace *pace, GError **errp);
+
 /* As set, or loaded. */
 const FerryStormSettings *ferry_storm_settings(const FerryStorm *storm);
 

@@ -496,6 +496,38 @@ static void test_hostile(void)
     }
 }
 
+/* What is saved beside the storm: whoever stops the guest waits until what is due has been written. */
+static void test_hostile_pace(void)
+{
+    static const FerryStormPace bad[] = {
+        {.rate = FERRY_STORM_MOST_RATE + 1},
+        {.rate = UINT64_MAX},
+        {.rest = UINT64_C(1000000000)},
+        {.rest = UINT64_MAX},
+    };
+    FerryStormPace pace = {.rate = 1000, .due = 7, .rest = 999999999};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autoptr(GError) error = NULL;
+        FerryStormPace copy = bad[i];
+
+        g_assert_false(ferry_storm_pace_load(&copy, &error));
+        g_assert_error(error, FERRY_STORM_ERROR, FERRY_STORM_ERROR_SAVED);
+        g_assert_cmpmem(&copy, sizeof(copy), &bad[i], sizeof(bad[i]));
+    }
+    g_assert_true(ferry_storm_pace_load(&pace, NULL));
+    g_assert_cmpuint(pace.due, ==, 7);
+    g_assert_cmpuint(pace.rest, ==, 999999999);
+    pace.due = UINT64_MAX;
+    g_assert_true(ferry_storm_pace_load(&pace, NULL));
+    g_assert_cmpuint(pace.due, ==, 101);
+    pace = (FerryStormPace){.due = UINT64_MAX};
+    g_assert_true(ferry_storm_pace_load(&pace, NULL));
+    g_assert_cmpuint(pace.due, ==, FERRY_STORM_COUNTED_RATE / 10 + 1);
+    pace = (FerryStormPace){.rate = FERRY_STORM_MOST_RATE, .due = 1};
+    g_assert_true(ferry_storm_pace_load(&pace, NULL));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -512,5 +544,6 @@ int main(int argc, char **argv)
     g_test_add_func("/storm/move", test_move);
     g_test_add_func("/storm/move-fresh", test_move_fresh);
     g_test_add_func("/storm/hostile", test_hostile);
+    g_test_add_func("/storm/hostile-pace", test_hostile_pace);
     return g_test_run();
 }
