@@ -39,6 +39,9 @@
  */
 #define LOOK_AGAIN_MAX_NS (UINT64_C(10) * 1000 * 1000)
 
+/* So many chunks are armed ahead, 512 MiB, before it is looked whether that is still wanted. */
+#define EXPECT_CHUNKS 16
+
 typedef struct ChunkRef {
     size_t region;
     uint64_t number;
@@ -77,6 +80,7 @@ struct FerryFirstPass {
     bool **queued;    /* of each region and chunk: its first copy is in the backlog, or was */
     bool **hintable;  /* of each region and chunk: it was armed when hints were last asked for */
     bool armed_ahead; /* all that was touched has been armed at once, for hints */
+    ChunkRef expect;  /* the next chunk of which hints are to be expected */
     bool restarted;
 
     GMutex
@@ -513,18 +517,35 @@ static bool arm_ahead(FerryFirstPass *pass, size_t region, uint64_t number, GErr
            (touched->len == 0 || arm_chunk(pass, region, number, errp));
 }
 
-bool ferry_first_pass_expect_hints(FerryFirstPass *pass, GError **errp)
+/* With the lock held: where the next step goes on, or false at the end. */
+static bool next_expected(FerryFirstPass *pass)
+{
+    while (pass->expect.region < pass->regions->nr &&
+           pass->expect.number >= ferry_backlog_nr_chunks(pass->backlog, pass->expect.region)) {
+        pass->expect = (ChunkRef){.region = pass->expect.region + 1};
+    }
+    return pass->expect.region < pass->regions->nr;
+}
+
+bool ferry_first_pass_expect_hints(FerryFirstPass *pass, bool *done, GError **errp)
 {
     bool ok = true;
 
     g_mutex_lock(&pass->lock);
-    for (size_t i = 0; i < pass->regions->nr; i++) {
-        for (uint64_t j = 0; j < ferry_backlog_nr_chunks(pass->backlog, i); j++) {
-            ok = ok && arm_ahead(pass, i, j, errp);
-            pass->hintable[i][j] = ferry_backlog_is_armed(pass->backlog, i, j);
-        }
+    *done = !next_expected(pass);
+    for (unsigned i = 0; ok && !*done && i < EXPECT_CHUNKS; i++) {
+        const ChunkRef at = pass->expect;
+
+        ok = arm_ahead(pass, at.region, at.number, errp);
+        pass->hintable[at.region][at.number] =
+            ferry_backlog_is_armed(pass->backlog, at.region, at.number);
+        pass->expect.number++;
+        *done = !next_expected(pass);
     }
-    pass->armed_ahead = true;
+    if (*done) {
+        pass->armed_ahead = true;
+        pass->expect = (ChunkRef){0};
+    }
     g_mutex_unlock(&pass->lock);
     return ok;
 }
