@@ -75,26 +75,6 @@ int ferry_provide(void *host, size_t nr_bytes)
     return 0;
 }
 
-bool ferry_is_out_of_memory(int error)
-{
-    return error == EFAULT || error == ENOMEM || error == ENOSPC || error == EDQUOT;
-}
-
-void ferry_set_out_of_memory(GError **errp, const FerryRegion *region, uint64_t offset_bytes,
-                             int error)
-{
-    const char *remedy = region->flags & FERRY_REGION_HUGETLB
-                             ? "is the pool of huge pages large enough (vm.nr_hugepages)?"
-                         : region->fd >= 0
-                             ? "is the file system behind it, or a cgroup's limit, large enough?"
-                             : "is a cgroup's limit large enough?";
-
-    /* A system call that cannot store says "Bad address". */
-    g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
-                "RAM block '%s': the destination has no memory left at 0x%" PRIx64 ": %s (%s)",
-                region->id, offset_bytes, g_strerror(error == EFAULT ? ENOMEM : error), remedy);
-}
-
 /* --- Dropping --------------------------------------------------------------------------------- */
 
 static int punch(const FerryScanTarget *target, uint64_t start, uint64_t end)
@@ -151,6 +131,20 @@ static bool is_regular_file(int fd)
     return fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
 }
 
+/* What process_vm_readv() does, where a seccomp filter or a security module denies it. */
+static ssize_t read_own_memory(const void *from, void *to, size_t nr_bytes)
+{
+    int fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+    ssize_t done = fd < 0 ? -1 : pread(fd, to, nr_bytes, (off_t)(uintptr_t)from);
+    int saved_errno = errno;
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    errno = saved_errno;
+    return done;
+}
+
 /*
  * A copy of what is in memory of a file, where a load might end in a SIGBUS.  A private mapping may
  * differ from its file.  0, or an errno.
@@ -164,6 +158,9 @@ static int peek(const Discard *discard, uint64_t start, void *to, size_t nr_byte
                        ? pread(target->fd, to, nr_bytes, (off_t)(target->fd_offset + start))
                        : process_vm_readv(getpid(), &here, 1, &there, 1, 0);
 
+    if (done < 0 && (errno == EPERM || errno == ENOSYS || errno == EACCES)) {
+        done = read_own_memory(there.iov_base, to, nr_bytes);
+    }
     return done == (ssize_t)nr_bytes ? 0 : done < 0 ? errno : EFAULT;
 }
 
