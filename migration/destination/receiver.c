@@ -13,6 +13,7 @@
 #include "../wire/crc32c.h"
 #include "../error.h"
 #include "../memory/empty.h"
+#include "../memory/unavailable.h"
 #include "../memory/zero.h"
 
 /* Whether a store may end in a SIGBUS: there is no page for it in the file, or in the pool. */
@@ -121,7 +122,7 @@ static bool provide(FerryReceiver *receiver, const Arrival *arrival, const Ferry
     }
     error = ferry_provide(region->host + offset_bytes, extent->nr_pages * FERRY_PAGE_BYTES);
     if (error) {
-        ferry_set_out_of_memory(errp, region, offset_bytes, error);
+        ferry_set_unavailable(errp, region, offset_bytes, error);
         return false;
     }
     ferry_pageset_add(provided, first, extent->nr_pages);

@@ -22,9 +22,15 @@
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
 
 /* Memory of a file is looked at by way of a buffer of this size, on the stack. */
 #define PEEK_BYTES (UINT64_C(64) << 10)
+
+/* Or so much of it is mapped at once, and looked at where it is. */
+#define MAP_BYTES (UINT64_C(2) << 20)
 
 /* How much is emptied before it looks whether it is to stop: some 200 ms where it is cleared. */
 #define STEP_BYTES (UINT64_C(1) << 30)
@@ -73,26 +79,6 @@ int ferry_provide(void *host, size_t nr_bytes)
         }
     }
     return 0;
-}
-
-bool ferry_is_out_of_memory(int error)
-{
-    return error == EFAULT || error == ENOMEM || error == ENOSPC || error == EDQUOT;
-}
-
-void ferry_set_out_of_memory(GError **errp, const FerryRegion *region, uint64_t offset_bytes,
-                             int error)
-{
-    const char *remedy = region->flags & FERRY_REGION_HUGETLB
-                             ? "is the pool of huge pages large enough (vm.nr_hugepages)?"
-                         : region->fd >= 0
-                             ? "is the file system behind it, or a cgroup's limit, large enough?"
-                             : "is a cgroup's limit large enough?";
-
-    /* A system call that cannot store says "Bad address". */
-    g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
-                "RAM block '%s': the destination has no memory left at 0x%" PRIx64 ": %s (%s)",
-                region->id, offset_bytes, g_strerror(error == EFAULT ? ENOMEM : error), remedy);
 }
 
 /* --- Dropping --------------------------------------------------------------------------------- */
@@ -151,6 +137,20 @@ static bool is_regular_file(int fd)
     return fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
 }
 
+/* What process_vm_readv() does, where a seccomp filter or a security module denies it. */
+static ssize_t read_own_memory(const void *from, void *to, size_t nr_bytes)
+{
+    int fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+    ssize_t done = fd < 0 ? -1 : pread(fd, to, nr_bytes, (off_t)(uintptr_t)from);
+    int saved_errno = errno;
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    errno = saved_errno;
+    return done;
+}
+
 /*
  * A copy of what is in memory of a file, where a load might end in a SIGBUS.  A private mapping may
  * differ from its file.  0, or an errno.
@@ -164,6 +164,9 @@ static int peek(const Discard *discard, uint64_t start, void *to, size_t nr_byte
                        ? pread(target->fd, to, nr_bytes, (off_t)(target->fd_offset + start))
                        : process_vm_readv(getpid(), &here, 1, &there, 1, 0);
 
+    if (done < 0 && (errno == EPERM || errno == ENOSYS || errno == EACCES)) {
+        done = read_own_memory(there.iov_base, to, nr_bytes);
+    }
     return done == (ssize_t)nr_bytes ? 0 : done < 0 ? errno : EFAULT;
 }
 
@@ -181,19 +184,42 @@ static int clear_page(const Discard *discard, char *p, const char *content, size
     return error;
 }
 
+/*
+ * Whether a load from here on to the next multiple of MAP_BYTES gets a page and allocates none: what is scanned
+ * of a file is there, but not for sure of huge pages.  Three times as fast as a copy.
+ */
+static bool is_mapped(const Discard *discard, uint64_t start, uint64_t end)
+{
+    const uint64_t mask = system_page_bytes() - 1;
+    char *host = discard->target->host;
+    const uintptr_t from = (uintptr_t)(host + start) & ~mask;
+    const uintptr_t to = ((uintptr_t)(host + end) + mask) & ~mask;
+
+    return !(discard->target->flags & FERRY_REGION_HUGETLB) &&
+           discard->target->method != FERRY_SCAN_ALL &&
+           madvise((void *)from, to - from, MADV_POPULATE_READ) == 0;
+}
+
 /* Clear without dirtying what is zero already. */
 static void clear_in_place(Discard *discard, uint64_t start, uint64_t end)
 {
     const uint64_t page_size = system_page_bytes();
     char buffer[PEEK_BYTES];
+    uint64_t mapped_end = start;
 
     while (start < end && !discard->failed_errno) {
         char *p = (char *)discard->target->host + start;
         uint64_t unit = discard->is_file ? PEEK_BYTES : page_size;
         uint64_t stop = MIN(start - start % unit + unit, end);
-        char *content = discard->is_file ? buffer : p;
+        char *content = p;
 
-        if (discard->is_file) {
+        if (discard->is_file && start >= mapped_end) {
+            uint64_t map_end = MIN(start - start % MAP_BYTES + MAP_BYTES, end);
+
+            mapped_end = is_mapped(discard, start, map_end) ? map_end : mapped_end;
+        }
+        if (discard->is_file && start >= mapped_end) {
+            content = buffer;
             discard->failed_errno = peek(discard, start, buffer, stop - start);
         }
         for (uint64_t at = start, next; at < stop && !discard->failed_errno; at = next) {

@@ -46,15 +46,8 @@ bool ferry_target_is_blank(const FerryScanTarget *target);
 
 /*
  * Have the kernel provide pages that are about to be overwritten, so that a store to them cannot end in
- * a SIGBUS.  Their content may be lost.  0, or an errno: see ferry_is_out_of_memory().
+ * a SIGBUS.  Their content may be lost.  0, or an errno: see unavailable.h.
  */
 int ferry_provide(void *host, size_t nr_bytes);
-
-/* Whether an errno, of the above or of a read into memory, means that there is none left. */
-bool ferry_is_out_of_memory(int error);
-
-/* Set @errp: the destination has no memory left for @region at @offset_bytes. */
-void ferry_set_out_of_memory(GError **errp, const FerryRegion *region, uint64_t offset_bytes,
-                             int error);
 
 #endif

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "../error.h"
-#include "empty.h"
+#include "unavailable.h"
 
 #define DEVICE "/dev/userfaultfd"
 #ifndef USERFAULTFD_IOC_NEW
@@ -211,7 +211,7 @@ FerryPlaceResult ferry_userfault_place(FerryUserfault *uffd, const FerryRegion *
         } else if (placed == -ENOENT) {
             return FERRY_PLACE_UNREGISTERED;
         } else if (placed == -ENOMEM || placed == -ENOSPC) {
-            ferry_set_out_of_memory(errp, region, offset_bytes + *done_bytes, (int)-placed);
+            ferry_set_unavailable(errp, region, offset_bytes + *done_bytes, (int)-placed);
             return FERRY_PLACE_NO_MEMORY;
         } else if (placed != -EAGAIN && placed != -EINTR) {
             g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,

@@ -8,8 +8,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "heat.h"
-#include "hint-queue.h"
+#include "first-pass-internal.h"
 
 /*
  * How many chunks ahead of its copy a chunk is looked at, to see by then whether the guest writes
@@ -39,51 +38,6 @@
  * then.  In the blackout all of them are looked at once more, which takes no longer than this.
  */
 #define LOOK_AGAIN_MAX_NS (UINT64_C(10) * 1000 * 1000)
-
-typedef struct ChunkRef {
-    size_t region;
-    uint64_t number;
-    unsigned heat;
-    bool seen; /* something in it was touched, as far as is known */
-} ChunkRef;
-
-/* Chunks in a row that nobody has touched so far. */
-typedef struct IdleRun {
-    size_t region;
-    uint64_t first, nr;
-} IdleRun;
-
-struct FerryFirstPass {
-    FerryBacklog *backlog;
-    const FerryRegions *regions; /* the backlog's */
-    FerrySenders *senders;
-    FerryHeat *heat;
-    ChunkRef look;    /* the next chunk to look at */
-    ChunkRef next;    /* the next chunk to judge */
-    uint64_t nr_seen; /* how many chunks `look` is ahead of `next` */
-    gint64 looked_us; /* when the first of them were looked at */
-    bool settled;
-    GArray *cold; /* of ChunkRef: to be copied next, a group */
-    GArray *hot;  /* of ChunkRef: put off until the others are done; then the coolest last */
-    bool hot_is_sorted;
-    GArray *idle;     /* of IdleRun, none next to another of its region */
-    uint64_t nr_idle; /* how many chunks were ever in there, since the pass began */
-    FerryScanner *scanner;
-    bool scan_is_read; /* each look at a chunk takes time for each of its pages */
-    uint64_t total_bytes;
-    _Atomic uint64_t unseen_bytes;
-    _Atomic uint64_t skipped_pages;
-
-    GMutex lock;      /* for what follows, and for arming */
-    bool **queued;    /* of each region and chunk: its first copy is in the backlog, or was */
-    bool **hintable;  /* of each region and chunk: it was armed when hints were last asked for */
-    bool armed_ahead; /* all that was touched has been armed at once, for hints */
-    bool restarted;
-    FerryHintQueue *hints; /* what was hinted at while somebody had the lock; any thread adds */
-
-    GMutex arm_lock; /* for `arm`: who asks does not wait for arming, which may take the BQL */
-    FerryHistogram arm;
-};
 
 FerryFirstPass *ferry_first_pass_new(FerryBacklog *backlog, FerrySenders *senders)
 {
@@ -149,8 +103,7 @@ void ferry_first_pass_query(FerryFirstPass *pass, uint64_t *skipped_pages, Ferry
     g_mutex_unlock(&pass->arm_lock);
 }
 
-/* With the lock held. */
-static bool arm_chunk(FerryFirstPass *pass, size_t region, uint64_t number, GError **errp)
+bool ferry_first_pass_arm(FerryFirstPass *pass, size_t region, uint64_t number, GError **errp)
 {
     uint64_t start_ns = ferry_now_ns();
 
@@ -166,7 +119,7 @@ static bool arm_chunk(FerryFirstPass *pass, size_t region, uint64_t number, GErr
     return true;
 }
 
-static bool is_stopped(const FerryFirstPass *pass)
+bool ferry_first_pass_is_late(const FerryFirstPass *pass)
 {
     return ferry_backlog_guest(pass->backlog) != FERRY_GUEST_RUNS;
 }
@@ -187,62 +140,12 @@ static void queue_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes
     if (kind == FERRY_SCAN_ZERO && !queueing->pass->restarted) {
         /* The destination's memory starts out empty: nothing to send. */
         ferry_backlog_count_zero(backlog, nr_pages);
-    } else if (kind == FERRY_SCAN_SWAPPED && !is_stopped(queueing->pass)) {
+    } else if (kind == FERRY_SCAN_SWAPPED && !ferry_first_pass_is_late(queueing->pass)) {
         nr_pages = ferry_backlog_queue_swapped(backlog, queueing->region, first_page, nr_pages);
     } else {
         nr_pages = ferry_backlog_queue(backlog, queueing->region, first_page, nr_pages);
     }
     queueing->queued_pages += nr_pages;
-}
-
-/* --- Hints that waited -------------------------------------------------------------------------- */
-
-/*
- * With the lock held: @nr_pages of one chunk are free.  The driver takes the lock for its last look, so
- * that nobody puts anything back after that.
- */
-static void hint_chunk(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
-                       uint64_t nr_pages)
-{
-    const uint64_t number = first_page / FERRY_CHUNK_PAGES;
-
-    if (!pass->hintable[region][number]) {
-        return;
-    }
-    if (!pass->queued[region][number]) {
-        ferry_backlog_spare(pass->backlog, region, first_page, nr_pages);
-    } else if (ferry_backlog_withdraw(pass->backlog, region, first_page, nr_pages)) {
-        ferry_senders_kick(pass->senders);
-    }
-}
-
-/* With the lock held.  With the vCPUs stopped it is too late. */
-static void apply_hints(FerryFirstPass *pass)
-{
-    g_autoptr(GArray) hints = ferry_hint_queue_take(pass->hints);
-
-    for (guint i = 0; hints && i < hints->len; i++) {
-        const FerryHint *hint = &g_array_index(hints, FerryHint, i);
-        uint64_t nr_pages = ferry_region_nr_pages(&pass->regions->list[hint->region]);
-        uint64_t end = MIN(hint->first_page + hint->nr_pages, nr_pages);
-
-        for (uint64_t page = hint->first_page, next; page < end && !is_stopped(pass); page = next) {
-            next = MIN(end, (page / FERRY_CHUNK_PAGES + 1) * FERRY_CHUNK_PAGES);
-            hint_chunk(pass, hint->region, page, next - page);
-        }
-    }
-}
-
-/* Who could not get the lock to apply a hint relies on this.  No guest has it go on for ever. */
-static void unlock(FerryFirstPass *pass)
-{
-    unsigned nr_tries = 0;
-
-    do {
-        apply_hints(pass);
-        g_mutex_unlock(&pass->lock);
-    } while (++nr_tries < 4 && !ferry_hint_queue_is_empty(pass->hints) &&
-             g_mutex_trylock(&pass->lock));
 }
 
 /* --- In which order -------------------------------------------------------------------------- */
@@ -374,9 +277,8 @@ static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
     return true;
 }
 
-/* Of what is sent in full, all counts as touched. */
-static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uint64_t nr,
-                        FerryScanFn fn, void *opaque, GError **errp)
+bool ferry_first_pass_scan(FerryFirstPass *pass, size_t region, uint64_t first, uint64_t nr,
+                           FerryScanFn fn, void *opaque, GError **errp)
 {
     const FerryRegion *memory = &pass->regions->list[region];
     FerryScanTarget target = ferry_region_scan_target(memory);
@@ -400,8 +302,9 @@ static bool take_chunk(FerryFirstPass *pass, size_t region, uint64_t number, uin
                        GError **errp)
 {
     Queueing queueing = {.pass = pass, .region = region};
-    bool ok = (is_stopped(pass) || arm_chunk(pass, region, number, errp)) &&
-              scan_chunks(pass, region, number, 1, queue_touched, &queueing, errp);
+    bool ok =
+        (ferry_first_pass_is_late(pass) || ferry_first_pass_arm(pass, region, number, errp)) &&
+        ferry_first_pass_scan(pass, region, number, 1, queue_touched, &queueing, errp);
 
     pass->queued[region][number] = true;
     *nr_touched += queueing.queued_pages;
@@ -413,7 +316,8 @@ static bool take_chunk(FerryFirstPass *pass, size_t region, uint64_t number, uin
 
 /* --- What nobody has touched ------------------------------------------------------------------ */
 
-static void note_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes, FerryScanKind kind)
+void ferry_first_pass_note_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes,
+                                   FerryScanKind kind)
 {
     GArray *chunks = opaque; /* of uint64_t, in order */
     uint64_t first = offset_bytes / FERRY_PAGE_BYTES / FERRY_CHUNK_PAGES;
@@ -434,7 +338,8 @@ static bool is_idle(FerryFirstPass *pass, const ChunkRef *chunk)
     uint64_t start_ns = ferry_now_ns();
 
     return !chunk->seen &&
-           scan_chunks(pass, chunk->region, chunk->number, 1, note_touched, touched, NULL) &&
+           ferry_first_pass_scan(pass, chunk->region, chunk->number, 1,
+                                 ferry_first_pass_note_touched, touched, NULL) &&
            touched->len == 0 && ferry_now_ns() - start_ns < quick_ns &&
            (!pass->scan_is_read || pass->nr_idle * quick_ns < LOOK_AGAIN_MAX_NS);
 }
@@ -489,7 +394,8 @@ bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp)
         const IdleRun *run = &g_array_index(runs, IdleRun, i);
 
         g_array_set_size(touched, 0);
-        ok = ok && scan_chunks(pass, run->region, run->first, run->nr, note_touched, touched, errp);
+        ok = ok && ferry_first_pass_scan(pass, run->region, run->first, run->nr,
+                                         ferry_first_pass_note_touched, touched, errp);
         for (guint j = 0; ok && j < touched->len; j++) {
             ok = take_chunk(pass, run->region, g_array_index(touched, uint64_t, j), &nr_touched,
                             errp);
@@ -497,7 +403,7 @@ bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp)
         split_run(pass, run, touched);
     }
     atomic_fetch_sub(&pass->skipped_pages, nr_touched);
-    unlock(pass);
+    ferry_first_pass_unlock(pass);
     return ok;
 }
 
@@ -520,7 +426,7 @@ bool ferry_first_pass_feed(FerryFirstPass *pass, GError **errp)
         ok = take_chunk(pass, chunk.region, chunk.number, &nr_touched, errp);
     }
     atomic_fetch_add(&pass->skipped_pages, nr_pages - nr_touched);
-    unlock(pass);
+    ferry_first_pass_unlock(pass);
     atomic_fetch_sub(&pass->unseen_bytes, nr_pages * FERRY_PAGE_BYTES);
     return ok;
 }
@@ -549,49 +455,6 @@ bool ferry_first_pass_restart(FerryFirstPass *pass, const FerryTracker *next, GE
     atomic_store(&pass->unseen_bytes, pass->total_bytes);
     atomic_store(&pass->skipped_pages, 0);
     ferry_hint_queue_forget(pass->hints);
-    unlock(pass);
+    ferry_first_pass_unlock(pass);
     return ok;
-}
-
-/* --- Pages whose content does not matter ------------------------------------------------------ */
-
-/* With the lock held: what was touched is armed at once, or what was armed so far is left at that. */
-static bool arm_ahead(FerryFirstPass *pass, size_t region, uint64_t number, GError **errp)
-{
-    g_autoptr(GArray) touched = g_array_new(FALSE, FALSE, sizeof(uint64_t));
-
-    if (pass->armed_ahead || ferry_backlog_is_armed(pass->backlog, region, number)) {
-        return true;
-    }
-    return scan_chunks(pass, region, number, 1, note_touched, touched, errp) &&
-           (touched->len == 0 || arm_chunk(pass, region, number, errp));
-}
-
-bool ferry_first_pass_expect_hints(FerryFirstPass *pass, GError **errp)
-{
-    bool ok = true;
-
-    g_mutex_lock(&pass->lock);
-    for (size_t i = 0; i < pass->regions->nr; i++) {
-        for (uint64_t j = 0; j < ferry_backlog_nr_chunks(pass->backlog, i); j++) {
-            ok = ok && arm_ahead(pass, i, j, errp);
-            pass->hintable[i][j] = ferry_backlog_is_armed(pass->backlog, i, j);
-        }
-    }
-    pass->armed_ahead = true;
-    ferry_hint_queue_forget(pass->hints);
-    unlock(pass);
-    return ok;
-}
-
-void ferry_first_pass_hint(FerryFirstPass *pass, uint32_t region, uint64_t first_page,
-                           uint64_t nr_pages)
-{
-    const FerryHint hint = {.region = region, .first_page = first_page, .nr_pages = nr_pages};
-
-    /* Not waited for: the driver may be arming, with vCPUs that want what the caller holds. */
-    ferry_hint_queue_add(pass->hints, &hint);
-    if (g_mutex_trylock(&pass->lock)) {
-        unlock(pass);
-    }
 }

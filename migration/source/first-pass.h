@@ -54,8 +54,11 @@ bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp);
  */
 bool ferry_first_pass_restart(FerryFirstPass *pass, const FerryTracker *next, GError **errp);
 
-/* See ferry_source_expect_hints().  Same thread as the feed. */
-bool ferry_first_pass_expect_hints(FerryFirstPass *pass, GError **errp);
+/*
+ * A step of ferry_source_expect_hints(), some milliseconds long; @done: it was the last.  Same thread as the
+ * feed.
+ */
+bool ferry_first_pass_expect_hints(FerryFirstPass *pass, bool *done, GError **errp);
 
 /* Pages that need not be copied until they are written: see ferry_source_hint(). */
 void ferry_first_pass_hint(FerryFirstPass *pass, uint32_t region, uint64_t first_page,

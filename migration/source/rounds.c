@@ -39,8 +39,16 @@ bool ferry_source_first_pass_done(const FerrySource *source)
 
 bool ferry_source_expect_hints(FerrySource *source, GError **errp)
 {
-    return ferry_first_pass_expect_hints(source->first_pass, errp) ||
-           ferry_source_fail_here(source, errp);
+    /* All memory may be armed here: whoever cancels is not to wait for that. */
+    for (bool done = false; !done;) {
+        if (ferry_source_has_failed(source)) {
+            return ferry_source_fail(source, errp);
+        }
+        if (!ferry_first_pass_expect_hints(source->first_pass, &done, errp)) {
+            return ferry_source_fail_here(source, errp);
+        }
+    }
+    return true;
 }
 
 void ferry_source_hint(FerrySource *source, uint32_t region, uint64_t first_page, uint64_t nr_pages)

@@ -11,6 +11,7 @@
 struct MigrationIncomingState;
 struct MigrationInfo;
 struct QIOChannel;
+struct QIONetListener;
 struct SaveVMHandlers;
 struct SocketAddress;
 
@@ -217,6 +218,9 @@ bool ferry_kvm_rings_were_asked_for(void);
 
 /* How many connections may wait to be accepted, when QEMU would have @backlog. */
 int ferry_listen_backlog(int backlog);
+
+/* Have @listener, whose function for connections is set, rest when one cannot be taken.  Main thread. */
+void ferry_watch_listener(struct QIONetListener *listener);
 
 /* Answers a PING.  Main thread. */
 void ferry_incoming_ping(struct MigrationIncomingState *mis, uint32_t value);

@@ -446,7 +446,6 @@ static void end(Fuzz *fuzz)
     fuzz_check(fuzz->went == ferry_source_is_gone(fuzz->source));
     fuzz_check(fuzz->nr_go == 0 || fuzz->went);
     if (!fuzz->went) {
-        cause = ferry_source_cause(fuzz->source, 0);
         fuzz_check(ferry_source_is_over(fuzz->source));
     }
     ferry_source_free(fuzz->source);

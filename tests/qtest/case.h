@@ -170,6 +170,7 @@ void case_run(const Case *c);
 
 /* Registers cases; called by main() for each group. */
 void cases_add(const Case *cases, size_t nr_cases);
+void add_descriptor_cases(void);
 void add_device_cases(void);
 void add_ending_cases(void);
 void add_fallback_cases(void);

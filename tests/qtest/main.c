@@ -118,6 +118,7 @@ int main(int argc, char **argv)
     add_opening_cases();
     add_parameter_cases();
     add_report_cases();
+    add_descriptor_cases();
     add_device_cases();
     add_ending_cases();
     add_kind_cases();

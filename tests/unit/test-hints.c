@@ -4,6 +4,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "migration/error.h"
 #include "fake-machine.h"
 
 static const FakeRegion regions[] = {
@@ -328,6 +329,72 @@ static void test_races(void)
     }
 }
 
+/* --- Cancelled ---------------------------------------------------------------------------------- */
+
+/* As many as armed at once would be seen. */
+#define NR_CHUNKS 64
+
+static const FakeRegion many[] = {
+    {.id = "pc.ram", .nr_pages = NR_CHUNKS * FERRY_CHUNK_PAGES, .touched_pages = 0},
+    {0},
+};
+
+/* A tracker whose arming takes until somebody has cancelled. */
+typedef struct Slow {
+    FakePair *pair;
+    FerryTracker tracker; /* the one that it stands for */
+    _Atomic unsigned nr_armed;
+    _Atomic bool cancelled;
+} Slow;
+
+static Slow *slow;
+
+static bool arm_slowly(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
+                       GError **errp)
+{
+    atomic_fetch_add(&slow->nr_armed, 1);
+    while (!atomic_load(&slow->cancelled)) {
+        g_usleep(1000);
+    }
+    return slow->tracker.ops->arm(opaque, region, first_page, nr_pages, errp);
+}
+
+static gpointer cancel_when_armed(gpointer opaque)
+{
+    while (!atomic_load(&slow->nr_armed)) {
+        g_usleep(1000);
+    }
+    ferry_source_cancel(slow->pair->source);
+    atomic_store(&slow->cancelled, true);
+    return NULL;
+}
+
+/* All memory is armed ahead of its copy; not once somebody has cancelled. */
+static void test_cancel(void)
+{
+    g_autoptr(GError) error = NULL;
+    Slow this = {.pair = fake_pair_new_ordered(many, many, 2)};
+    FerryTracker tracker = fake_machine_tracker(this.pair->from, true);
+    FerryTrackerOps ops = *tracker.ops;
+    GThread *thread;
+
+    slow = &this;
+    this.tracker = tracker;
+    ops.arm = arm_slowly;
+    tracker.ops = &ops;
+    fake_pair_set_tracker(this.pair, &tracker);
+    for (uint64_t i = 0; i < NR_CHUNKS; i++) {
+        fake_machine_write(this.pair->from, 0, i * FERRY_CHUNK_PAGES, 1);
+    }
+    g_assert_true(ferry_source_connect(this.pair->source, &error));
+    thread = g_thread_new("cancel", cancel_when_armed, NULL);
+    g_assert_false(ferry_source_expect_hints(this.pair->source, &error));
+    g_assert_error(error, FERRY_ERROR, FERRY_ERROR_CANCELLED);
+    g_assert_cmpuint(atomic_load(&this.nr_armed), <, NR_CHUNKS / 2);
+    g_thread_join(thread);
+    fake_pair_free(this.pair);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -340,5 +407,6 @@ int main(int argc, char **argv)
     g_test_add_func("/hints/while-arming", test_while_arming);
     g_test_add_func("/hints/tracker-replaced", test_tracker_replaced);
     g_test_add_func("/hints/races", test_races);
+    g_test_add_func("/hints/cancel", test_cancel);
     return g_test_run();
 }

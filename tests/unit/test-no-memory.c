@@ -3,14 +3,21 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "migration/destination/receiver.h"
 #include "migration/error.h"
 #include "migration/memory/empty.h"
+#include "migration/memory/unavailable.h"
 #include "migration/memory/userfault.h"
 #include "migration/wire/pages-frame.h"
 
@@ -145,6 +152,103 @@ static void test_place(void)
     }
 }
 
+/* --- Not for want of memory --------------------------------------------------------------------- */
+
+#define NR_PAGES 16
+
+static FerryRegion map_file(bool shared)
+{
+    FerryRegion region = {
+        .id = "ram",
+        .length_bytes = NR_PAGES * FERRY_PAGE_BYTES,
+        .page_size_bytes = FERRY_PAGE_BYTES,
+        .flags = FERRY_REGION_KEEP_PAGES | (shared ? FERRY_REGION_SHARED : 0),
+        .fd = memfd_create("ferry-test-unavailable", MFD_CLOEXEC),
+        .scan = shared ? FERRY_SCAN_SHARED : FERRY_SCAN_ALL,
+    };
+
+    g_assert_cmpint(ftruncate(region.fd, NR_PAGES * FERRY_PAGE_BYTES), ==, 0);
+    region.host = mmap(NULL, region.length_bytes, PROT_READ | PROT_WRITE,
+                       shared ? MAP_SHARED : MAP_PRIVATE, region.fd, 0);
+    g_assert_true(region.host != MAP_FAILED);
+    return region;
+}
+
+/* What providing the second half of @region says. */
+static void assert_reason(FerryRegion *region, const char *reason)
+{
+    const uint64_t half = NR_PAGES / 2 * FERRY_PAGE_BYTES;
+    g_autoptr(GError) error = NULL;
+    int code = ferry_provide(region->host + half, FERRY_PAGE_BYTES);
+
+    g_assert_cmpint(code, !=, 0);
+    ferry_set_unavailable(&error, region, half, code);
+    g_assert_true(g_str_has_prefix(
+        error->message, "RAM block 'ram': the destination cannot access its memory at 0x8000: "));
+    if (!strstr(error->message, reason)) {
+        g_error("'%s' instead of '%s'", error->message, reason);
+    }
+    munmap(region->host, region->length_bytes);
+    close(region->fd);
+}
+
+static void test_cut(void)
+{
+    FerryRegion region = map_file(true);
+
+    g_assert_cmpint(ftruncate(region.fd, NR_PAGES / 2 * FERRY_PAGE_BYTES), ==, 0);
+    assert_reason(&region, "the file behind it has become shorter");
+}
+
+static void test_protected(void)
+{
+    FerryRegion region = map_file(true);
+
+    g_assert_cmpint(mprotect(region.host, region.length_bytes, PROT_READ), ==, 0);
+    assert_reason(&region, "mapped, but not to be written");
+}
+
+static void test_not_mapped(void)
+{
+    FerryRegion region = map_file(true);
+
+    g_assert_cmpint(munmap(region.host, region.length_bytes), ==, 0);
+    assert_reason(&region, "nothing is mapped there");
+}
+
+/* As in a container: process_vm_readv(2) is denied. */
+static void test_denied(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_readv, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const struct sock_fprog program = {.len = G_N_ELEMENTS(code), .filter = code};
+    g_autoptr(FerryScanner) scanner = NULL;
+    g_autoptr(GError) error = NULL;
+    FerryRegion region;
+
+    if (!g_test_subprocess()) {
+        g_test_trap_subprocess(NULL, 0, G_TEST_SUBPROCESS_INHERIT_STDERR);
+        g_test_trap_assert_passed();
+        return;
+    }
+    g_assert_cmpint(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), ==, 0);
+    g_assert_cmpint(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), ==, 0);
+    scanner = ferry_scanner_new();
+    region = map_file(false);
+    memset(region.host + FERRY_PAGE_BYTES, 'x', 3 * FERRY_PAGE_BYTES);
+    g_assert_true(ferry_region_empty(scanner, &region, &error));
+    g_assert_no_error(error);
+    for (uint64_t i = 0; i < region.length_bytes; i++) {
+        g_assert_cmpint(region.host[i], ==, 0);
+    }
+    munmap(region.host, region.length_bytes);
+    close(region.fd);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -152,5 +256,9 @@ int main(int argc, char **argv)
     g_test_add_data_func("/no-memory/receive/compressed", GINT_TO_POINTER(true), test_receive);
     g_test_add_func("/no-memory/clear", test_clear);
     g_test_add_func("/no-memory/place", test_place);
+    g_test_add_func("/no-memory/cut", test_cut);
+    g_test_add_func("/no-memory/protected", test_protected);
+    g_test_add_func("/no-memory/not-mapped", test_not_mapped);
+    g_test_add_func("/no-memory/denied", test_denied);
     return g_test_run();
 }

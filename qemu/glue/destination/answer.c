@@ -108,6 +108,7 @@ static bool open_listener(MigrationIncomingState *mis, uint32_t *number)
         *number = bound ? strtoul(bound->u.inet.port, NULL, 10) : 0;
     }
     qio_net_listener_set_client_func(listener, accepted, NULL, NULL);
+    ferry_watch_listener(listener);
     ferry_incoming_set_listener(listener);
     return true;
 }

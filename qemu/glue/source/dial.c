@@ -10,6 +10,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qapi/error.h"
 #include "io/channel-socket.h"
@@ -313,8 +314,20 @@ static gboolean look_at_handshakes(gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
-static bool begin_handshake(MigrationState *s, Call *call, Shaking *shaking, GMainContext *context,
-                            Error **errp)
+/*
+ * Where handshakes are waited for.  GLib ends the process when it gets no file descriptor for one, so it is made
+ * while there are some.
+ */
+static GMainContext *context;
+
+static void make_context(void)
+{
+    context = g_main_context_new();
+}
+
+migration_init(make_context);
+
+static bool begin_handshake(MigrationState *s, Call *call, Shaking *shaking, Error **errp)
 {
     QIOChannelTLS *tls = migration_tls_client_create(call->ioc, s->hostname, errp);
 
@@ -333,7 +346,6 @@ static bool begin_handshake(MigrationState *s, Call *call, Shaking *shaking, GMa
 /* On failure, returns the call that failed. */
 static Call *shake_hands(MigrationState *s, Calls *calls, Error **errp)
 {
-    g_autoptr(GMainContext) context = g_main_context_new();
     g_autoptr(GMainLoop) loop = g_main_loop_new(context, false);
     g_autoptr(GSource) timer = g_timeout_source_new(POLL_MS);
     Shaking shaking = {.calls = calls, .loop = loop};
@@ -341,7 +353,7 @@ static Call *shake_hands(MigrationState *s, Calls *calls, Error **errp)
     g_source_set_callback(timer, look_at_handshakes, &shaking, NULL);
     g_source_attach(timer, context);
     for (unsigned i = 0; i < calls->nr && !shaking.err; i++) {
-        if (!begin_handshake(s, &calls->list[i], &shaking, context, &shaking.err)) {
+        if (!begin_handshake(s, &calls->list[i], &shaking, &shaking.err)) {
             shaking.failed = &calls->list[i];
         }
     }
