@@ -32,6 +32,10 @@ void ferry_outgoing_address(struct SocketAddress *address);
 /* @ioc, or none, is being connected for this migration; no other is waited for.  Main thread. */
 void ferry_outgoing_connecting(struct QIOChannel *ioc);
 
+/* The main channel's TLS handshake begins, or is over: the main loop goes on meanwhile.  Main thread. */
+void ferry_outgoing_handshake(struct QIOChannel *ioc);
+void ferry_outgoing_handshake_over(struct QIOChannel *ioc);
+
 /*
  * Whether @ioc, connected or failed, belongs to a migration that is over: then it is to be dropped.  Main
  * thread.
@@ -245,7 +249,7 @@ bool ferry_incoming_extra_multifd(struct QIOChannel *ioc, int id);
  */
 bool ferry_incoming_may_start(bool may);
 
-/* A TLS handshake begins, or is over: so that those that hang are ended.  Main thread. */
+/* A TLS handshake begins, or is over: nobody waits for it, and one that hangs is ended.  Main thread. */
 void ferry_incoming_handshake(struct QIOChannel *ioc);
 void ferry_incoming_handshake_over(struct QIOChannel *ioc);
 

@@ -284,6 +284,44 @@ static void yank(Run *run)
 
 #define RAM_BACKEND(driver) "-object " driver ",id=ram,size=32M"
 
+/* --- One page, as fast as it can ------------------------------------------------------------------ */
+
+#define HARVEST_S 4
+
+static void make_one_page_firmware(Run *run)
+{
+    static const uint8_t code[] = {
+        0xfa,                   /* cli */
+        0xb8, 0x00, 0x30,       /* mov $0x3000, %ax */
+        0x8e, 0xd8,             /* mov %ax, %ds */
+        0xff, 0x06, 0x08, 0x00, /* again: incw 8 */
+        0xeb, 0xfa,             /* jmp again */
+    };
+
+    make_firmware("{dir}/one.bin", code, sizeof(code));
+}
+
+/* A harvest that loses the page leaves it lost: all that writes it is let by.  A round without it is the last. */
+static void harvest_often(Run *run)
+{
+    gint64 end_us = g_get_monotonic_time() + HARVEST_S * G_USEC_PER_SEC;
+    QDict *info;
+
+    vm_set_bandwidth(run->source, 0);
+    while (g_get_monotonic_time() < end_us) {
+        g_autofree char *status = vm_migration_status(run->source);
+
+        if (!g_str_equal(status, "active")) {
+            break;
+        }
+        g_usleep(20 * 1000);
+    }
+    info = vm_command(run->source, "query-migrate", NULL);
+    g_printerr("%" PRId64 " rounds\n",
+               qdict_get_int(qdict_get_qdict(info, "ram"), "dirty-sync-count"));
+    qobject_unref(info);
+}
+
 static const Case cases[] = {
     {
         .name = "memory/memfd-shared",
@@ -367,6 +405,14 @@ static const Case cases[] = {
         .guest_writes = true,
         .before = wait_guest,
         .after = expect_guest_goes_on,
+    },
+    {
+        .name = "guest/tcg-one-page",
+        .prepare = make_one_page_firmware,
+        .options = "-accel tcg -bios {dir}/one.bin",
+        .destination_paused = true,
+        .guest_writes = true,
+        .during = harvest_often,
     },
     {
         .name = "guest/kvm",

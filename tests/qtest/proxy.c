@@ -21,6 +21,9 @@ struct Proxy {
     unsigned limit;
     unsigned nr_connections;
     bool cut;
+    unsigned half_from; /* connections from this one on get so many bytes of an answer */
+    int64_t half_bytes;
+    bool half_closes;
     GPtrArray *connections; /* of Connection */
 };
 
@@ -28,6 +31,8 @@ typedef struct Connection {
     int client, server; /* -1: it was not relayed */
     bool stalled;       /* atomic */
     int64_t damage;     /* atomic; after so many bytes from the client; negative: never */
+    int64_t answer;     /* so many bytes from the server get through; negative: all */
+    bool closes;        /* and then it is closed */
 } Connection;
 
 typedef struct Pump {
@@ -86,6 +91,30 @@ static void reset(int fd)
     connect(fd, &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(struct sockaddr));
 }
 
+/* How much of this gets through; less than @nr: it is the last. */
+static ssize_t part_of(Pump *p, ssize_t nr)
+{
+    if (p->from != p->connection->server || p->connection->answer < 0) {
+        return nr;
+    }
+    nr = MIN(nr, p->connection->answer);
+    p->connection->answer -= nr;
+    return nr;
+}
+
+/* Half an answer has been given. */
+static void end_answer(Pump *p)
+{
+    if (p->connection->closes) {
+        reset(p->to);
+        reset(p->from);
+        return;
+    }
+    for (;;) {
+        g_usleep(G_USEC_PER_SEC);
+    }
+}
+
 static gpointer pump(gpointer opaque)
 {
     Pump *p = opaque;
@@ -93,13 +122,18 @@ static gpointer pump(gpointer opaque)
     ssize_t nr;
 
     while ((nr = recv(p->from, buffer, 64 << 10, 0)) > 0) {
+        const ssize_t part = part_of(p, nr);
+
         treat(p, buffer, nr);
-        for (ssize_t done = 0, sent; done < nr; done += sent) {
-            sent = send(p->to, buffer + done, (size_t)(nr - done), MSG_NOSIGNAL);
+        for (ssize_t done = 0, sent; done < part; done += sent) {
+            sent = send(p->to, buffer + done, (size_t)(part - done), MSG_NOSIGNAL);
             if (sent <= 0) {
                 nr = -1;
                 break;
             }
+        }
+        if (part < nr) {
+            end_answer(p);
         }
         if (nr < 0) {
             break;
@@ -145,6 +179,8 @@ static gpointer serve(gpointer opaque)
             .client = server >= 0 ? client : -1,
             .server = server,
             .damage = -1,
+            .answer = proxy->connections->len >= proxy->half_from ? proxy->half_bytes : -1,
+            .closes = proxy->half_closes,
         };
         g_ptr_array_add(proxy->connections, connection);
         if (server >= 0) {
@@ -165,6 +201,7 @@ Proxy *proxy_new(const char *target)
 
     proxy->target = g_strdup(target);
     proxy->limit = UINT_MAX;
+    proxy->half_from = UINT_MAX;
     proxy->connections = g_ptr_array_new();
     g_mutex_init(&proxy->lock);
     g_cond_init(&proxy->changed);
@@ -189,6 +226,15 @@ void proxy_limit(Proxy *proxy, unsigned nr)
     g_mutex_lock(&proxy->lock);
     proxy->limit = nr;
     g_cond_broadcast(&proxy->changed);
+    g_mutex_unlock(&proxy->lock);
+}
+
+void proxy_halve(Proxy *proxy, unsigned from, uint64_t nr_bytes, bool closes)
+{
+    g_mutex_lock(&proxy->lock);
+    proxy->half_from = from;
+    proxy->half_bytes = (int64_t)nr_bytes;
+    proxy->half_closes = closes;
     g_mutex_unlock(&proxy->lock);
 }
 

@@ -22,6 +22,12 @@ char *proxy_uri(const Proxy *proxy);
 /* Only the first @nr connections are relayed from now on; later ones are accepted and wait. */
 void proxy_limit(Proxy *proxy, unsigned nr);
 
+/*
+ * Connections from the @from-th on, beginning with 0, get so many bytes of an answer; then nothing more comes
+ * through, or the connection is reset.
+ */
+void proxy_halve(Proxy *proxy, unsigned from, uint64_t nr_bytes, bool closes);
+
 /* Wait until this many connections have been made in all. */
 void proxy_wait_connections(Proxy *proxy, unsigned nr);
 

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include <arpa/inet.h>
 
 #include "postcopy.h"
 
@@ -103,6 +104,83 @@ static void make_psk(Run *run)
                "qemu:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n");
     write_file("{dir}/wrong/keys.psk",
                "qemu:ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n");
+}
+
+/* --- Handshakes that do not end -------------------------------------------------------------------- */
+
+#define HASTY " -global ferry.open-timeout=1000"
+
+static void relay(Run *run)
+{
+    g_autofree char *target = g_steal_pointer(&run->uri);
+
+    run->proxy = proxy_new(target);
+    run->uri = proxy_uri(run->proxy);
+}
+
+/* Of Ferry's own connections: each is taken, and nothing is said. */
+static void answer_nothing(Run *run)
+{
+    relay(run);
+    proxy_halve(run->proxy, 1, 0, false);
+}
+
+static void answer_half(Run *run)
+{
+    relay(run);
+    proxy_halve(run->proxy, 1, 40, false);
+}
+
+static void close_in_the_middle(Run *run)
+{
+    relay(run);
+    proxy_halve(run->proxy, 1, 40, true);
+}
+
+static void wait_soon(Run *run)
+{
+    gint64 began = g_get_monotonic_time();
+
+    g_free(vm_wait_status(run->source, "completed"));
+    g_assert_cmpint(g_get_monotonic_time() - began, <, 10 * G_USEC_PER_SEC);
+}
+
+/* They were there before the source, and stay. */
+static void come_and_stay(Run *run)
+{
+    /* The beginning of a record with a ClientHello. */
+    static const uint8_t words[] = {0x16, 0x03, 0x01, 0x02, 0x00, 0x01};
+
+    for (unsigned i = 0; i < 12; i++) {
+        int fd = connect_to(run->uri);
+
+        g_assert_cmpint(fd, >=, 0);
+        g_assert_cmpint(send(fd, words, i % (sizeof(words) + 1), MSG_NOSIGNAL), ==,
+                        i % (sizeof(words) + 1));
+    }
+}
+
+/* A destination that takes the connection, and then says nothing: the source answers, and gives up when told. */
+static void ask_the_silent(Run *run)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof(address);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    g_autofree char *arguments = NULL;
+    gint64 began;
+
+    g_assert_cmpint(bind(listener, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    g_assert_cmpint(listen(listener, 8), ==, 0);
+    g_assert_cmpint(getsockname(listener, (struct sockaddr *)&address, &length), ==, 0);
+    arguments = g_strdup_printf("{ 'uri': 'tcp:127.0.0.1:%u' }", ntohs(address.sin_port));
+    vm_do(run->source, "migrate", arguments);
+    g_usleep(300 * 1000);
+    began = g_get_monotonic_time();
+    g_free(vm_run_state(run->source));
+    vm_do(run->source, "migrate_cancel", NULL);
+    g_free(vm_wait_status(run->source, "cancelled"));
+    g_assert_cmpint(g_get_monotonic_time() - began, <, G_USEC_PER_SEC);
+    close(listener);
 }
 
 #define CLIENT(dir)        "-object tls-creds-x509,id=tls,endpoint=client,dir={dir}/" dir
@@ -244,6 +322,60 @@ static const Case cases[] = {
         .outcome = FAILS,
         .error = "TLS handshake failed",
         .destination_stays = true,
+    },
+    {
+        .name = "tls/relay-silent",
+        .prepare = make_psk,
+        .source_options = PSK("client", "right") HASTY,
+        .destination_options = PSK("server", "right"),
+        .parameters = USE_TLS,
+        .before = answer_nothing,
+        .hold = HOLD_NOT,
+        .during = wait_soon,
+        .fallback = "no TLS handshake",
+        .destination_fallback = "the source gave up",
+    },
+    {
+        .name = "tls/relay-half",
+        .prepare = make_psk,
+        .source_options = PSK("client", "right") HASTY,
+        .destination_options = PSK("server", "right"),
+        .parameters = USE_TLS,
+        .before = answer_half,
+        .hold = HOLD_NOT,
+        .during = wait_soon,
+        .fallback = "no TLS handshake",
+        .destination_fallback = "the source gave up",
+    },
+    {
+        .name = "tls/relay-closes",
+        .prepare = make_psk,
+        .source_options = PSK("client", "right") HASTY,
+        .destination_options = PSK("server", "right"),
+        .parameters = USE_TLS,
+        .before = close_in_the_middle,
+        .hold = HOLD_NOT,
+        .during = wait_soon,
+        .fallback = "cannot open channel",
+        .destination_fallback = "the source gave up",
+    },
+    {
+        .name = "tls/silent-destination",
+        .prepare = make_psk,
+        .source_options = PSK("client", "right"),
+        .destination_options = PSK("server", "right"),
+        .parameters = USE_TLS,
+        .before = ask_the_silent,
+    },
+    {
+        .name = "tls/strangers",
+        .prepare = make_psk,
+        .source_options = PSK("client", "right"),
+        .destination_options = PSK("server", "right"),
+        .parameters = USE_TLS,
+        .before = come_and_stay,
+        .hold = HOLD_NOT,
+        .during = wait_soon,
     },
     {
         .name = "tls/source-only",

@@ -6,7 +6,7 @@
 #include "qemu/osdep.h"
 #include <linux/vm_sockets.h>
 
-#include "case.h"
+#include "postcopy.h"
 
 #define VSOCK_PORT 13177
 
@@ -93,6 +93,9 @@ static void forbid_postcopy(Run *run)
     g_free(vm_wait_status(run->source, "cancelled"));
     vm_set_bandwidth(run->source, 0);
 }
+
+/* As libvirt starts a QEMU. */
+#define SANDBOX "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 static const Case cases[] = {
     {
@@ -205,6 +208,19 @@ static const Case cases[] = {
         .parameters = "{ 'multifd-channels': 2 }",
         .ferry_parameters = "{ 'channels': 5 }",
         .channels = 2,
+    },
+    {
+        .name = "sandbox/precopy",
+        .options = SANDBOX,
+        .hold = HOLD_ROUNDS,
+    },
+    {
+        .name = "sandbox/postcopy",
+        .options = SANDBOX,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = postcopy_go_over,
+        .after = postcopy_expect_fetched,
     },
     {
         .name = "compressed",

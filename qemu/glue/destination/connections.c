@@ -105,6 +105,8 @@ void ferry_incoming_handshake(QIOChannel *ioc)
     if (!ferry_settings()->enabled) {
         return;
     }
+    /* QEMU would wait in the main loop for whatever the other end says, or does not say. */
+    qio_channel_set_blocking(ioc, false, NULL);
     if (!connections.handshakes) {
         connections.handshakes = g_array_new(false, false, sizeof(Handshake));
         connections.handshakes_timer = timer_new_ms(QEMU_CLOCK_REALTIME, look_at_handshakes, NULL);
@@ -128,6 +130,7 @@ void ferry_incoming_handshake_over(QIOChannel *ioc)
     for (guint i = 0; list && i < list->len; i++) {
         if (g_array_index(list, Handshake, i).ioc == ioc) {
             g_array_remove_index(list, i);
+            qio_channel_set_blocking(ioc, true, NULL);
             return;
         }
     }

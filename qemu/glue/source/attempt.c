@@ -46,6 +46,20 @@ void ferry_outgoing_connecting(QIOChannel *ioc)
     awaited = ioc;
 }
 
+void ferry_outgoing_handshake(QIOChannel *ioc)
+{
+    if (ferry_is_enabled()) {
+        qio_channel_set_blocking(ioc, false, NULL);
+    }
+}
+
+void ferry_outgoing_handshake_over(QIOChannel *ioc)
+{
+    if (ferry_is_enabled()) {
+        qio_channel_set_blocking(ioc, true, NULL);
+    }
+}
+
 bool ferry_outgoing_is_late(QIOChannel *ioc)
 {
     bool tls = object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS);
