@@ -428,7 +428,6 @@ static void step(Fuzz *fuzz, FuzzInput *input)
 /* All is broken off, and nobody listens any more. */
 static void end(Fuzz *fuzz)
 {
-    g_autoptr(GError) cause = NULL;
 
     come_to_rest(fuzz);
     while (!fuzz->driven) {
