@@ -156,7 +156,7 @@
 
 // told-before-found: the client is told of a page before it can be reset
 //    file: accel/pagemap.c
-//    tests: pagemap
+//    tests: pagemap-race:/pagemap/race/at-once
 //    places: 2
 @@
 @@
@@ -216,11 +216,3 @@
 @@
 - take ? FERRY_PM_SCAN_WP_MATCHING : 0
 + 0
-
-// unregister-first: only the first chunk's protection is taken off
-//    file: accel/write-protect.c
-//    tests: pagemap
-@@
-@@
-- first += FERRY_CHUNK_PAGES
-+ first += nr_pages

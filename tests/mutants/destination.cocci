@@ -262,7 +262,7 @@ expression a;
 
 // stranger-kept: whoever has not proved itself stays when all channels are in
 //    file: migration/destination/control-channel.c
-//    tests: turns migrate:/migrate/strangers
+//    tests: turns
 @@
 @@
 - if (!reader->proved) {
@@ -290,7 +290,7 @@ expression a;
 
 // second-control: a second channel takes the place of the first
 //    file: migration/destination/acceptor.c
-//    tests: migrate:/migrate/strangers
+//    tests: turns
 @@
 @@
 - *place_of(destination, &hello) == NULL
@@ -419,13 +419,6 @@ expression a;
 @@
 - ours->fd_offset_bytes != theirs->fd_offset_bytes
 + false
-
-// same-file-scanned: memory that both ends map is looked at
-//    file: migration/destination/settle.c
-//    tests: settle
-@@
-@@
-- region->scan = FERRY_SCAN_NOTHING;
 
 // read-only-missing: pages of read-only memory are left missing
 //    file: migration/destination/settle.c

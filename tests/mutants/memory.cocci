@@ -84,29 +84,12 @@ typedef uint64_t;
   ...>
   }
 
-// scan-rounding: a part of a huge page counts as a page
-//    file: migration/memory/scan.c
-//    tests: scan-shared
-@@
-typedef uint64_t;
-@@
-- round_down((uint64_t)(data - fd_offset), page_size)
-+ (uint64_t)(data - fd_offset)
-
 // scan-end: a scan goes beyond what was asked for
 //    file: migration/memory/scan.c
 //    tests: scan kinds
 @@
 @@
 - end = MIN(end, scan->ask_end);
-
-// scan-swapped: pages that are swapped out count as untouched
-//    file: migration/memory/scan.c
-//    tests: scan pagemap:/pagemap/swapped
-@@
-@@
-- entries[i] & (ENTRY_PRESENT | ENTRY_SWAPPED)
-+ entries[i] & ENTRY_PRESENT
 
 // scan-absent: memory that is not there is looked at
 //    file: migration/memory/scan.c
@@ -173,14 +156,6 @@ typedef uint32_t;
 - (uint32_t)fs.f_type
 + TMPFS_MAGIC
 
-// run-of-data: a run of data that is known goes on for ever
-//    file: migration/memory/holes.c
-//    tests: holes
-@@
-@@
-- data < run->end
-+ true
-
 // marks-of-anybody: any lock on a file is a mark
 //    file: migration/memory/mark.c
 //    tests: settle
@@ -207,7 +182,7 @@ typedef uint32_t;
 
 // absent-after: the page after unplugged memory counts as unplugged
 //    file: migration/memory/region.c
-//    tests: page-server kinds
+//    tests: page-server
 @@
 @@
 - start < range->end_bytes
@@ -215,7 +190,7 @@ typedef uint32_t;
 
 // absent-before: the page before unplugged memory counts as unplugged
 //    file: migration/memory/region.c
-//    tests: page-server kinds
+//    tests: page-server
 @@
 @@
 - range->start_bytes < end
@@ -245,27 +220,6 @@ off_t page, hole, start;
 @@
 - p = last - p > 128 ? p + 128 : last
 + p = last
-
-// discard-order: a page is discarded before it counts as missing
-//    file: migration/memory/discard.c
-//    tests: fetch-parts
-//    places: 2
-@@
-typedef uint64_t;
-@@
-- ferry_pageset_add_granule(missing, (uint64_t)granule, pages);
-  if (!discard_granule(discarder, (uint64_t)granule, pages, errp)) {
-      ...
-  }
-+ ferry_pageset_add_granule(missing, (uint64_t)granule, pages);
-
-// discard-run: of a run of pages, the last is not discarded
-//    file: migration/memory/discard.c
-//    tests: fetch-parts kinds
-@@
-@@
-- rest == UINT64_MAX ? 64 : (unsigned)__builtin_ctzll(~rest)
-+ rest == UINT64_MAX ? 63 : (unsigned)__builtin_ctzll(~rest)
 
 // discard-batch: of pages discarded at once, the rest is left when the kernel stops
 //    file: migration/memory/discard.c

@@ -26,16 +26,9 @@
   add_written(backlog, region, word, mask, false);
 + atomic_fetch_add(&ferry_backlog_chunk(backlog, region, word * 64)->found_seq, 1);
 
-// written-spared: a page whose content did not matter is written, and still does not
+// early-lost: a page that is reported early is not sent
 //    file: migration/source/backlog-rounds.c
-//    tests: hints
-@@
-@@
-- ferry_pageset_remove_mask(backlog->state[region].spared, word, mask);
-
-// early-spared: a page that is reported early still does not matter
-//    file: migration/source/backlog-rounds.c
-//    tests: backlog hints
+//    tests: backlog
 @@
 @@
   unspare(backlog, region, word, mask);
@@ -240,7 +233,7 @@ expression a, b;
 
 // handoff-unfenced: the hand-off names a fence that came before the last pages
 //    file: migration/source/handoff.c
-//    tests: migrate:/migrate/hot-pages release
+//    tests: turns-source
 @@
 @@
 - !ferry_senders_drain(source->senders) || !ferry_source_send_fence(source) ||
@@ -340,7 +333,7 @@ expression phase;
 @@
 @@
 - ferry_source_phase(source) == FERRY_SOURCE_RESUMING && !source->resumed
-+ source->resume_missing != NULL && !source->resumed
++ !source->resumed
 
 // resumed-not-counted: both sides need not mean the same missing pages after a break
 //    file: migration/source/source.c
@@ -366,13 +359,6 @@ expression phase;
 @@
 - ferry_backlog_set_guest(source->backlog, FERRY_GUEST_STOPPED);
 
-// rate-when-stopped: bandwidth stays limited in the blackout
-//    file: migration/source/source.c
-//    tests: release migrate:/migrate/cancel
-@@
-@@
-- ferry_senders_set_rate(source->senders, 0);
-
 // replaced-when-stopped: a tracker is replaced after the stop
 //    file: migration/source/source.c
 //    tests: migrate:/migrate/tracker-fails-last
@@ -385,14 +371,6 @@ expression phase;
 + false
   ...>
   }
-
-// cancelled-and-gone: a migration that was cancelled hands off
-//    file: migration/source/source.c
-//    tests: release
-@@
-@@
-- !ferry_source_is_gone(source) && ferry_source_enter(source, FERRY_SOURCE_CANCELLED)
-+ !ferry_source_is_gone(source)
 
 // blackout-for-ever: the guest may be stopped for ever
 //    file: migration/source/connect.c
@@ -488,19 +466,6 @@ typedef gint64;
 @@
 - frame->payload_bytes || ferry_backlog_guest(server->config.backlog) == FERRY_GUEST_RUNS
 + frame->payload_bytes
-
-// phase-after-go: a session may fail after GO
-//    file: migration/source/source.c
-//    tests: release
-@@
-@@
-  break_off(...)
-  {
-  <...
-- phase == FERRY_SOURCE_RELEASED
-+ false
-  ...>
-  }
 
 // converge-for-ever: rounds go on without gain
 //    file: migration/source/converge.c

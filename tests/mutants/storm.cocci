@@ -71,11 +71,3 @@ expression a, b;
 @@
 - words[AT_POSITION] >= words[AT_WORKING_PAGES]
 + false
-
-// storm-saved-digest: a saved storm may have a digest of any size
-//    file: hw/misc/storm-save.c
-//    tests: storm
-@@
-@@
-- words[AT_DIGEST_PAGES] > storm->nr_pages
-+ false

@@ -104,22 +104,6 @@
 - region->length_bytes % FERRY_PAGE_BYTES != 0
 + false
 
-// region-twice: a region may be listed twice
-//    file: migration/wire/frame.c
-//    tests: frame-body
-@@
-@@
-- !g_hash_table_add(names, list[i].id)
-+ false
-
-// region-bytes-left: bytes may follow the list of regions
-//    file: migration/wire/frame.c
-//    tests: frame-body
-@@
-@@
-- left != 0
-+ false
-
 // answer-unknown: an answer for a region may be any number
 //    file: migration/wire/frame.c
 //    tests: frame-body settle
@@ -226,7 +210,7 @@ expression base;
 
 // bitmap-of-nothing: a bitmap may be of a region that there is not
 //    file: migration/wire/missing.c
-//    tests: destination
+//    tests: turns
 @@
 @@
 - frame->region >= regions->nr

@@ -101,6 +101,32 @@ static void test_damaged(void)
     fake_machine_free(machine);
 }
 
+/* Many ranges at once: however many of them the kernel takes in one call, all are discarded. */
+static void test_ranges(void)
+{
+    FakeMachine *machine = fake_machine_new(regions, false);
+    FerryFrame frame = {.type = FERRY_FRAME_PAGES};
+    FerryExtent extents[32];
+    g_autoptr(GError) error = NULL;
+    unsigned calls = 0;
+    FerryFetch *fetch = part_new(machine, &calls);
+
+    for (uint32_t page = 0; page < 64; page += 2) {
+        *fake_machine_page(machine, 0, page) = 1;
+        ferry_pageset_add(ferry_fetch_incoming(fetch)[0], page, 1);
+        extents[frame.nr_extents++] = (FerryExtent){.first = page, .nr_pages = 1, .zero = true};
+    }
+    g_assert_true(ferry_fetch_go_live(fetch, &error));
+    ferry_fetch_place(fetch, &frame, extents, NULL, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(calls, ==, 1);
+    for (uint64_t page = 0; page < 64; page++) {
+        g_assert_cmpuint(*fake_machine_page(machine, 0, page), ==, 0);
+    }
+    ferry_fetch_free(fetch);
+    fake_machine_free(machine);
+}
+
 static gpointer touch_page(gpointer opaque)
 {
     return GSIZE_TO_POINTER(*fake_machine_page(opaque, 0, 1));
@@ -239,6 +265,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/fetch/touched", test_touched);
     g_test_add_func("/fetch/damaged", test_damaged);
+    g_test_add_func("/fetch/ranges", test_ranges);
     g_test_add_data_func("/fetch/early/live", GINT_TO_POINTER(FALSE), test_early_fault);
     g_test_add_data_func("/fetch/early/forgotten", GINT_TO_POINTER(TRUE), test_early_fault);
     g_test_add_func("/fetch/gathered", test_gathered);

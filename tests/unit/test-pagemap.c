@@ -201,37 +201,6 @@ static void test_reset_reports(void)
     assert_nothing(tracking.reported[0], "the end");
 }
 
-/* As soon as a page is told, it is reset and read. */
-static void reset_and_read(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
-{
-    Tracking *tracking = opaque;
-
-    ferry_pageset_add_mask(tracking->found[region], word, mask);
-    tracking_reset(tracking, region, word * 64);
-}
-
-/* However soon that is, what is written after it is found. */
-static void test_reset_at_once(void)
-{
-    g_auto(Area) area = {.region.fd = -1};
-    g_auto(Tracking) tracking = {0};
-    void (*found)(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
-
-    if (!start(&tracking, &area, SMALL, PER_HUGE, PER_HUGE)) {
-        return;
-    }
-    found = tracking.client.found;
-    tracking.client.found = reset_and_read;
-    area_touch(&area, 60);
-    tracking_harvest(&tracking, false);
-    ASSERT_PAGES(tracking.found[0], "told", 60);
-    tracking.client.found = found;
-    area_touch(&area, 60);
-    tracking_reset(&tracking, 0, 0);
-    tracking_harvest(&tracking, false);
-    ASSERT_PAGES(tracking.found[0], "written again", 60);
-}
-
 /* What was told of before must not keep a reset silent about what comes after. */
 static void test_arm_again(void)
 {
@@ -589,7 +558,6 @@ int main(int argc, char **argv)
     AREA_ADD_TESTS("kernel-writes", test_kernel_writes, SMALL, THP, MEMFD, HUGETLB, HUGETLB_SHARED);
     AREA_ADD_TESTS("found-again", test_found_again, SMALL, MEMFD);
     g_test_add_func("/pagemap/reset-reports", test_reset_reports);
-    g_test_add_func("/pagemap/reset-at-once", test_reset_at_once);
     g_test_add_func("/pagemap/arm-again", test_arm_again);
     g_test_add_func("/pagemap/shapes", test_shapes);
     g_test_add_func("/pagemap/untouched/small", test_untouched);

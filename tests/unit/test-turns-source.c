@@ -5,6 +5,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -30,6 +31,8 @@ typedef struct Bed {
     FerrySource *source;
     FerryChannel *control, *data, *fetch; /* the destination's ends */
     GThread *control_thread, *data_thread;
+    _Atomic uint64_t fence;        /* the last that came */
+    _Atomic uint64_t handoff;      /* the one that the hand-off names */
     uint64_t missing_page; /* what it says on RESUME: this page, and that there are so many */
     uint64_t nr_missing;
 } Bed;
@@ -68,6 +71,7 @@ static gpointer control_run(gpointer opaque)
             say(bed, FERRY_FRAME_DRAFTED, 0);
             break;
         case FERRY_FRAME_HANDOFF:
+            atomic_store(&bed->handoff, frame.first_page);
             say(bed, FERRY_FRAME_LOADED, 0);
             break;
         case FERRY_FRAME_GO:
@@ -96,6 +100,7 @@ static gpointer data_run(gpointer opaque)
     while (ferry_channel_read_all(bed->data, head, sizeof(head), NULL)) {
         g_assert_true(ferry_frame_decode(head, &frame, NULL));
         if (frame.type == FERRY_FRAME_FENCE) {
+            atomic_store(&bed->fence, frame.first_page);
             say(bed, FERRY_FRAME_REACHED, frame.first_page);
         }
     }
@@ -205,6 +210,28 @@ static void test_turn(gconstpointer data)
     bed_free(bed);
 }
 
+/* The hand-off names a fence that was sent after the last pages, not the one of the round before. */
+static void test_handoff_fence(void)
+{
+    Bed *bed = bed_new();
+    g_autoptr(GError) error = NULL;
+    uint64_t before;
+
+    while (!ferry_source_may_harvest(bed->source)) {
+        ferry_source_step(bed->source, 20, &error);
+        g_assert_no_error(error);
+    }
+    before = atomic_load(&bed->fence);
+    g_assert_cmpuint(before, >, 0);
+    g_assert_true(ferry_source_stopped(bed->source, 0, &error));
+    ferry_source_hand_off(bed->source, &error);
+    g_assert_no_error(error);
+    ferry_source_wait_loaded(bed->source, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(atomic_load(&bed->handoff), >, before);
+    bed_free(bed);
+}
+
 /* Up to a guest that is gone, with a page missing, and a connection that breaks. */
 static void go_and_break(Bed *bed)
 {
@@ -270,6 +297,7 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &turns[i], test_turn);
     }
+    g_test_add_func("/turns-source/handoff-fence", test_handoff_fence);
     for (size_t i = 0; i < G_N_ELEMENTS(lacks); i++) {
         g_autofree char *path = g_strdup_printf("/turns-source/lacks/%s", lacks[i].name);
 
