@@ -60,7 +60,7 @@
 
 // last-new-only: of what is left at the end, all is passed over
 //    file: accel/vcpu-ring.c
-//    tests: kvm-ring
+//    tests: kvm-ring:/kvm-ring/last-all
 @@
 @@
 - ring->reset + (new_only ? ferry_vcpu_ring_nr_left(ring) : 0)

@@ -3,6 +3,7 @@
 // content-checksum: damaged content is taken
 //    file: migration/destination/receiver.c
 //    tests: receiver
+//    sample: yes
 @@
 @@
 - crc != arrival->frame->payload_crc
@@ -82,6 +83,7 @@
 // fence-repeated: a channel may bring the same fence again
 //    file: migration/destination/data-channel.c
 //    tests: turns
+//    sample: yes
 @@
 @@
 - number > reader->fenced
@@ -164,6 +166,7 @@ expression a;
 // gather-region: pages of two regions are gathered as one
 //    file: migration/destination/gather.c
 //    tests: fetch-parts
+//    sample: yes
 @@
 @@
 - part->region == region && part->first_page == first_page
@@ -205,6 +208,7 @@ expression a;
 // handoff-early: pages may be left missing before the fence has come
 //    file: migration/destination/control-channel.c
 //    tests: turns
+//    sample: yes
 @@
 @@
 - nr_missing == 0 || destination->reached >= frame->first_page
@@ -283,6 +287,7 @@ expression a;
 // any-attempt: a channel of another attempt is let in
 //    file: migration/destination/acceptor.c
 //    tests: turns
+//    sample: yes
 @@
 @@
 - hello->attempt != destination->attempt
@@ -316,6 +321,7 @@ expression a;
 // strangers-limit: there may be any number of strangers
 //    file: migration/destination/acceptor.c
 //    tests: turns
+//    sample: yes
 @@
 @@
 - nr_strangers >= FERRY_STRANGERS_MAX

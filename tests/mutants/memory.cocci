@@ -3,6 +3,7 @@
 // stripe-once: a stripe that filled while its hint was withdrawn is not announced again
 //    file: migration/memory/pageset.c
 //    tests: pageset-steps
+//    sample: yes
 @@
 @@
 - if (atomic_load(&set->granule_words[stripe]) != 0) {

@@ -20,6 +20,7 @@
 //    file: migration/source/backlog-rounds.c
 //    tests: backlog-steps
 //    places: 2
+//    sample: yes
 @@
 @@
 - atomic_fetch_add(&ferry_backlog_chunk(backlog, region, word * 64)->found_seq, 1);
@@ -201,6 +202,7 @@ typedef int64_t;
 // restart-as-before: what became zero before a tracker was replaced is not sent
 //    file: migration/source/first-pass.c
 //    tests: first-pass
+//    sample: yes
 @@
 @@
 - pass->restarted = true;
@@ -301,6 +303,7 @@ expression phase;
 // loaded-out-of-turn: LOADED is taken before the hand-off
 //    file: migration/source/source.c
 //    tests: turns-source
+//    sample: yes
 @@
 @@
 - return left || phase == FERRY_SOURCE_HANDED_OFF;
@@ -430,6 +433,7 @@ typedef gint64;
 // fetch-beyond: a page beyond the region is read
 //    file: migration/source/page-server.c
 //    tests: page-server
+//    sample: yes
 @@
 @@
 - page >= ferry_region_nr_pages(region)

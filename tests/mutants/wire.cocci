@@ -51,6 +51,7 @@
 // extents-region: an extent may reach beyond the region
 //    file: migration/wire/frame.c
 //    tests: frame
+//    sample: yes
 @@
 @@
 - frame->first_page + end > region_pages
