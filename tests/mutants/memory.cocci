@@ -221,11 +221,3 @@ off_t page, hole, start;
 @@
 - p = last - p > 128 ? p + 128 : last
 + p = last
-
-// discard-batch: of pages discarded at once, the rest is left when the kernel stops
-//    file: migration/memory/discard.c
-//    tests: fetch-parts kinds
-@@
-@@
-- first < nr && done >= (ssize_t)discarder->ranges[first].iov_len
-+ first < nr

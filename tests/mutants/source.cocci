@@ -350,10 +350,10 @@ expression phase;
 //    file: migration/source/source.c
 //    tests: turns-source
 @@
+expression list es;
 @@
-- ok = !source->ready && ferry_answers_decode
-+ ok = ferry_answers_decode
-  (...)
+- !source->ready && ferry_answers_decode(es)
++ ferry_answers_decode(es)
 
 // stopped-unnoted: the vCPUs have stopped, and the backlog goes on as if they ran
 //    file: migration/source/source.c
@@ -439,13 +439,13 @@ typedef gint64;
 - page >= ferry_region_nr_pages(region)
 + false
 
-// fetch-region: a page of a region that there is not is read
+// fetch-region: a page of a region that there is not is one of the first
 //    file: migration/source/page-server.c
 //    tests: page-server
 @@
 @@
-- frame->region < server->regions->nr
-+ frame->region <= server->regions->nr
+- frame->region < server->regions->nr ? &server->regions->list[frame->region] : NULL
++ &server->regions->list[0]
 
 // fetch-part: a part of a huge page is asked for
 //    file: migration/source/page-server.c

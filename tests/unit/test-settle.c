@@ -180,7 +180,7 @@ static const Case cases[] = {
      .destination = FILE_FLAGS,
      .answer = FERRY_ANSWER_IN_FULL},
     {.name = "private-there", .source = FILE_FLAGS, .destination = FERRY_REGION_FOREIGN},
-    {.name = "private-there-not-known-to-be-foreign", .source = FILE_FLAGS},
+    {.name = "private-there-not-known-to-be-foreign", .source = FILE_FLAGS, .written = true},
     {.name = "private-virtio-mem",
      .source = FERRY_REGION_FOREIGN | FERRY_REGION_SPARSE,
      .destination = FERRY_REGION_FOREIGN | FERRY_REGION_SPARSE,
