@@ -61,18 +61,21 @@ static void stop(void *opaque)
 {
 }
 
-static bool arm(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages, GError **errp)
+static bool arm(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
+                GError **errp)
 {
     return true;
 }
 
-static bool reset(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages, GError **errp)
+static bool reset(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
+                  GError **errp)
 {
     nr_resets++;
     return true;
 }
 
-static const FerryTrackerOps ops = {.name = "steps", .start = start, .arm = arm, .reset = reset, .stop = stop};
+static const FerryTrackerOps ops = {
+    .name = "steps", .start = start, .arm = arm, .reset = reset, .stop = stop};
 
 /* One chunk, armed. */
 static void set_up(void)
@@ -171,7 +174,8 @@ static void test_saved(void)
 
 int main(int argc, char **argv)
 {
-    static void (*const acts[])(void) = {write_it, write_it_in_next_round, stop_and_write_it, find_it};
+    static void (*const acts[])(void) = {write_it, write_it_in_next_round, stop_and_write_it,
+                                         find_it};
     static const char *const names[] = {"written", "next-round", "stopped", "found"};
 
     g_test_init(&argc, &argv, NULL);

@@ -252,7 +252,8 @@ static void test_same_memory(void)
 static unsigned nr_resets;
 
 /* Another page of the chunk is found meanwhile. */
-static bool find_and_reset(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages, GError **errp)
+static bool find_and_reset(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
+                           GError **errp)
 {
     if (nr_resets++ == 0) {
         client->found(client->opaque, 0, 0, 2);

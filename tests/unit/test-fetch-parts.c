@@ -177,8 +177,12 @@ static void test_early_fault(gconstpointer data)
 /* Two regions with pages of 8 MiB, which come in four parts.  No kernel has them: see test-fetch. */
 #define NR_PARTS 4
 static const FakeRegion huge_regions[] = {
-    {.id = "pc.ram", .nr_pages = NR_PARTS * FERRY_GRANULE_PAGES, .huge_pages = NR_PARTS * FERRY_GRANULE_PAGES},
-    {.id = "pc.dimm", .nr_pages = NR_PARTS * FERRY_GRANULE_PAGES, .huge_pages = NR_PARTS * FERRY_GRANULE_PAGES},
+    {.id = "pc.ram",
+     .nr_pages = NR_PARTS * FERRY_GRANULE_PAGES,
+     .huge_pages = NR_PARTS * FERRY_GRANULE_PAGES},
+    {.id = "pc.dimm",
+     .nr_pages = NR_PARTS * FERRY_GRANULE_PAGES,
+     .huge_pages = NR_PARTS * FERRY_GRANULE_PAGES},
     {0},
 };
 
@@ -192,7 +196,8 @@ static uint64_t nr_missing(FerryFetch *fetch)
 }
 
 /* @nr_pages of a part, all zero. */
-static bool place_part(FerryFetch *fetch, uint16_t region, uint64_t part, uint32_t nr_pages, GError **errp)
+static bool place_part(FerryFetch *fetch, uint16_t region, uint64_t part, uint32_t nr_pages,
+                       GError **errp)
 {
     const FerryFrame frame = {
         .type = FERRY_FRAME_PAGES,

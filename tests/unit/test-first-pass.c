@@ -271,8 +271,8 @@ static void send_all(const Bed *bed)
     int64_t granule;
 
     while ((granule = ferry_backlog_next(bed->backlog, 0, 0, 0, 1)) >= 0) {
-        ferry_backlog_sent(bed->backlog,
-                           (unsigned)ferry_backlog_take(bed->backlog, 0, (uint64_t)granule, pages, NULL));
+        ferry_backlog_sent(bed->backlog, (unsigned)ferry_backlog_take(
+                                             bed->backlog, 0, (uint64_t)granule, pages, NULL));
     }
 }
 

@@ -93,7 +93,8 @@ static void set_up(Bed *bed, const Request *wanted)
 
 static void request(Bed *bed, uint32_t region, uint64_t page)
 {
-    const FerryFrame frame = {.type = FERRY_FRAME_FETCH, .region = (uint16_t)region, .first_page = page};
+    const FerryFrame frame = {
+        .type = FERRY_FRAME_FETCH, .region = (uint16_t)region, .first_page = page};
     uint8_t head[FERRY_FRAME_BYTES];
 
     ferry_frame_encode(&frame, head);

@@ -14,10 +14,13 @@ static void step(void);
 #undef atomic_exchange
 #undef atomic_fetch_and
 #undef atomic_fetch_or
-#define atomic_load(at)               (step(), atomic_load_explicit(at, memory_order_seq_cst))
-#define atomic_exchange(at, value)    (step(), atomic_exchange_explicit(at, value, memory_order_seq_cst))
-#define atomic_fetch_and(at, operand) (step(), atomic_fetch_and_explicit(at, operand, memory_order_seq_cst))
-#define atomic_fetch_or(at, operand)  (step(), atomic_fetch_or_explicit(at, operand, memory_order_seq_cst))
+#define atomic_load(at) (step(), atomic_load_explicit(at, memory_order_seq_cst))
+#define atomic_exchange(at, value) \
+    (step(), atomic_exchange_explicit(at, value, memory_order_seq_cst))
+#define atomic_fetch_and(at, operand) \
+    (step(), atomic_fetch_and_explicit(at, operand, memory_order_seq_cst))
+#define atomic_fetch_or(at, operand) \
+    (step(), atomic_fetch_or_explicit(at, operand, memory_order_seq_cst))
 
 #include "migration/memory/pageset.c"
 
@@ -25,8 +28,8 @@ static void step(void);
 #define NR_PAGES (2 * STRIPE_GRANULES * FERRY_GRANULE_PAGES + 700)
 
 /* In the first granule, the second, one of the second stripe, and the last. */
-static const uint64_t places[] = {5, FERRY_GRANULE_PAGES + 3, (STRIPE_GRANULES + 2) * FERRY_GRANULE_PAGES,
-                                  NR_PAGES - 1};
+static const uint64_t places[] = {5, FERRY_GRANULE_PAGES + 3,
+                                  (STRIPE_GRANULES + 2) * FERRY_GRANULE_PAGES, NR_PAGES - 1};
 
 static FerryPageset *set;
 static bool added[NR_PAGES], taken[NR_PAGES];
@@ -80,7 +83,8 @@ static void look(uint64_t page)
 
 static void take_all(uint64_t page)
 {
-    for (int64_t granule = 0; (granule = ferry_pageset_next(set, (uint64_t)granule, 0, 1)) >= 0; granule++) {
+    for (int64_t granule = 0; (granule = ferry_pageset_next(set, (uint64_t)granule, 0, 1)) >= 0;
+         granule++) {
         take((uint64_t)granule * FERRY_GRANULE_PAGES);
     }
 }
@@ -110,7 +114,8 @@ static void note_added(const Doing *doing, uint64_t page)
 
 /* --- Between two steps ----------------------------------------------------------------------------- */
 
-static const Doing *other; /* to be done after @steps_left more; NULL: it has been, or nothing is to be */
+static const Doing
+    *other; /* to be done after @steps_left more; NULL: it has been, or nothing is to be */
 static uint64_t other_page;
 static unsigned steps_left;
 
@@ -144,8 +149,9 @@ static void check(const Doing *doing, const Doing *meanwhile, unsigned at)
     take_all(0);
     for (uint64_t page = 0; page < NR_PAGES; page++) {
         if (added[page] != taken[page]) {
-            g_error("'%s' while somebody was to '%s', before step %u: page %" PRIu64 " is %s", meanwhile->name,
-                    doing->name, at, page, taken[page] ? "there though nobody added it" : "lost");
+            g_error("'%s' while somebody was to '%s', before step %u: page %" PRIu64 " is %s",
+                    meanwhile->name, doing->name, at, page,
+                    taken[page] ? "there though nobody added it" : "lost");
         }
     }
     g_assert_cmpuint(ferry_pageset_count(set), ==, 0);
@@ -155,7 +161,8 @@ static void check(const Doing *doing, const Doing *meanwhile, unsigned at)
 }
 
 /* One of them is at @page, the other at @other_page. */
-static void try_all_steps(const Doing *doing, uint64_t page, const Doing *meanwhile, unsigned before)
+static void try_all_steps(const Doing *doing, uint64_t page, const Doing *meanwhile,
+                          unsigned before)
 {
     bool over = false;
 

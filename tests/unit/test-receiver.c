@@ -201,7 +201,8 @@ static void test_read_only(void)
 
         memset(fake_machine_page(bed->to, 0, 0), CONTENT, 4 * FERRY_PAGE_BYTES);
         *(uint8_t *)fake_machine_page(bed->to, 0, 3) = CONTENT + (uint8_t)differs;
-        g_assert_cmpint(mprotect(fake_machine_page(bed->to, 0, 0), 64 * FERRY_PAGE_BYTES, PROT_READ), ==, 0);
+        g_assert_cmpint(
+            mprotect(fake_machine_page(bed->to, 0, 0), 64 * FERRY_PAGE_BYTES, PROT_READ), ==, 0);
         bed->receiver.regions.list[0].flags |= FERRY_REGION_READ_ONLY;
         build(bed);
         g_assert_cmpint(receive(bed, &error), ==, !differs);

@@ -45,8 +45,8 @@ static void test_hint(void)
     static const int64_t order[] = {0, 5, 6, 7, 1, 2, 3, 4, -1};
     FerryRegions regions = {.list = g_new0(FerryRegion, 1), .nr = 1};
     const FerryTracker tracker = {.ops = &no_tracker};
-    uint8_t *memory =
-        mmap(NULL, NR_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *memory = mmap(NULL, NR_BYTES, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     FerryBacklog *backlog;
     FerrySenders *senders;
     FerryChannel *near, *far;

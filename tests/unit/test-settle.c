@@ -231,6 +231,10 @@ static void test_case(gconstpointer data)
     if (test->written) {
         destination.host[0] = 'x';
     }
+    if (!(test->destination & FERRY_REGION_SHARED)) {
+        /* What was written is dropped, and not only cleared. */
+        destination.scan = FERRY_SCAN_PRIVATE;
+    }
     is_on_server = test->on_server;
     answers = settle(&source, &destination, 1, test->may_leave, test->other_host, &there, &error);
     is_on_server = false;

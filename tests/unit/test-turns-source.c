@@ -31,9 +31,9 @@ typedef struct Bed {
     FerrySource *source;
     FerryChannel *control, *data, *fetch; /* the destination's ends */
     GThread *control_thread, *data_thread;
-    _Atomic uint64_t fence;        /* the last that came */
-    _Atomic uint64_t handoff;      /* the one that the hand-off names */
-    uint64_t missing_page; /* what it says on RESUME: this page, and that there are so many */
+    _Atomic uint64_t fence;   /* the last that came */
+    _Atomic uint64_t handoff; /* the one that the hand-off names */
+    uint64_t missing_page;    /* what it says on RESUME: this page, and that there are so many */
     uint64_t nr_missing;
 } Bed;
 
@@ -125,8 +125,8 @@ static void hang_up(Bed *bed)
     }
 }
 
-static bool dial(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us, FerryChannel **dialled,
-                 GError **errp)
+static bool dial(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us,
+                 FerryChannel **dialled, GError **errp)
 {
     Bed *bed = opaque;
 

@@ -21,7 +21,7 @@ static bool stirs(int fd, int timeout_ms)
     return poll(&pollfd, 1, timeout_ms) > 0;
 }
 
-#define SOON_MS   10000
+#define SOON_MS    10000
 #define A_WHILE_MS 100
 
 static void send_fence(FerryChannel *channel, uint64_t number)
