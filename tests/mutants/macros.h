@@ -5,7 +5,7 @@
  */
 #define g_autofree
 #define g_autoptr(type) type *
-#define g_auto(type) type
+#define g_auto(type)    type
 #define G_GNUC_PRINTF(format, first)
 #define READS_GUEST_MEMORY
 #define AVX2_INSTRUCTIONS

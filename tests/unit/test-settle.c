@@ -369,6 +369,7 @@ static void test_lock_of_somebody(void)
     add(&source, "nv", path, 0, FERRY_REGION_FOREIGN);
     answers = settle(&source, &region, 1, false, false, &there, &error);
     g_assert_no_error(error);
+    g_assert_cmpint(answers[0], ==, FERRY_ANSWER_EMPTY);
     g_assert_true(there.list[0].flags & FERRY_REGION_FOREIGN);
     g_assert_cmpmem(source.host, 4, "data", 4);
     ferry_regions_clear(&there);
