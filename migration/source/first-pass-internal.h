@@ -56,21 +56,13 @@ struct FerryFirstPass {
     FerryHistogram arm;
 };
 
-/* Have the tracker arm a chunk, which has to be tracked from then on.  With the lock held. */
-bool ferry_first_pass_arm(FerryFirstPass *pass, size_t region, uint64_t number, GError **errp);
-
 /* Whether the vCPUs have stopped. */
-bool ferry_first_pass_is_late(const FerryFirstPass *pass);
+static inline bool ferry_first_pass_is_late(const FerryFirstPass *pass)
+{
+    return ferry_backlog_guest(pass->backlog) != FERRY_GUEST_RUNS;
+}
 
 /* Let go of the lock: who could not get it to apply a hint relies on this.  No guest has it go on for ever. */
 void ferry_first_pass_unlock(FerryFirstPass *pass);
-
-/* Scan @nr chunks of @region, from @first on.  Of what is sent in full, all counts as touched. */
-bool ferry_first_pass_scan(FerryFirstPass *pass, size_t region, uint64_t first, uint64_t nr,
-                           FerryScanFn fn, void *opaque, GError **errp);
-
-/* A FerryScanFn: adds the numbers of the chunks in which something was touched to @opaque, a GArray. */
-void ferry_first_pass_note_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes,
-                                   FerryScanKind kind);
 
 #endif

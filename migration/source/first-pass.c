@@ -39,6 +39,9 @@
  */
 #define LOOK_AGAIN_MAX_NS (UINT64_C(10) * 1000 * 1000)
 
+/* So many chunks are armed ahead, 512 MiB, before it is looked whether that is still wanted. */
+#define EXPECT_CHUNKS 16
+
 FerryFirstPass *ferry_first_pass_new(FerryBacklog *backlog, FerrySenders *senders)
 {
     FerryFirstPass *pass = g_new0(FerryFirstPass, 1);
@@ -103,7 +106,8 @@ void ferry_first_pass_query(FerryFirstPass *pass, uint64_t *skipped_pages, Ferry
     g_mutex_unlock(&pass->arm_lock);
 }
 
-bool ferry_first_pass_arm(FerryFirstPass *pass, size_t region, uint64_t number, GError **errp)
+/* With the lock held. */
+static bool arm_chunk(FerryFirstPass *pass, size_t region, uint64_t number, GError **errp)
 {
     uint64_t start_ns = ferry_now_ns();
 
@@ -117,11 +121,6 @@ bool ferry_first_pass_arm(FerryFirstPass *pass, size_t region, uint64_t number, 
     ferry_histogram_add(&pass->arm, ferry_now_ns() - start_ns);
     g_mutex_unlock(&pass->arm_lock);
     return true;
-}
-
-bool ferry_first_pass_is_late(const FerryFirstPass *pass)
-{
-    return ferry_backlog_guest(pass->backlog) != FERRY_GUEST_RUNS;
 }
 
 typedef struct Queueing {
@@ -277,8 +276,9 @@ static bool choose(FerryFirstPass *pass, ChunkRef *chosen, GError **errp)
     return true;
 }
 
-bool ferry_first_pass_scan(FerryFirstPass *pass, size_t region, uint64_t first, uint64_t nr,
-                           FerryScanFn fn, void *opaque, GError **errp)
+/* Of what is sent in full, all counts as touched. */
+static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uint64_t nr,
+                        FerryScanFn fn, void *opaque, GError **errp)
 {
     const FerryRegion *memory = &pass->regions->list[region];
     FerryScanTarget target = ferry_region_scan_target(memory);
@@ -302,9 +302,8 @@ static bool take_chunk(FerryFirstPass *pass, size_t region, uint64_t number, uin
                        GError **errp)
 {
     Queueing queueing = {.pass = pass, .region = region};
-    bool ok =
-        (ferry_first_pass_is_late(pass) || ferry_first_pass_arm(pass, region, number, errp)) &&
-        ferry_first_pass_scan(pass, region, number, 1, queue_touched, &queueing, errp);
+    bool ok = (ferry_first_pass_is_late(pass) || arm_chunk(pass, region, number, errp)) &&
+              scan_chunks(pass, region, number, 1, queue_touched, &queueing, errp);
 
     pass->queued[region][number] = true;
     *nr_touched += queueing.queued_pages;
@@ -316,8 +315,7 @@ static bool take_chunk(FerryFirstPass *pass, size_t region, uint64_t number, uin
 
 /* --- What nobody has touched ------------------------------------------------------------------ */
 
-void ferry_first_pass_note_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes,
-                                   FerryScanKind kind)
+static void note_touched(void *opaque, uint64_t offset_bytes, uint64_t nr_bytes, FerryScanKind kind)
 {
     GArray *chunks = opaque; /* of uint64_t, in order */
     uint64_t first = offset_bytes / FERRY_PAGE_BYTES / FERRY_CHUNK_PAGES;
@@ -338,8 +336,7 @@ static bool is_idle(FerryFirstPass *pass, const ChunkRef *chunk)
     uint64_t start_ns = ferry_now_ns();
 
     return !chunk->seen &&
-           ferry_first_pass_scan(pass, chunk->region, chunk->number, 1,
-                                 ferry_first_pass_note_touched, touched, NULL) &&
+           scan_chunks(pass, chunk->region, chunk->number, 1, note_touched, touched, NULL) &&
            touched->len == 0 && ferry_now_ns() - start_ns < quick_ns &&
            (!pass->scan_is_read || pass->nr_idle * quick_ns < LOOK_AGAIN_MAX_NS);
 }
@@ -394,8 +391,7 @@ bool ferry_first_pass_look_again(FerryFirstPass *pass, GError **errp)
         const IdleRun *run = &g_array_index(runs, IdleRun, i);
 
         g_array_set_size(touched, 0);
-        ok = ok && ferry_first_pass_scan(pass, run->region, run->first, run->nr,
-                                         ferry_first_pass_note_touched, touched, errp);
+        ok = ok && scan_chunks(pass, run->region, run->first, run->nr, note_touched, touched, errp);
         for (guint j = 0; ok && j < touched->len; j++) {
             ok = take_chunk(pass, run->region, g_array_index(touched, uint64_t, j), &nr_touched,
                             errp);
@@ -454,6 +450,55 @@ bool ferry_first_pass_restart(FerryFirstPass *pass, const FerryTracker *next, GE
     pass->nr_idle = 0;
     atomic_store(&pass->unseen_bytes, pass->total_bytes);
     atomic_store(&pass->skipped_pages, 0);
+    ferry_hint_queue_forget(pass->hints);
+    ferry_first_pass_unlock(pass);
+    return ok;
+}
+
+/* --- Hints that are expected ------------------------------------------------------------------ */
+
+/* With the lock held: what was touched is armed at once, or what was armed so far is left at that. */
+static bool arm_ahead(FerryFirstPass *pass, size_t region, uint64_t number, GError **errp)
+{
+    g_autoptr(GArray) touched = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+
+    if (pass->armed_ahead || ferry_backlog_is_armed(pass->backlog, region, number)) {
+        return true;
+    }
+    return scan_chunks(pass, region, number, 1, note_touched, touched, errp) &&
+           (touched->len == 0 || arm_chunk(pass, region, number, errp));
+}
+
+/* With the lock held: where the next step goes on, or false at the end. */
+static bool next_expected(FerryFirstPass *pass)
+{
+    while (pass->expect.region < pass->regions->nr &&
+           pass->expect.number >= ferry_backlog_nr_chunks(pass->backlog, pass->expect.region)) {
+        pass->expect = (ChunkRef){.region = pass->expect.region + 1};
+    }
+    return pass->expect.region < pass->regions->nr;
+}
+
+bool ferry_first_pass_expect_hints(FerryFirstPass *pass, bool *done, GError **errp)
+{
+    bool ok = true;
+
+    g_mutex_lock(&pass->lock);
+    *done = !next_expected(pass);
+    for (unsigned i = 0; ok && !*done && i < EXPECT_CHUNKS; i++) {
+        const ChunkRef at = pass->expect;
+
+        ok = arm_ahead(pass, at.region, at.number, errp);
+        pass->hintable[at.region][at.number] =
+            ferry_backlog_is_armed(pass->backlog, at.region, at.number);
+        pass->expect.number++;
+        *done = !next_expected(pass);
+    }
+    if (*done) {
+        pass->armed_ahead = true;
+        pass->expect = (ChunkRef){0};
+    }
+    /* What waits was said before the arming, and may be older than what was written since. */
     ferry_hint_queue_forget(pass->hints);
     ferry_first_pass_unlock(pass);
     return ok;

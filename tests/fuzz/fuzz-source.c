@@ -428,7 +428,6 @@ static void step(Fuzz *fuzz, FuzzInput *input)
 /* All is broken off, and nobody listens any more. */
 static void end(Fuzz *fuzz)
 {
-
     come_to_rest(fuzz);
     while (!fuzz->driven) {
         g_mutex_lock(&fuzz->ends_lock);

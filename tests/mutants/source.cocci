@@ -214,8 +214,8 @@ typedef int64_t;
 identifier ok;
 expression a, b;
 @@
-- bool ok = (is_stopped(pass) || a) && b;
-+ bool ok = b && (is_stopped(pass) || a);
+- bool ok = (ferry_first_pass_is_late(pass) || a) && b;
++ bool ok = b && (ferry_first_pass_is_late(pass) || a);
 
 // idle-forgotten: what is left of a run of untouched chunks is not looked at again
 //    file: migration/source/first-pass.c
@@ -225,7 +225,7 @@ expression a, b;
 - split_run(pass, run, touched);
 
 // hint-before-asked: hints are believed of chunks that were armed after they were asked for
-//    file: migration/source/first-pass.c
+//    file: migration/source/first-pass-hints.c
 //    tests: hints
 @@
 @@
