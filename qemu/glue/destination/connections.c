@@ -105,8 +105,11 @@ void ferry_incoming_handshake(QIOChannel *ioc)
     if (!ferry_settings()->enabled) {
         return;
     }
-    /* QEMU would wait in the main loop for whatever the other end says, or does not say. */
-    qio_channel_set_blocking(ioc, false, NULL);
+    /*
+     * QEMU would wait in the main loop for whatever the other end says, or does not say.  Of multifd channels it
+     * takes the first whose handshake is over for the main one: there the order must stay.
+     */
+    qio_channel_set_blocking(ioc, migrate_multifd(), NULL);
     if (!connections.handshakes) {
         connections.handshakes = g_array_new(false, false, sizeof(Handshake));
         connections.handshakes_timer = timer_new_ms(QEMU_CLOCK_REALTIME, look_at_handshakes, NULL);
