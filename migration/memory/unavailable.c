@@ -87,20 +87,21 @@ void ferry_set_unavailable(GError **errp, const FerryRegion *region, uint64_t of
         int error; /* 0: what the kernel said */
     } words[] = {
         [FERRY_UNAVAILABLE_UNKNOWN] = {"cannot access its memory",
-                                       "a limit of a cgroup or of huge pages, or a broken page?"},
+                                       "a limit of a cgroup or of huge pages, or a broken page?",
+                                       0},
         [FERRY_UNAVAILABLE_NO_MEMORY] =
             {"has no memory left",
-             "is the file system behind it, or a cgroup's limit, large enough?"},
+             "is the file system behind it, or a cgroup's limit, large enough?", 0},
         [FERRY_UNAVAILABLE_NO_HUGE] = {"has no memory left",
                                        "the pool of huge pages is empty: see vm.nr_hugepages",
                                        ENOMEM},
         [FERRY_UNAVAILABLE_FULL] = {"has no memory left", "the file system behind it is full",
                                     ENOSPC},
         [FERRY_UNAVAILABLE_CUT] = {"cannot access its memory",
-                                   "the file behind it has become shorter than the RAM block"},
+                                   "the file behind it has become shorter than the RAM block", 0},
         [FERRY_UNAVAILABLE_PROTECTED] = {"cannot access its memory",
-                                         "it is mapped, but not to be written"},
-        [FERRY_UNAVAILABLE_NOT_MAPPED] = {"cannot access its memory", "nothing is mapped there"},
+                                         "it is mapped, but not to be written", 0},
+        [FERRY_UNAVAILABLE_NOT_MAPPED] = {"cannot access its memory", "nothing is mapped there", 0},
     };
     const FerryScanTarget target = ferry_region_scan_target(region);
     const FerryUnavailable why = ferry_target_unavailable(&target, offset_bytes, error);

@@ -63,12 +63,13 @@ bool ferry_source_hand_off(FerrySource *source, GError **errp)
     if (ferry_backlog_release_swapped(source->backlog)) {
         ferry_senders_kick(source->senders);
     }
+    /* In this order: whoever is told may say at once that it has loaded. */
     if (!ferry_senders_drain(source->senders) || !ferry_source_send_fence(source) ||
-        !send_handoff(source, 0)) {
+        !ferry_source_enter(source, FERRY_SOURCE_HANDED_OFF) || !send_handoff(source, 0)) {
         return ferry_source_fail(source, errp);
     }
     note_handed_off(source);
-    return ferry_source_enter(source, FERRY_SOURCE_HANDED_OFF) || ferry_source_fail(source, errp);
+    return true;
 }
 
 /* Any page that may be read, sent and left missing: the first one that there is. */
