@@ -82,10 +82,11 @@ int ferry_end_silence(MigrationState *s)
         return 0;
     }
     if (!taken) {
-        why = g_error_new(FERRY_ERROR, FERRY_ERROR_TIMEOUT,
-                          "the destination has said nothing, and its host took nothing for %u ms: let the "
-                          "guest go on here only if the migration has failed there, or that QEMU has ended",
-                          ferry_settings()->network_timeout_ms);
+        why = g_error_new(
+            FERRY_ERROR, FERRY_ERROR_TIMEOUT,
+            "the destination has said nothing, and its host took nothing for %u ms: let the "
+            "guest go on here only if the migration has failed there, or that QEMU has ended",
+            ferry_settings()->network_timeout_ms);
         ferry_set_migration_error(s, why);
         reset_on_close(socket);
         qemu_file_set_error(s->to_dst_file, -ETIMEDOUT);
