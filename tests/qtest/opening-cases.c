@@ -185,7 +185,32 @@ static void expect_named(Run *run)
     g_assert_nonnull(strstr(text, "multifd-channels is 2 here, and the source has opened fewer"));
 }
 
+static void freeze_destination(Run *run)
+{
+    vm_freeze(run->destination);
+}
+
+/* All of the stream fits the kernel's buffers, and what the destination says when it goes on comes too late. */
+static void thaw_late(Run *run)
+{
+    g_autofree char *status = NULL;
+
+    g_usleep(3 * G_USEC_PER_SEC);
+    status = vm_migration_status(run->source);
+    g_assert_cmpstr(status, !=, "completed");
+    vm_thaw(run->destination);
+}
+
 static const Case cases[] = {
+    {
+        .name = "opening/frozen-destination",
+        .source_options = HASTY,
+        .before = freeze_destination,
+        .hold = HOLD_NOT,
+        .during = thaw_late,
+        .fallback = "did not answer in time",
+        .destination_fallback = "",
+    },
     {
         .name = "opening/relay-swallows",
         .source_options = HASTY,

@@ -167,17 +167,24 @@ bool ferry_peer_is_cancelled(void)
     return cancelled;
 }
 
-void ferry_peer_end_silence(MigrationState *s)
+bool ferry_peer_is_silent(void)
 {
-    bool ours = s->rp_state.rp_thread_created && !migrate_postcopy_ram() && !migrate_return_path();
+    bool silent;
 
     g_mutex_lock(&peer.lock);
-    peer.given_up = ours && !peer.spoke;
-    ours = peer.given_up;
+    silent = !peer.spoke;
     g_mutex_unlock(&peer.lock);
-    if (ours) {
-        qio_channel_shutdown(qemu_file_get_ioc(s->to_dst_file), QIO_CHANNEL_SHUTDOWN_READ, NULL);
-    }
+    return silent;
+}
+
+bool ferry_peer_give_up(void)
+{
+    bool given_up;
+
+    g_mutex_lock(&peer.lock);
+    given_up = peer.given_up = !peer.spoke;
+    g_mutex_unlock(&peer.lock);
+    return given_up;
 }
 
 bool ferry_peer_is_given_up(void)

@@ -43,11 +43,11 @@ bool ferry_peer_is_cancelled(void);
 bool ferry_peer_dial(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us,
                      FerryChannel **dialled, GError **errp);
 
-/*
- * If the destination has never said a word on the return path, and only Ferry wanted one, have QEMU's thread
- * that reads it end, as none will come.  Migration thread.
- */
-void ferry_peer_end_silence(MigrationState *s);
+/* Whether the destination has said nothing at all so far. */
+bool ferry_peer_is_silent(void);
+
+/* If it has not, nobody waits for it any more: true. */
+bool ferry_peer_give_up(void);
 
 /* Whether that was done.  Any thread. */
 bool ferry_peer_is_given_up(void);

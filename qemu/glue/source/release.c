@@ -22,13 +22,13 @@
 #include "ferry/migration/error.h"
 #include "../internal.h"
 #include "devices.h"
-#include "peer.h"
 #include "release.h"
 #include "session.h"
+#include "silence.h"
 
 /* --- GO ------------------------------------------------------------------------------------------ */
 
-/* Whether this migration has let go of the guest, until QEMU has asked how it ended. */
+/* Whether this migration has let go of the guest, until QEMU has asked how it ended.  With the BQL. */
 static bool has_let_go;
 
 /* With the BQL, so that nobody cancels between the look and the word. */
@@ -48,6 +48,22 @@ static bool say_go(MigrationState *s)
         s->vm_old_state = old_state;
     }
     return has_let_go;
+}
+
+/*
+ * On QEMU's own path, with all of the stream written, the guest may run at a destination that says nothing: this
+ * side never takes it back.  False if the migration has failed already, or is cancelled.
+ */
+static bool doubt_guest(MigrationState *s)
+{
+    BQL_LOCK_GUARD();
+    if (migrate_has_error(s) || qemu_file_get_error(s->to_dst_file) ||
+        s->state == MIGRATION_STATUS_CANCELLING) {
+        return false;
+    }
+    s->vm_old_state = RUN_STATE_POSTMIGRATE;
+    has_let_go = true;
+    return true;
 }
 
 bool ferry_release_guest(MigrationState *s, GError **errp)
@@ -93,8 +109,7 @@ int ferry_let_go(MigrationState *s)
     int ret = 0;
 
     if (!ferry_outgoing_active()) {
-        ferry_peer_end_silence(s);
-        return 0;
+        return ferry_is_silence(s) && doubt_guest(s) ? ferry_end_silence(s) : 0;
     }
     /* In post-copy it is gone long since, and all pages have come. */
     if (!ferry_is_gone()) {
@@ -123,12 +138,12 @@ bool ferry_has_failed(MigrationState *s)
 
 bool ferry_take_blocks_back(Error **errp)
 {
-    return ferry_is_gone() || migration_block_activate(errp);
+    return ferry_is_gone() || has_let_go || migration_block_activate(errp);
 }
 
 bool ferry_refuses_cancel(Error **errp)
 {
-    if (!ferry_is_gone()) {
+    if (!ferry_is_gone() && !has_let_go) {
         return false;
     }
     error_setg(errp, "The destination was told to run the guest, cannot cancel");
