@@ -308,15 +308,7 @@ static void send_frame(Fuzz *fuzz, FuzzInput *input)
 static void send_head(Fuzz *fuzz, FuzzInput *input)
 {
     FuzzEnd *end = get_end(fuzz, fuzz_byte(input));
-    FerryFrame frame = {
-        .type = fuzz_byte(input),
-        .flags = fuzz_byte(input),
-        .region = (uint16_t)fuzz_number(input),
-        .nr_extents = (uint32_t)fuzz_number(input),
-        .payload_bytes = (uint32_t)fuzz_number(input),
-        .first_page = fuzz_number(input),
-        .payload_crc = (uint32_t)fuzz_number(input),
-    };
+    FerryFrame frame = fuzz_read_head(input);
     uint8_t head[FERRY_FRAME_BYTES];
 
     ferry_frame_encode(&frame, head);

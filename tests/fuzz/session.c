@@ -111,6 +111,19 @@ static GByteArray *read_body(FuzzInput *input)
     }
 }
 
+FerryFrame fuzz_read_head(FuzzInput *input)
+{
+    return (FerryFrame){
+        .type = fuzz_byte(input),
+        .flags = fuzz_byte(input),
+        .region = (uint16_t)fuzz_number(input),
+        .nr_extents = (uint32_t)fuzz_number(input),
+        .payload_bytes = (uint32_t)fuzz_number(input),
+        .first_page = fuzz_number(input),
+        .payload_crc = (uint32_t)fuzz_number(input),
+    };
+}
+
 FuzzFrame fuzz_read_frame(FuzzInput *input)
 {
     FuzzFrame frame;

@@ -65,6 +65,9 @@ typedef struct FuzzFrame {
 
 FuzzFrame fuzz_read_frame(FuzzInput *input);
 
+/* A head that may say anything. */
+FerryFrame fuzz_read_head(FuzzInput *input);
+
 /* One connection: the engine has the channel, the fuzzer what follows. */
 typedef struct FuzzEnd {
     int fd, engine_fd;
