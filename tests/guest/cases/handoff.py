@@ -249,22 +249,10 @@ def test_reset_after_go(case):
         bench.check_goes_on(hand_off.dst)
 
 
-def test_complete_then_reset(case):
-    """All pages are in when the main connection breaks: both ends complete, and nobody waits for anybody."""
+def test_all_said(case, on_frame):
+    """The main connection breaks when all is said but on it: both ends complete, and nobody waits for anybody."""
     with Bench(case) as bench:
-        hand_off = HandOff(bench, reset_at('COMPLETE'), case.caps)
-        mark = hand_off.dst.event_mark()
-        hand_off.begin()
-        go_over(hand_off)
-        hand_off.expect_status('completed')
-        hand_off.dst.wait_event('MIGRATION', PATIENCE_S, mark, lambda d: d['status'] == 'completed')
-        bench.check_goes_on(hand_off.dst)
-
-
-def test_kept(case, wanted, at_source):
-    """All is said but on the main connection, which a relay keeps open: both ends complete, within time-outs."""
-    with Bench(case) as bench:
-        hand_off = HandOff(bench, keep_at(wanted, at_source), case.caps)
+        hand_off = HandOff(bench, on_frame, case.caps)
         mark = hand_off.dst.event_mark()
         hand_off.begin()
         if case.caps:
@@ -272,6 +260,10 @@ def test_kept(case, wanted, at_source):
         hand_off.expect_status('completed')
         hand_off.dst.wait_event('MIGRATION', PATIENCE_S, mark, lambda d: d['status'] == 'completed')
         bench.check_goes_on(hand_off.dst)
+
+
+def all_said(on_frame):
+    return lambda case: test_all_said(case, on_frame)
 
 
 def test_bitmaps_lost(case):
@@ -300,12 +292,11 @@ def cases():
         ('reset at LOADED, post-copy', test_reset_at_loaded, {'postcopy-ram': True}, 40 << 20),
         ('GO withheld', test_go_withheld, None, 0),
         ('reset after GO, post-copy', test_reset_after_go, {'postcopy-ram': True}, 40 << 20),
-        ('reset after COMPLETE, post-copy', test_complete_then_reset, {'postcopy-ram': True}, 40 << 20),
-        ('kept at the source at GO', lambda case: test_kept(case, 'GO', True), None, 0),
-        ('kept at the source after COMPLETE', lambda case: test_kept(case, 'COMPLETE', True), {'postcopy-ram': True},
+        ('reset after COMPLETE, post-copy', all_said(reset_at('COMPLETE')), {'postcopy-ram': True}, 40 << 20),
+        ('kept at the source at GO', all_said(keep_at('GO', True)), None, 0),
+        ('kept at the source after COMPLETE', all_said(keep_at('COMPLETE', True)), {'postcopy-ram': True}, 40 << 20),
+        ('kept at the destination after COMPLETE', all_said(keep_at('COMPLETE', False)), {'postcopy-ram': True},
          40 << 20),
-        ('kept at the destination after COMPLETE', lambda case: test_kept(case, 'COMPLETE', False),
-         {'postcopy-ram': True}, 40 << 20),
         ('TAKEN withheld', test_taken_withheld, None, 0),
     ]
     yield Case('native kvm: hand-off, devices unread', load, vm={'args': [*TIMEOUTS, *MANY_DEVICES]}, uri='unix',
