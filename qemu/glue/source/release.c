@@ -136,14 +136,20 @@ bool ferry_has_failed(MigrationState *s)
     return migration_has_failed(s) && !let_go;
 }
 
+/* Whether the guest may run at the destination, with a session or without. */
+static bool is_out_of_hand(void)
+{
+    return ferry_is_gone() || has_let_go;
+}
+
 bool ferry_take_blocks_back(Error **errp)
 {
-    return ferry_is_gone() || has_let_go || migration_block_activate(errp);
+    return is_out_of_hand() || migration_block_activate(errp);
 }
 
 bool ferry_refuses_cancel(Error **errp)
 {
-    if (!ferry_is_gone() && !has_let_go) {
+    if (!is_out_of_hand()) {
         return false;
     }
     error_setg(errp, "The destination was told to run the guest, cannot cancel");
