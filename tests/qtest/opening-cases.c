@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "qemu/bswap.h"
 #include <arpa/inet.h>
 #include <poll.h>
 
@@ -201,7 +202,98 @@ static void thaw_late(Run *run)
     vm_thaw(run->destination);
 }
 
+/* --- A destination that is the test's own -------------------------------------------------------- */
+
+/* QEMU's words on the return path. */
+enum {
+    WORD_SHUT = 1,
+    WORD_PONG = 2
+};
+
+/* A port whose owner's host takes no more than a few KiB that nobody has read. */
+static void listen_narrow(Run *run)
+{
+    struct sockaddr_in address = {
+        .sin_family = AF_INET,
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+    };
+    socklen_t length = sizeof(address);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), bytes = 4096;
+
+    g_assert_cmpint(setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes)), ==, 0);
+    g_assert_cmpint(bind(listener, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    g_assert_cmpint(listen(listener, 1), ==, 0);
+    g_assert_cmpint(getsockname(listener, (struct sockaddr *)&address, &length), ==, 0);
+    g_free(run->uri);
+    run->uri = g_strdup_printf("tcp:127.0.0.1:%u", ntohs(address.sin_port));
+    run->opaque = GINT_TO_POINTER(listener);
+}
+
+/* Reads until @text has come; or to the end, if it is NULL. */
+static void read_until(int fd, const char *text)
+{
+    g_autofree char *buffer = g_malloc(4096 + 64);
+    size_t kept = 0;
+
+    for (;;) {
+        ssize_t got = recv(fd, buffer + kept, 4096, 0);
+
+        g_assert_cmpint(got, >=, text ? 1 : 0);
+        kept += got;
+        if (got == 0 || (text && memmem(buffer, kept, text, strlen(text)))) {
+            return;
+        }
+        if (kept > 64) {
+            memmove(buffer, buffer + kept - 64, 64);
+            kept = 64;
+        }
+    }
+}
+
+static void say(int fd, uint16_t word, uint32_t value)
+{
+    uint8_t message[8];
+
+    stw_be_p(message, word);
+    stw_be_p(message + 2, sizeof(value));
+    stl_be_p(message + 4, value);
+    g_assert_cmpint(send(fd, message, sizeof(message), MSG_NOSIGNAL), ==, sizeof(message));
+}
+
+/*
+ * It says nothing until the source has written everything, and waits for its host to take it.  The guest may run
+ * there then.  After that it speaks, and what it says is that it has failed.
+ */
+static void speak_late_and_fail(Run *run)
+{
+    int listener = GPOINTER_TO_INT(run->opaque);
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    g_autofree char *why = NULL;
+
+    g_assert_cmpint(fd, >=, 0);
+    close(listener);
+    /* The first words of the description that ends the stream. */
+    read_until(fd, "\"page_size\"");
+    g_usleep(G_USEC_PER_SEC / 2);
+    why = vm_command_fails(run->source, "migrate_cancel", NULL);
+    g_assert_nonnull(strstr(why, "was told to run the guest"));
+    say(fd, WORD_PONG, 0);
+    say(fd, WORD_SHUT, 1);
+    read_until(fd, NULL);
+    close(fd);
+}
+
 static const Case cases[] = {
+    {
+        .name = "opening/late-words",
+        .source_options = HASTY,
+        .before = listen_narrow,
+        .hold = HOLD_NOT,
+        .during = speak_late_and_fail,
+        .outcome = FAILS,
+        .destination_stays = true,
+        .error = "Sibling indicated error 1",
+    },
     {
         .name = "opening/frozen-destination",
         .source_options = HASTY,

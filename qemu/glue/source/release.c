@@ -22,6 +22,7 @@
 #include "ferry/migration/error.h"
 #include "../internal.h"
 #include "devices.h"
+#include "peer.h"
 #include "release.h"
 #include "session.h"
 #include "silence.h"
@@ -31,39 +32,70 @@
 /* Whether this migration has let go of the guest, until QEMU has asked how it ended.  With the BQL. */
 static bool has_let_go;
 
+/*
+ * With the BQL, and before the word that gives the guest away: nothing that QEMU does when a migration ends starts a
+ * guest that was in this state.  Returns what it was in.
+ */
+static RunState give_up_guest(MigrationState *s)
+{
+    RunState old_state = s->vm_old_state;
+
+    s->vm_old_state = RUN_STATE_POSTMIGRATE;
+    has_let_go = true;
+    return old_state;
+}
+
+/* With the BQL: the word was not said, or the destination has not started the guest. */
+static void take_guest_back(MigrationState *s, RunState old_state)
+{
+    s->vm_old_state = old_state;
+    has_let_go = false;
+}
+
 /* With the BQL, so that nobody cancels between the look and the word. */
 static bool say_go(MigrationState *s)
 {
     FerrySource *source = ferry_outgoing_source();
-    RunState old_state = s->vm_old_state;
+    RunState old_state;
+    bool told;
 
     if (migrate_has_error(s) || qemu_file_get_error(s->to_dst_file)) {
         ferry_source_note_failure(
             source, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "the migration stream broke"));
     }
-    /* Nothing that QEMU does when a migration ends starts a guest that was in this state. */
-    s->vm_old_state = RUN_STATE_POSTMIGRATE;
-    has_let_go = ferry_source_go(source);
-    if (!has_let_go) {
-        s->vm_old_state = old_state;
+    old_state = give_up_guest(s);
+    told = ferry_source_go(source);
+    if (!told) {
+        take_guest_back(s, old_state);
     }
-    return has_let_go;
+    return told;
 }
 
 /*
  * On QEMU's own path, with all of the stream written, the guest may run at a destination that says nothing: this
- * side never takes it back.  False if the migration has failed already, or is cancelled.
+ * side does not take it back, unless it hears from the destination after all.  Then the return path says how the
+ * migration ends, as in any other with one.
  */
-static bool doubt_guest(MigrationState *s)
+static int end_silence(MigrationState *s)
 {
-    BQL_LOCK_GUARD();
+    RunState old_state;
+    int ret;
+
+    bql_lock();
     if (migrate_has_error(s) || qemu_file_get_error(s->to_dst_file) ||
         s->state == MIGRATION_STATUS_CANCELLING) {
-        return false;
+        bql_unlock();
+        return 0;
     }
-    s->vm_old_state = RUN_STATE_POSTMIGRATE;
-    has_let_go = true;
-    return true;
+    old_state = give_up_guest(s);
+    bql_unlock();
+
+    ret = ferry_end_silence(s);
+    if (!ferry_peer_is_given_up()) {
+        BQL_LOCK_GUARD();
+        take_guest_back(s, old_state);
+    }
+    return ret;
 }
 
 bool ferry_release_guest(MigrationState *s, GError **errp)
@@ -109,7 +141,7 @@ int ferry_let_go(MigrationState *s)
     int ret = 0;
 
     if (!ferry_outgoing_active()) {
-        return ferry_is_silence(s) && doubt_guest(s) ? ferry_end_silence(s) : 0;
+        return ferry_is_silence(s) ? end_silence(s) : 0;
     }
     /* In post-copy it is gone long since, and all pages have come. */
     if (!ferry_is_gone()) {

@@ -13,8 +13,9 @@ bool ferry_is_silence(MigrationState *s);
 
 /*
  * Then, with everything written on QEMU's own path, and the guest not to be taken back: wait until the stream is in
- * the hands of the destination's host, and end the return path.  Not 0: it does not take it, and the migration
- * fails.  Migration thread, no BQL.
+ * the hands of the destination's host, give the peer up, and end the return path.  Not 0: its host does not take it,
+ * and the migration fails.  If the destination speaks meanwhile, it is not given up, and the return path stays.
+ * Migration thread, no BQL.
  */
 int ferry_end_silence(MigrationState *s);
 
