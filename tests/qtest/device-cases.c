@@ -275,6 +275,26 @@ static void expect_hints_done(Run *run)
     g_assert_cmpuint(get_hint_id(run->destination), ==, HINTS_DONE);
 }
 
+static bool is_armed_for_hints(Vm *vm)
+{
+    g_autofree char *log = vm_log(vm);
+
+    return strstr(log, "ferry_hints_expected") != NULL;
+}
+
+static void expect_armed(Run *run)
+{
+    expect_hints_done(run);
+    g_assert_true(is_armed_for_hints(run->source));
+}
+
+/* QEMU asks for none where post-copy is possible: arming all memory ahead would cost the guest for nothing. */
+static void expect_no_hints(Run *run)
+{
+    g_assert_cmpuint(get_hint_id(run->source), ==, HINTS_STOP);
+    g_assert_false(is_armed_for_hints(run->source));
+}
+
 /* --- Yank ------------------------------------------------------------------------------------ */
 
 static void yank(Run *run)
@@ -502,10 +522,17 @@ static const Case cases[] = {
     },
     {
         .name = "balloon/copy",
-        .options = BALLOON,
+        .options = BALLOON " -trace ferry_hints_expected",
         .before = drive_balloon,
         .during = expect_hints_wanted,
-        .after = expect_hints_done,
+        .after = expect_armed,
+    },
+    {
+        .name = "balloon/postcopy-possible",
+        .options = BALLOON " -trace ferry_hints_expected",
+        .capabilities = "postcopy-ram",
+        .before = drive_balloon,
+        .during = expect_no_hints,
     },
     {
         .name = "balloon/rounds",

@@ -102,10 +102,14 @@ static bool expect_hints(Error **errp)
 {
     GError *error = NULL;
 
-    if (saving.hinted && !ferry_source_expect_hints(ferry_outgoing_source(), &error)) {
+    if (!saving.hinted) {
+        return true;
+    }
+    if (!ferry_source_expect_hints(ferry_outgoing_source(), &error)) {
         ferry_propagate_error(errp, error);
         return false;
     }
+    trace_ferry_hints_expected();
     return true;
 }
 
@@ -139,7 +143,8 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
     saving.period_start_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     saving.period_start_bytes = migration_transferred_bytes();
     saving.vm_change = qemu_add_vm_change_state_handler(vm_changed, NULL);
-    saving.hinted = has_hinting_balloon();
+    /* A balloon asks for none where the migration may go over to post-copy. */
+    saving.hinted = has_hinting_balloon() && !migrate_postcopy_ram();
     bql_unlock();
     started = expect_hints(errp);
     bql_lock();
