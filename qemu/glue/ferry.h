@@ -249,9 +249,12 @@ bool ferry_incoming_extra_multifd(struct QIOChannel *ioc, int id);
  */
 bool ferry_incoming_may_start(bool may);
 
-/* A TLS handshake begins, or is over: nobody waits for it, and one that hangs is ended.  Main thread. */
-void ferry_incoming_handshake(struct QIOChannel *ioc);
-void ferry_incoming_handshake_over(struct QIOChannel *ioc);
+/*
+ * qio_channel_tls_handshake() for @tls, which calls @told when it is over: nobody waits for it in the main loop, one that
+ * hangs is ended, and of several the one that came first is told first.  Main thread.
+ */
+void ferry_incoming_handshake(struct QIOChannelTLS *tls,
+                              void (*told)(struct QIOTask *task, void *opaque));
 
 /*
  * The device state is loaded, in precopy or postcopy: have @run called in the main loop when the guest may

@@ -1,30 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // file: migration/tls.c
-// hooks: migration_tls_channel_process_incoming, migration_tls_incoming_handshake
-// why: a handshake that hangs costs a descriptor and a TLS session, and QEMU neither counts nor ends
-//      them.
-// places: 2
+// hooks: migration_tls_channel_process_incoming
+// why: QEMU waits for the other end in the main loop; and a handshake that hangs costs a descriptor and a
+//      TLS session, and QEMU neither counts nor ends them.
+// places: 1
 
 @@
-identifier tioc;
-expression name;
+expression tls, told;
 @@
  migration_tls_channel_process_incoming(...)
  {
  <...
- qio_channel_set_name(QIO_CHANNEL(tioc), name);
-+ferry_incoming_handshake(QIO_CHANNEL(tioc));
+-qio_channel_tls_handshake(tls, told, NULL, NULL, NULL);
++ferry_incoming_handshake(tls, told);
  ...>
- }
-
-@@
-identifier ioc, err, task, opaque;
-typedef QIOTask, gpointer, QIOChannel, Error;
-@@
- void migration_tls_incoming_handshake(QIOTask *task, gpointer opaque)
- {
- QIOChannel *ioc = QIO_CHANNEL(qio_task_get_source(task));
- Error *err = NULL;
-+ferry_incoming_handshake_over(ioc);
- ...
  }

@@ -34,9 +34,6 @@
 /* How often it is looked for something that has become true. */
 #define LOOK_MS 50
 
-/* How often handshakes are looked at. */
-#define HANDSHAKES_MS 500
-
 /* What a multifd channel's first packet begins with. */
 #define MULTIFD_MAGIC 0x11223344U
 
@@ -48,95 +45,11 @@ static struct {
     bool began;       /* the stream is read, although multifd channels are missing */
     bool decided;     /* it is known which path carries the memory */
     GPtrArray *kept;  /* of QIOChannel: multifd channels beyond those that QEMU has here */
-
-    GArray *handshakes; /* of Handshake, the oldest first */
-    QEMUTimer *handshakes_timer;
 } connections;
-
-/* --- TLS handshakes ----------------------------------------------------------------------------- */
-
-typedef struct Handshake {
-    QIOChannel *ioc; /* its task keeps it until the handshake is over */
-    int64_t since_ms;
-    bool ended; /* broken here: its end is on its way */
-} Handshake;
 
 static int64_t now_ms(void)
 {
     return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-}
-
-static void end_handshake(Handshake *handshake, const char *why)
-{
-    if (!handshake->ended) {
-        handshake->ended = true;
-        warn_report("ferry: a connection whose TLS handshake was not over was closed: %s", why);
-        qio_channel_shutdown(handshake->ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
-    }
-}
-
-static void look_at_handshakes(void *opaque)
-{
-    GArray *list = connections.handshakes;
-
-    for (guint i = 0; i < list->len; i++) {
-        Handshake *handshake = &g_array_index(list, Handshake, i);
-
-        if (now_ms() - handshake->since_ms > ferry_settings()->network_timeout_ms) {
-            end_handshake(handshake, "it has taken longer than network-timeout");
-        }
-    }
-    if (list->len) {
-        timer_mod(connections.handshakes_timer, now_ms() + HANDSHAKES_MS);
-    }
-}
-
-/* All that a source may open at once, and as many strangers as are let in without TLS. */
-static unsigned handshakes_max(void)
-{
-    return FERRY_STRANGERS_MAX + (migrate_multifd() ? migrate_multifd_channels() : 0);
-}
-
-void ferry_incoming_handshake(QIOChannel *ioc)
-{
-    Handshake handshake = {.ioc = ioc, .since_ms = now_ms()};
-    unsigned nr = 0;
-
-    if (!ferry_settings()->enabled) {
-        return;
-    }
-    /*
-     * QEMU would wait in the main loop for whatever the other end says, or does not say.  Of multifd channels it
-     * takes the first whose handshake is over for the main one: there the order must stay.
-     */
-    qio_channel_set_blocking(ioc, migrate_multifd(), NULL);
-    if (!connections.handshakes) {
-        connections.handshakes = g_array_new(false, false, sizeof(Handshake));
-        connections.handshakes_timer = timer_new_ms(QEMU_CLOCK_REALTIME, look_at_handshakes, NULL);
-    }
-    g_array_append_val(connections.handshakes, handshake);
-    for (guint i = connections.handshakes->len; i-- > 0;) {
-        Handshake *one = &g_array_index(connections.handshakes, Handshake, i);
-
-        nr += !one->ended;
-        if (nr > handshakes_max()) {
-            end_handshake(one, "there are too many");
-        }
-    }
-    timer_mod(connections.handshakes_timer, now_ms() + HANDSHAKES_MS);
-}
-
-void ferry_incoming_handshake_over(QIOChannel *ioc)
-{
-    GArray *list = connections.handshakes;
-
-    for (guint i = 0; list && i < list->len; i++) {
-        if (g_array_index(list, Handshake, i).ioc == ioc) {
-            g_array_remove_index(list, i);
-            qio_channel_set_blocking(ioc, true, NULL);
-            return;
-        }
-    }
 }
 
 /* --- Multifd channels that are too few, or too many ---------------------------------------------- */

@@ -1,0 +1,172 @@
+/*
+ * TLS handshakes of connections that come in: nobody waits for them in the main loop, and one that hangs is ended.
+ *
+ * QEMU runs them in the main loop, on sockets that block: there it would wait for whatever the other end says, or
+ * does not say.  Here the sockets do not block, so whoever hangs holds up nobody.  But then handshakes may end in
+ * another order than the connections came in, and of several QEMU takes the first for the main channel.  So
+ * until there is a main channel, one that is ready gives those before it some time.
+ *
+ * Threads: the main thread.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/timer.h"
+#include "io/channel-tls.h"
+#include "io/task.h"
+#include "migration/migration.h"
+#include "migration/options.h"
+
+#include "ferry/glue/ferry.h"
+#include "../internal.h"
+#include "session.h"
+
+/* How often handshakes are looked at. */
+#define LOOK_MS 500
+
+/*
+ * For how long one that is ready waits for those before it.  A source opens other channels when the handshake of the
+ * main one is over at its end: what may still be missing here is one packet.
+ */
+#define ORDER_MS 500
+
+typedef struct Handshake {
+    QIOChannel *ioc; /* QEMU's, until it is told how the handshake ended */
+    QIOTaskFunc tell;
+    int64_t since_ms;
+    int64_t ready_ms; /* when it was over, or 0 */
+    bool ended;       /* broken here: its end is on its way */
+} Handshake;
+
+static GArray *handshakes; /* of Handshake, in the order in which they came */
+static QEMUTimer *timer;
+
+static int64_t now_ms(void)
+{
+    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+}
+
+static Handshake *get(guint i)
+{
+    return &g_array_index(handshakes, Handshake, i);
+}
+
+static void end(Handshake *handshake, const char *why)
+{
+    if (!handshake->ended && !handshake->ready_ms) {
+        handshake->ended = true;
+        warn_report("ferry: a connection whose TLS handshake was not over was closed: %s", why);
+        qio_channel_shutdown(handshake->ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    }
+}
+
+/* QEMU gets the channel, or the error. */
+static void tell(guint i, Error *err)
+{
+    QIOTask *task = qio_task_new(OBJECT(get(i)->ioc), get(i)->tell, NULL, NULL);
+
+    qio_channel_set_blocking(get(i)->ioc, true, NULL);
+    g_array_remove_index(handshakes, i);
+    if (err) {
+        qio_task_set_error(task, err);
+    }
+    qio_task_complete(task);
+}
+
+/* Whether it matters which comes first. */
+static bool keeps_order(void)
+{
+    return (migrate_multifd() || migrate_postcopy_preempt()) &&
+           !migration_incoming_get_current()->from_src_file;
+}
+
+/* The next that QEMU may get, or -1. */
+static int find_ready(void)
+{
+    bool first = true;
+
+    for (guint i = 0; i < handshakes->len; i++) {
+        const Handshake *one = get(i);
+
+        if (one->ready_ms && (first || !keeps_order() || now_ms() - one->ready_ms >= ORDER_MS)) {
+            return i;
+        }
+        first = first && one->ended;
+    }
+    return -1;
+}
+
+/* Called again and again while there are any. */
+static void look(void *opaque)
+{
+    bool waits = false;
+    int i;
+
+    while ((i = find_ready()) >= 0) {
+        tell(i, NULL);
+    }
+    for (guint at = 0; at < handshakes->len; at++) {
+        waits |= get(at)->ready_ms != 0;
+        if (now_ms() - get(at)->since_ms > ferry_settings()->network_timeout_ms) {
+            end(get(at), "it has taken longer than network-timeout");
+        }
+    }
+    if (handshakes->len) {
+        timer_mod(timer, now_ms() + (waits ? LOOK_MS / 10 : LOOK_MS));
+    }
+}
+
+static void over(QIOTask *task, gpointer opaque)
+{
+    Object *ioc = qio_task_get_source(task);
+    Error *err = NULL;
+
+    for (guint i = 0; i < handshakes->len; i++) {
+        if (OBJECT(get(i)->ioc) != ioc) {
+            continue;
+        }
+        if (qio_task_propagate_error(task, &err)) {
+            tell(i, err);
+        } else {
+            get(i)->ready_ms = now_ms();
+        }
+        break;
+    }
+    look(NULL);
+    object_unref(ioc);
+}
+
+/* All that a source may open at once, and as many strangers as are let in without TLS. */
+static unsigned handshakes_max(void)
+{
+    return FERRY_STRANGERS_MAX + (migrate_multifd() ? migrate_multifd_channels() : 0);
+}
+
+void ferry_incoming_handshake(QIOChannelTLS *tls, QIOTaskFunc told)
+{
+    Handshake handshake = {.ioc = QIO_CHANNEL(tls), .tell = told, .since_ms = now_ms()};
+    unsigned nr = 0;
+
+    if (!ferry_settings()->enabled) {
+        qio_channel_tls_handshake(tls, told, NULL, NULL, NULL);
+        return;
+    }
+    if (!handshakes) {
+        handshakes = g_array_new(false, false, sizeof(Handshake));
+        timer = timer_new_ms(QEMU_CLOCK_REALTIME, look, NULL);
+    }
+    g_array_append_val(handshakes, handshake);
+    for (guint i = handshakes->len; i-- > 0;) {
+        nr += !get(i)->ended;
+        if (nr > handshakes_max()) {
+            end(get(i), "there are too many");
+        }
+    }
+    qio_channel_set_blocking(handshake.ioc, false, NULL);
+    timer_mod(timer, now_ms() + LOOK_MS);
+    /* It may be over before this returns, and QEMU may have dropped the channel. */
+    object_ref(OBJECT(tls));
+    qio_channel_tls_handshake(tls, over, NULL, NULL, NULL);
+}
