@@ -131,6 +131,12 @@ bool ferry_destination_stream_broke(FerryDestination *destination);
 /* Another stream has taken the place of the one that broke. */
 void ferry_destination_stream_came(FerryDestination *destination);
 
+/*
+ * While a source is back on another control channel, and the session about to go on: how many bytes have gone over
+ * that, in both directions; else 0.  Any thread.
+ */
+uint64_t ferry_destination_resuming_bytes(FerryDestination *destination);
+
 /* Whether GO has come: the guest is this side's. */
 bool ferry_destination_has_guest(FerryDestination *destination);
 

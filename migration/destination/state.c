@@ -405,6 +405,20 @@ bool ferry_destination_wait_left(FerryDestination *destination, GError **errp)
     return left;
 }
 
+uint64_t ferry_destination_resuming_bytes(FerryDestination *destination)
+{
+    uint64_t nr_bytes = 0;
+
+    g_mutex_lock(&destination->lock);
+    if (destination->resuming && destination->control) {
+        const FerryChannel *channel = destination->control->channel;
+
+        nr_bytes = channel->received_bytes + channel->sent_bytes;
+    }
+    g_mutex_unlock(&destination->lock);
+    return nr_bytes;
+}
+
 bool ferry_destination_has_guest(FerryDestination *destination)
 {
     bool has_guest;

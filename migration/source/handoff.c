@@ -12,9 +12,6 @@
 /* How often a wait for the destination looks whether a sender has failed. */
 #define LOOK_MS 50
 
-/* How long the destination may take to say what is missing. */
-#define RESUME_MS 10000
-
 bool ferry_source_stopped(FerrySource *source, unsigned limit_ms, GError **errp)
 {
     ferry_source_limit_blackout(source, limit_ms);
@@ -264,6 +261,27 @@ static bool check_resume_missing(FerrySource *source)
 }
 
 /* Have the destination say what is missing, instead of all that was thought so far. */
+/* Until the destination has said what is missing, which takes its time on a slow path: as long as bytes come. */
+static bool wait_for_missing(FerrySource *source)
+{
+    const FerryChannel *control = source->channels.control;
+    uint64_t before;
+
+    do {
+        before = control->received_bytes;
+        if (ferry_source_wait(source, &source->resumed, source->config.timeout_ms)) {
+            return true;
+        }
+    } while (control->received_bytes != before && !ferry_cause_is_known(&source->cause));
+    if (!ferry_cause_is_known(&source->cause)) {
+        ferry_source_note_failure(
+            source, g_error_new(FERRY_ERROR, FERRY_ERROR_TIMEOUT,
+                                "the destination did not go on saying what is missing for %u ms",
+                                source->config.timeout_ms));
+    }
+    return false;
+}
+
 static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
 {
     g_autoptr(GByteArray) body = ferry_layout_encode(layout);
@@ -279,7 +297,7 @@ static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
         ferry_pageset_clear(source->resume_missing[i]);
     }
     if (!ferry_control_send(source->channels.control, FERRY_FRAME_RESUME, 0, body, NULL) ||
-        !ferry_source_wait(source, &source->resumed, RESUME_MS)) {
+        !wait_for_missing(source)) {
         return false;
     }
     if (!check_resume_missing(source)) {

@@ -107,6 +107,12 @@ int ferry_save_devices(QEMUFile *f);
  */
 int ferry_let_go(MigrationState *s);
 
+/*
+ * migration_rp_wait() for the last word of a recovery, no longer than network-timeout.  Not 0: the recovery
+ * fails, and the migration stays paused.  Migration thread.
+ */
+int ferry_resume_wait(MigrationState *s);
+
 /* Whether the guest may run at the destination, so that it must not any more on this side.  Any thread. */
 bool ferry_is_gone(void);
 

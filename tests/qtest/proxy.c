@@ -21,7 +21,9 @@ struct Proxy {
     unsigned limit;
     unsigned nr_connections;
     bool cut;
-    unsigned half_from; /* connections from this one on get so many bytes of an answer */
+    unsigned stall_from; /* connections from this one on stall from their beginning */
+    unsigned half_from;  /* connections from this one on get so many bytes of an answer ... */
+    unsigned half_to;    /* ... but not from this one on */
     int64_t half_bytes;
     bool half_closes;
     GPtrArray *connections; /* of Connection */
@@ -178,8 +180,12 @@ static gpointer serve(gpointer opaque)
         *connection = (Connection){
             .client = server >= 0 ? client : -1,
             .server = server,
+            .stalled = proxy->connections->len >= proxy->stall_from,
             .damage = -1,
-            .answer = proxy->connections->len >= proxy->half_from ? proxy->half_bytes : -1,
+            .answer = proxy->connections->len >= proxy->half_from &&
+                              proxy->connections->len < proxy->half_to
+                          ? proxy->half_bytes
+                          : -1,
             .closes = proxy->half_closes,
         };
         g_ptr_array_add(proxy->connections, connection);
@@ -201,7 +207,8 @@ Proxy *proxy_new(const char *target)
 
     proxy->target = g_strdup(target);
     proxy->limit = UINT_MAX;
-    proxy->half_from = UINT_MAX;
+    proxy->stall_from = UINT_MAX;
+    proxy->half_from = proxy->half_to = UINT_MAX;
     proxy->connections = g_ptr_array_new();
     g_mutex_init(&proxy->lock);
     g_cond_init(&proxy->changed);
@@ -229,12 +236,27 @@ void proxy_limit(Proxy *proxy, unsigned nr)
     g_mutex_unlock(&proxy->lock);
 }
 
+void proxy_stall_from(Proxy *proxy, unsigned from)
+{
+    g_mutex_lock(&proxy->lock);
+    proxy->stall_from = from;
+    g_mutex_unlock(&proxy->lock);
+}
+
 void proxy_halve(Proxy *proxy, unsigned from, uint64_t nr_bytes, bool closes)
 {
     g_mutex_lock(&proxy->lock);
     proxy->half_from = from;
     proxy->half_bytes = (int64_t)nr_bytes;
     proxy->half_closes = closes;
+    g_mutex_unlock(&proxy->lock);
+}
+
+void proxy_halve_first(Proxy *proxy, uint64_t nr_bytes)
+{
+    proxy_halve(proxy, 0, nr_bytes, false);
+    g_mutex_lock(&proxy->lock);
+    proxy->half_to = 1;
     g_mutex_unlock(&proxy->lock);
 }
 

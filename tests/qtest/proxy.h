@@ -22,11 +22,17 @@ char *proxy_uri(const Proxy *proxy);
 /* Only the first @nr connections are relayed from now on; later ones are accepted and wait. */
 void proxy_limit(Proxy *proxy, unsigned nr);
 
+/* Connections from the @from-th on, beginning with 0, stay open, but nothing gets through, nor that one end closes. */
+void proxy_stall_from(Proxy *proxy, unsigned from);
+
 /*
  * Connections from the @from-th on, beginning with 0, get so many bytes of an answer; then nothing more comes
  * through, or the connection is reset.
  */
 void proxy_halve(Proxy *proxy, unsigned from, uint64_t nr_bytes, bool closes);
+
+/* The first one only, and it stays open. */
+void proxy_halve_first(Proxy *proxy, uint64_t nr_bytes);
 
 /* Wait until this many connections have been made in all. */
 void proxy_wait_connections(Proxy *proxy, unsigned nr);

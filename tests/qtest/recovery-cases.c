@@ -19,6 +19,9 @@ enum {
     CHANNEL_FETCH,
 };
 
+/* The destination's answer to the question whether it has Ferry: messages of QEMU's return path. */
+#define BYTES_OF_PONGS (3 * 8)
+
 /* Both sides are paused, and say so. */
 static void expect_pause(Run *run)
 {
@@ -172,6 +175,34 @@ static void fail_to_recover(Run *run)
         proxy_cut(run->proxy);
         expect_pause(run);
     }
+    recover(run);
+}
+
+/* A relay that keeps what it has taken, and says nothing: main channel, or what the source opens next. */
+static void hang_in_recovery(Run *run)
+{
+    static const unsigned stalls[] = {0, 1, 2, 3};
+    g_autofree char *log = NULL;
+
+    postcopy_go_over_slowly(run);
+    cut_all(run);
+    expect_pause(run);
+    for (size_t i = 0; i < G_N_ELEMENTS(stalls); i++) {
+        listen_again(run);
+        proxy_stall_from(run->proxy, stalls[i]);
+        resume(run);
+        proxy_wait_connections(run->proxy, stalls[i] + 1);
+        expect_pause(run);
+    }
+    /* All that is said until the destination's last word, which is that it goes on, and is kept. */
+    listen_again(run);
+    proxy_halve_first(run->proxy, BYTES_OF_PONGS);
+    resume(run);
+    proxy_wait_connections(run->proxy, 4);
+    expect_pause(run);
+    log = vm_log(run->source);
+    g_assert_nonnull(
+        strstr(log, "cannot resume: the destination has not said in time that it goes on"));
     recover(run);
 }
 
@@ -360,6 +391,14 @@ static const Case cases[] = {
         .capabilities = "postcopy-ram",
         .postcopy = true,
         .during = fail_to_recover,
+    },
+    {
+        .name = "postcopy/recover/hangs",
+        .options = IMPATIENT " -global ferry.open-timeout=1000",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = hang_in_recovery,
     },
     {
         .name = "postcopy/recover/stay-away",

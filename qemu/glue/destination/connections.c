@@ -26,6 +26,7 @@
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
 #include "connections.h"
+#include "recovery.h"
 #include "session.h"
 
 /* For how long no connection must have come before QEMU's are taken for complete. */
@@ -192,6 +193,7 @@ bool ferry_incoming_channel(QIOChannel *ioc)
 
     if (destination && mis->state == MIGRATION_STATUS_POSTCOPY_PAUSED && !mis->from_src_file) {
         /* A recovery begins with another main channel. */
+        ferry_recovery_begin(ioc);
         return false;
     }
     if (destination && counts_multifd() && is_multifd(ioc)) {

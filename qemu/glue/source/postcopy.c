@@ -30,6 +30,9 @@
 /* How long one step of it takes at most. */
 #define PUSH_MS 50
 
+/* How often a wait looks whether something has failed. */
+#define POLL_MS 50
+
 static struct {
     FerryConverge converge; /* over all rounds: whether more of them are of use */
     uint64_t counted_requests;
@@ -224,6 +227,34 @@ int ferry_save_complete_postcopy(QEMUFile *f)
     return qemu_fflush(f);
 }
 
+/*
+ * The recovery fails, and the migration is paused again: for that QEMU waits until nothing more comes on the return
+ * path, which a relay may keep open.
+ */
+static int give_up_recovery(MigrationState *s)
+{
+    qemu_file_shutdown(s->to_dst_file);
+    return -EIO;
+}
+
+int ferry_resume_wait(MigrationState *s)
+{
+    gint64 deadline_us =
+        g_get_monotonic_time() + (gint64)ferry_settings()->network_timeout_ms * 1000;
+
+    if (!ferry_outgoing_active()) {
+        return migration_rp_wait(s);
+    }
+    while (!migrate_has_error(s) && qemu_sem_timedwait(&s->rp_state.rp_sem, POLL_MS) < 0) {
+        if (g_get_monotonic_time() > deadline_us) {
+            error_report(
+                "ferry: cannot resume: the destination has not said in time that it goes on");
+            return give_up_recovery(s);
+        }
+    }
+    return migrate_has_error(s) ? -1 : 0;
+}
+
 int ferry_resume_prepare(MigrationState *s)
 {
     gint64 deadline_us =
@@ -237,13 +268,13 @@ int ferry_resume_prepare(MigrationState *s)
     ferry_outgoing_hold_main(s);
     if (!ferry_peer_ask(s, deadline_us, &version, &session, &reason)) {
         error_report("ferry: cannot resume: %s", reason);
-        return -EIO;
+        return give_up_recovery(s);
     }
     if (!ferry_source_reconnect(ferry_outgoing_source(), version, session, &error)) {
         ferry_propagate_error(&err, error);
         migrate_set_error(s, err);
         error_reportf_err(err, "ferry: cannot resume: ");
-        return -EIO;
+        return give_up_recovery(s);
     }
     return 0;
 }

@@ -1,0 +1,87 @@
+/*
+ * A recovery that does not get on.
+ *
+ * In it, QEMU here reads a new main channel, and waits for the word that the source is back.  A relay that keeps
+ * the channel when the source has gone would have it wait for good, with no way to resume but a person's
+ * migrate-pause.  So a recovery has a limit: then the channel is broken, and the migration is paused as before.
+ * Which pages are missing is said meanwhile, on Ferry's control channel: as long as that gets on, so does this.
+ *
+ * Threads: the main thread.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/timer.h"
+#include "io/channel.h"
+#include "migration/migration.h"
+
+#include "../internal.h"
+#include "recovery.h"
+#include "session.h"
+
+/* How often it is looked at; before the first look QEMU has begun to recover. */
+#define LOOK_MS 250
+
+static struct {
+    QEMUTimer *timer;
+    QIOChannel *main;  /* the new main channel, or NULL */
+    uint64_t nr_bytes; /* of the control channel that the session is about to go on with */
+    int64_t since_ms;  /* no more have come since then */
+} recovery;
+
+static int64_t now_ms(void)
+{
+    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+}
+
+static void end(void)
+{
+    if (recovery.main) {
+        object_unref(OBJECT(recovery.main));
+        recovery.main = NULL;
+    }
+}
+
+static int64_t limit_ms(void)
+{
+    return (int64_t)ferry_settings()->network_timeout_ms + ferry_settings()->open_timeout_ms;
+}
+
+static void look(void *opaque)
+{
+    FerryDestination *destination = ferry_incoming_destination();
+    uint64_t nr_bytes;
+
+    if (!destination ||
+        migration_incoming_get_current()->state != MIGRATION_STATUS_POSTCOPY_RECOVER) {
+        end();
+        return;
+    }
+    nr_bytes = ferry_destination_resuming_bytes(destination);
+    if (nr_bytes != recovery.nr_bytes) {
+        recovery.nr_bytes = nr_bytes;
+        recovery.since_ms = now_ms();
+    }
+    if (now_ms() - recovery.since_ms > limit_ms()) {
+        error_report(
+            "ferry: the source has not resumed the migration, and said nothing for %" PRId64 " ms",
+            limit_ms());
+        qio_channel_shutdown(recovery.main, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+        end();
+        return;
+    }
+    timer_mod(recovery.timer, now_ms() + LOOK_MS);
+}
+
+void ferry_recovery_begin(QIOChannel *main)
+{
+    end();
+    recovery.main = QIO_CHANNEL(object_ref(OBJECT(main)));
+    recovery.nr_bytes = 0;
+    recovery.since_ms = now_ms();
+    if (!recovery.timer) {
+        recovery.timer = timer_new_ms(QEMU_CLOCK_REALTIME, look, NULL);
+    }
+    timer_mod(recovery.timer, now_ms() + LOOK_MS);
+}
