@@ -43,24 +43,6 @@ static void expect_blocktime(Run *run)
     qobject_unref(info);
 }
 
-static const char *no_huge_pages(void)
-{
-    g_autofree char *nr = NULL;
-
-    if (!g_file_get_contents("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", &nr, NULL,
-                             NULL)) {
-        return "this kernel has no huge pages of 2 MiB";
-    }
-    /* Two machines of 32 MiB, a third one for the second migration. */
-    if (atoi(nr) < 48) {
-        if (!g_file_set_contents_full("/proc/sys/vm/nr_hugepages", "64", -1,
-                                      G_FILE_SET_CONTENTS_NONE, 0644, NULL)) {
-            return "huge pages cannot be reserved (vm.nr_hugepages)";
-        }
-    }
-    return NULL;
-}
-
 static const Case cases[] = {
     {
         .name = "postcopy/at-once",
