@@ -142,8 +142,8 @@ struct Case {
     Outcome outcome;
     /* Required where it fails: part of error-desc. */
     const char *error;
-    /* Optional: or this part of it. */
-    const char *or_error;
+    /* Optional where it fails: part of what the destination logs, if the source cannot know it. */
+    const char *destination_log;
     /* Optional: a destination that it fails at does not end: it waits for the next one, or stays. */
     bool destination_stays;
     /* Optional: why Ferry is not in use: part of query-ferry's reason at our source. */

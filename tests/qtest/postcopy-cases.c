@@ -215,9 +215,9 @@ static const Case cases[] = {
         .hold = HOLD_ROUNDS,
         .during = start_postcopy,
         .outcome = FAILS,
-        .error = "the destination",
-        /* QEMU's own words, when the connection breaks before all of the state is written. */
-        .or_error = "Failed to send packaged data",
+        /* The latter is QEMU's, when the connection breaks before all of the state is written. */
+        .error =
+            "the destination says: it could not load the state of the guest|Failed to send packaged data",
     },
     {
         /* It is permitted, but not used. */

@@ -540,7 +540,7 @@ static const Case cases[] = {
         .ram_mib = RAM_MIB,
         .storm = true,
         .outcome = FAILS,
-        .error = "",
+        .error = "the destination says: it could not load the state of the guest",
     },
 };
 
