@@ -168,6 +168,9 @@ struct Case {
 
 void case_run(const Case *c);
 
+/* Have it count as skipped, though it has begun: what it is about does not happen here. */
+void case_skip(const char *reason);
+
 /* Registers cases; called by main() for each group. */
 void cases_add(const Case *cases, size_t nr_cases);
 void add_descriptor_cases(void);

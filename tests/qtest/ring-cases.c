@@ -187,7 +187,7 @@ static void expect_qemus_look(Run *run)
     QDict *tracker = qdict_get_qdict(info, "tracker");
 
     if (g_str_equal(qdict_get_str(tracker, "mode"), "kvm-ring")) {
-        g_test_skip("this KVM does not overrun rings");
+        case_skip("this KVM does not overrun rings");
     } else {
         g_assert_cmpstr(qdict_get_str(tracker, "mode"), ==, "bitmap");
         g_assert_nonnull(strstr(qdict_get_str(tracker, "reason"), "the dirty limit needs QEMU's"));
