@@ -350,6 +350,12 @@ static void go_over(Run *run)
     storm_wait_written(run->destination, storm_number(run->source, "pages-written") + 1000);
 }
 
+static void expect_fetched_storm(Run *run)
+{
+    postcopy_expect_fetched(run);
+    expect_storm(run);
+}
+
 /* By the virtual clock: to the page, what a QEMU has that was not migrated. */
 static void step_during(Run *run)
 {
@@ -472,7 +478,7 @@ static const Case cases[] = {
         .storm = true,
         .before = write_first,
         .during = go_over,
-        .after = expect_storm,
+        .after = expect_fetched_storm,
     },
     {
         /* Five times as much is written as can be sent: more rounds do not help. */
@@ -486,7 +492,7 @@ static const Case cases[] = {
         .before = write_first,
         .hold = HOLD_NOT,
         .during = postcopy_wait,
-        .after = expect_storm,
+        .after = expect_fetched_storm,
     },
     {
         .name = "storm/postcopy-shared",
@@ -498,7 +504,7 @@ static const Case cases[] = {
         .storm = true,
         .before = write_first,
         .during = go_over,
-        .after = expect_storm,
+        .after = expect_fetched_storm,
     },
     {
         .name = "storm/postcopy-stamps-channels-4",
@@ -512,7 +518,7 @@ static const Case cases[] = {
         .storm = true,
         .before = write_first,
         .during = go_over,
-        .after = expect_storm,
+        .after = expect_fetched_storm,
     },
     {
         .name = "storm/virtual",
