@@ -34,6 +34,19 @@ static void swallow_third(Run *run)
     proxy_limit(run->proxy, 2);
 }
 
+/* A firewall that lets one connection through, and answers to others that there is nobody, or not at all. */
+static void refuse_second(Run *run)
+{
+    swallow_second(run);
+    proxy_end_after(run->proxy, 1, true);
+}
+
+static void drop_second(Run *run)
+{
+    swallow_second(run);
+    proxy_end_after(run->proxy, 1, false);
+}
+
 /* One that is reset as soon as it is there. */
 static gpointer reset_run(gpointer opaque)
 {
@@ -322,6 +335,23 @@ static const Case cases[] = {
         .fallback = "lost the connection to the destination",
         /* Which of the two ends sees it first is open. */
         .destination_fallback = "the session",
+    },
+    {
+        .name = "opening/relay-refuses",
+        .before = refuse_second,
+        .hold = HOLD_NOT,
+        .during = wait_completed,
+        .fallback = "cannot open channel 'control': cannot connect: Connection refused",
+        .destination_fallback = "the source gave up before the session was open",
+    },
+    {
+        .name = "opening/relay-drops",
+        .source_options = HASTY,
+        .before = drop_second,
+        .hold = HOLD_NOT,
+        .during = wait_completed,
+        .fallback = "cannot open channel 'control': no connection after 1",
+        .destination_fallback = "the source gave up before the session was open",
     },
     {
         .name = "opening/cancel-before-connected",
