@@ -295,6 +295,7 @@ static void check_reason(Vm *vm, const char *reason)
     QDict *info = vm_command(vm, "query-ferry", NULL);
     const char *text = qdict_get_try_str(info, "reason");
 
+    g_assert_cmpuint(strlen(reason), >, 0);
     if (!text || !strstr(text, reason)) {
         g_error("%s: query-ferry gives as the reason '%s', not '%s'", vm->name, text ? text : "",
                 reason);

@@ -140,7 +140,7 @@ struct Case {
 
     /* Optional: if not that it completes (or is cancelled, when `then` says so). */
     Outcome outcome;
-    /* Required where it fails: part of error-desc. */
+    /* Required where it fails: part of error-desc; or several, with "|" between, one of which it must have. */
     const char *error;
     /* Optional where it fails: part of what the destination logs, if the source cannot know it. */
     const char *destination_log;

@@ -305,7 +305,7 @@ static const Case cases[] = {
         .hold = HOLD_NOT,
         .during = thaw_late,
         .fallback = "did not answer in time",
-        .destination_fallback = "",
+        .destination_fallback = "the source gave up before the session was open",
     },
     {
         .name = "opening/relay-swallows",

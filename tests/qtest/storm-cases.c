@@ -245,7 +245,7 @@ static void test_settings(Run *run)
     storm_set_fails(vm, "rate", "10000000001", "at most");
     storm_set_fails(vm, "pattern", "'spiral'", "spiral");
     storm_set_fails(vm, "content", "'noise'", "noise");
-    storm_set_fails(vm, "size", "4096", "");
+    storm_set_fails(vm, "size", "4096", "after it was realized");
     storm_set_fails(run->destination, "verify", "true", "before the guest has arrived");
     /* None of it has changed anything. */
     g_assert_cmpuint(storm_number(vm, "working-set"), ==, STORM_BYTES);
