@@ -42,8 +42,8 @@ def test_huge_pages(case):
 
 
 def test_giant_pages(case):
-    """Post-copy with huge pages of 1 GiB, each of which is many parts of the stream's."""
-    with_huge_pages(test_postcopy, case, 2, 1 << 20)
+    """Huge pages of 1 GiB, each of which is many parts of the stream's."""
+    with_huge_pages(test_postcopy if case.caps else test_migrate, case, 2, 1 << 20)
 
 
 def test_swapped(case):
@@ -116,7 +116,11 @@ CASES = [
          vm={'memory_mib': 512}, test=test_swapped),
     Case('native kvm: post-copy, swapped out at the source', {'fill': 256, 'write': 8},
          caps={'postcopy-ram': True}, vm={'memory_mib': 512}, test=test_swapped),
+    Case('native kvm: huge pages of 1 GiB', {**HALF, 'kind': 'mixed'},
+         vm={'memory_mib': 1024, 'backend': 'memory-backend-memfd,id=ram,size=1G,hugetlb=on,'
+                                            'hugetlbsize=1G'}, test=test_giant_pages),
     Case('native kvm: post-copy, huge pages of 1 GiB', {**HALF, 'fill': 192, 'write': 64},
+         caps={'postcopy-ram': True},
          vm={'memory_mib': 1024, 'backend': 'memory-backend-memfd,id=ram,size=1G,hugetlb=on,'
                                             'hugetlbsize=1G'}, test=test_giant_pages),
     Case('native kvm: a file, mapped privately', {**HALF, 'fill': 256}, vm={'memory_mib': 512},
