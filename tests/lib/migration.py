@@ -100,8 +100,11 @@ class StatusPoller:
             begin = time.monotonic()
             try:
                 vm.qmp('query-status')
-            except (VMDied, TimeoutError):
+            except VMDied:
                 return  # whoever uses the VM gets to know
+            except TimeoutError:
+                self.longest_s, self.where = time.monotonic() - begin, vm.name
+                return
             took = time.monotonic() - begin
             if took > self.longest_s and not stalled:
                 self.longest_s, self.where = took, vm.name

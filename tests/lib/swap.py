@@ -1,39 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Swap space for a while, and having the kernel swap a process's memory out."""
+"""Having the kernel swap a process's memory out."""
 
-import contextlib
 import ctypes
 import os
-import subprocess
-import tempfile
+
+from resources import Unavailable
 
 SYS_PIDFD_OPEN, SYS_PROCESS_MADVISE = 434, 440
 MADV_PAGEOUT = 21
 
 
-class NoSwap(Exception):
-    """Why there is none."""
-
-
 class IoVec(ctypes.Structure):
     _fields_ = [('base', ctypes.c_void_p), ('length', ctypes.c_size_t)]
-
-
-@contextlib.contextmanager
-def swap_file(mib):
-    """A swap file of our own, removed at the end. Needs root, and a file system that can."""
-    with tempfile.NamedTemporaryFile(prefix='ferry-swap-', dir='/var/tmp') as file:
-        os.posix_fallocate(file.fileno(), 0, mib << 20)
-        os.chmod(file.name, 0o600)
-        for command in 'mkswap', 'swapon':
-            done = subprocess.run([f'/sbin/{command}', file.name], text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-            if done.returncode:
-                raise NoSwap(f'{command}: {done.stdout.strip()}')
-        try:
-            yield
-        finally:
-            subprocess.run(['/sbin/swapoff', file.name], check=True)
 
 
 def swapped_mib(pid):
@@ -57,7 +35,7 @@ def swap_out(pid):
     libc = ctypes.CDLL(None, use_errno=True)
     pidfd = libc.syscall(SYS_PIDFD_OPEN, pid, 0)
     if pidfd < 0:
-        raise NoSwap(f'pidfd_open: {os.strerror(ctypes.get_errno())}')
+        raise Unavailable(f'pidfd_open: {os.strerror(ctypes.get_errno())}')
     try:
         first, length = largest_mapping(pid)
         step = 16 << 20
@@ -65,7 +43,7 @@ def swap_out(pid):
             vector = IoVec(at, min(step, first + length - at))
             if libc.syscall(SYS_PROCESS_MADVISE, pidfd, ctypes.byref(vector), ctypes.c_size_t(1),
                             MADV_PAGEOUT, 0) < 0:
-                raise NoSwap(f'process_madvise: {os.strerror(ctypes.get_errno())}')
+                raise Unavailable(f'process_madvise: {os.strerror(ctypes.get_errno())}')
     finally:
         os.close(pidfd)
     return swapped_mib(pid)

@@ -78,6 +78,7 @@ class Bench:
 
     def __init__(self, case, libvirt):
         self.case = case
+        self.libvirt = libvirt
         self.load = Load(**{**SMALL, **case.load})
         ours, stock = default_binary(), stock_qemu() if case.stock else None
         self.pair = Pair(libvirt, stock if 'a' in case.stock else ours,

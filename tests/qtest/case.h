@@ -140,10 +140,10 @@ struct Case {
 
     /* Optional: if not that it completes (or is cancelled, when `then` says so). */
     Outcome outcome;
-    /* Required where it fails: part of error-desc. */
+    /* Required where it fails: part of error-desc; or several, with "|" between, one of which it must have. */
     const char *error;
-    /* Optional: or this part of it. */
-    const char *or_error;
+    /* Optional where it fails: part of what the destination logs, if the source cannot know it. */
+    const char *destination_log;
     /* Optional: a destination that it fails at does not end: it waits for the next one, or stays. */
     bool destination_stays;
     /* Optional: why Ferry is not in use: part of query-ferry's reason at our source. */
@@ -167,6 +167,9 @@ struct Case {
 };
 
 void case_run(const Case *c);
+
+/* Have it count as skipped, though it has begun: what it is about does not happen here. */
+void case_skip(const char *reason);
 
 /* Registers cases; called by main() for each group. */
 void cases_add(const Case *cases, size_t nr_cases);

@@ -553,14 +553,14 @@ static const Case cases[] = {
         .name = "yank/copy",
         .during = yank,
         .outcome = FAILS,
-        .error = "",
+        .error = "lost the connection to the destination",
     },
     {
         .name = "yank/rounds",
         .hold = HOLD_ROUNDS,
         .during = yank,
         .outcome = FAILS,
-        .error = "",
+        .error = "lost the connection to the destination",
     },
 };
 

@@ -403,8 +403,8 @@ static const Case cases[] = {
         .during = fail_and_stay,
         .outcome = FAILS,
         .destination_stays = true,
-        .error = "the destination",
-        .or_error = "Failed to send packaged data",
+        .error =
+            "the destination says: it could not load the state of the guest|Failed to send packaged data",
     },
     {
         .name = "ending/missing-device-ends",
@@ -414,8 +414,8 @@ static const Case cases[] = {
         .hold = HOLD_ROUNDS,
         .during = fail_again_and_again,
         .outcome = FAILS,
-        .error = "the destination",
-        .or_error = "Failed to send packaged data",
+        .error =
+            "the destination says: it could not load the state of the guest|Failed to send packaged data",
     },
     {
         .name = "ending/words",

@@ -61,6 +61,24 @@ static bool show_logs(const char *path, bool only_sanitizer)
     return seen;
 }
 
+/* A skip in the process of a case is nothing that its parent hears of. */
+void case_skip(const char *reason)
+{
+    g_autofree char *path = in_dir("{dir}/skipped");
+
+    g_assert_true(g_file_set_contents(path, reason, -1, NULL));
+}
+
+static void show_skip(const char *dir)
+{
+    g_autofree char *path = g_build_filename(dir, "skipped", NULL);
+    g_autofree char *reason = NULL;
+
+    if (g_file_get_contents(path, &reason, NULL, NULL)) {
+        g_test_skip(reason);
+    }
+}
+
 static void run(gconstpointer data)
 {
     const Case *c = data;
@@ -91,6 +109,8 @@ static void run(gconstpointer data)
         show_logs(dir, false);
     } else if (show_logs(dir, true)) {
         g_test_fail();
+    } else {
+        show_skip(dir);
     }
     g_test_message("%s took %.1f s", c->name,
                    (double)(g_get_monotonic_time() - began) / G_USEC_PER_SEC);

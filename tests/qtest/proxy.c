@@ -26,6 +26,8 @@ struct Proxy {
     unsigned half_to;    /* ... but not from this one on */
     int64_t half_bytes;
     bool half_closes;
+    unsigned end_after;     /* so many connections are let in */
+    bool end_refuses;       /* and others are refused */
     GPtrArray *connections; /* of Connection */
 };
 
@@ -160,11 +162,26 @@ static void start_pump(Connection *connection, int from, int to)
     g_thread_unref(g_thread_new("pump", pump, p));
 }
 
+/* Nobody is let in from now on, and whoever is let in is in already. */
+static void end(Proxy *proxy)
+{
+    g_autofree char *uri = proxy_uri(proxy);
+
+    if (proxy->end_refuses) {
+        shutdown(proxy->listener, SHUT_RDWR);
+        return;
+    }
+    /* One waits to be taken, which it never will be: the kernel drops whoever comes after it. */
+    g_assert_cmpint(listen(proxy->listener, 0), ==, 0);
+    g_assert_cmpint(connect_to(uri), >=, 0);
+}
+
 static gpointer serve(gpointer opaque)
 {
     Proxy *proxy = opaque;
+    bool ends;
 
-    for (;;) {
+    do {
         int client = accept4(proxy->listener, NULL, NULL, SOCK_CLOEXEC);
         Connection *connection = g_new(Connection, 1);
         int server;
@@ -173,6 +190,9 @@ static gpointer serve(gpointer opaque)
         g_mutex_lock(&proxy->lock);
         proxy->nr_connections++;
         g_cond_broadcast(&proxy->changed);
+        if (proxy->nr_connections == proxy->end_after) {
+            end(proxy);
+        }
         while (proxy->nr_connections > proxy->limit && !proxy->cut) {
             g_cond_wait(&proxy->changed, &proxy->lock);
         }
@@ -195,8 +215,9 @@ static gpointer serve(gpointer opaque)
         } else {
             close(client);
         }
+        ends = proxy->nr_connections == proxy->end_after;
         g_mutex_unlock(&proxy->lock);
-    }
+    } while (!ends);
     return NULL;
 }
 
@@ -257,6 +278,14 @@ void proxy_halve_first(Proxy *proxy, uint64_t nr_bytes)
     proxy_halve(proxy, 0, nr_bytes, false);
     g_mutex_lock(&proxy->lock);
     proxy->half_to = 1;
+    g_mutex_unlock(&proxy->lock);
+}
+
+void proxy_end_after(Proxy *proxy, unsigned nr, bool refuses)
+{
+    g_mutex_lock(&proxy->lock);
+    proxy->end_after = nr;
+    proxy->end_refuses = refuses;
     g_mutex_unlock(&proxy->lock);
 }
 

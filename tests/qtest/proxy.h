@@ -34,6 +34,9 @@ void proxy_halve(Proxy *proxy, unsigned from, uint64_t nr_bytes, bool closes);
 /* The first one only, and it stays open. */
 void proxy_halve_first(Proxy *proxy, uint64_t nr_bytes);
 
+/* After the @nr-th connection nobody else is let in: refused, or not answered at all. */
+void proxy_end_after(Proxy *proxy, unsigned nr, bool refuses);
+
 /* Wait until this many connections have been made in all. */
 void proxy_wait_connections(Proxy *proxy, unsigned nr);
 

@@ -15,7 +15,7 @@ static const Case cases[] = {
         .destination_options = "-m 80M",
         .hold = HOLD_NOT,
         .outcome = FAILS,
-        .error = "pc.ram",
+        .error = "the destination says: RAM block 'pc.ram' is 33554432 bytes at the source but",
     },
     {
         .name = "refusal/missing-block",
@@ -24,7 +24,7 @@ static const Case cases[] = {
         .second_options = DIMM,
         .hold = HOLD_NOT,
         .outcome = FAILS,
-        .error = "dimm",
+        .error = "the destination says: RAM block 'dimm' of the source does not exist",
     },
     {
         .name = "refusal/missing-vga",
@@ -32,7 +32,7 @@ static const Case cases[] = {
         .second_options = "-device VGA",
         .hold = HOLD_NOT,
         .outcome = FAILS,
-        .error = "vga.vram",
+        .error = "vga.vram' of the source does not exist at the destination",
     },
     {
         /* Found only when all memory has arrived and the guest is stopped. */
@@ -40,7 +40,7 @@ static const Case cases[] = {
         .source_options = "-device virtio-rng-pci",
         .second_options = "-device virtio-rng-pci",
         .outcome = FAILS,
-        .error = "the destination",
+        .error = "the destination says: it could not load the state of the guest",
     },
     {
         .name = "refusal/uuid",
@@ -50,7 +50,9 @@ static const Case cases[] = {
         .second_options = "-uuid 11111111-1111-1111-1111-111111111111",
         .hold = HOLD_NOT,
         .outcome = FAILS,
-        .error = "",
+        /* Seen before Ferry has a session: in QEMU's own words. */
+        .error = "Channel error: Input/output error|Unable to write to socket: ",
+        .destination_log = "UUID received is 11111111-1111-1111-1111-111111111111",
     },
     {
         .name = "refusal/uuid-right",

@@ -140,6 +140,44 @@ static void expect_no_dirty_limit(Run *run)
     g_assert_cmpstr(rate, ==, "mode dirty-ring is not enabled, use other method instead.");
 }
 
+/* --- Memory slots ------------------------------------------------------------------------------ */
+
+/* KVM's slots, by QEMU's trace: none reaches into two chunks of so many bytes, and some are of that size. */
+static void expect_slots(Run *run, uint64_t chunk)
+{
+    g_autofree char *log = vm_log(run->source);
+    g_auto(GStrv) lines = g_strsplit(log, "\n", -1);
+    unsigned nr_whole = 0;
+
+    for (char **line = lines; *line; line++) {
+        const char *at = strstr(*line, "gpa=0x");
+        uint64_t start, size;
+
+        if (at && sscanf(at, "gpa=0x%" SCNx64 " size=0x%" SCNx64, &start, &size) == 2) {
+            g_assert_cmpuint(start % chunk + size, <=, chunk);
+            nr_whole += size == chunk;
+        }
+    }
+    g_assert_cmpuint(nr_whole, >=, 3);
+}
+
+static void expect_small_slots(Run *run)
+{
+    expect_slots(run, 32 * MIB);
+    vm_quit(run->source);
+    vm_quit(run->destination);
+    exit(0);
+}
+
+/* There would be more than 4,096 of them. */
+static void expect_large_slots(Run *run)
+{
+    expect_slots(run, 256 * MIB);
+    vm_quit(run->source);
+    vm_quit(run->destination);
+    exit(0);
+}
+
 /* --- Overruns ---------------------------------------------------------------------------------- */
 
 /* String instructions over 0x20000 to 0x60000: a KVM that emulates them logs 1024 writes at once. */
@@ -187,7 +225,7 @@ static void expect_qemus_look(Run *run)
     QDict *tracker = qdict_get_qdict(info, "tracker");
 
     if (g_str_equal(qdict_get_str(tracker, "mode"), "kvm-ring")) {
-        g_test_skip("this KVM does not overrun rings");
+        case_skip("this KVM does not overrun rings");
     } else {
         g_assert_cmpstr(qdict_get_str(tracker, "mode"), ==, "bitmap");
         g_assert_nonnull(strstr(qdict_get_str(tracker, "reason"), "the dirty limit needs QEMU's"));
@@ -196,6 +234,23 @@ static void expect_qemus_look(Run *run)
 }
 
 static const Case cases[] = {
+    {
+        /* Below the hole that ends at 4 GiB, and above it. */
+        .name = "tracker/kvm-slots",
+        .cannot = no_kvm,
+        .options = "-accel kvm -m 5G -trace kvm_set_user_memory",
+        .paused = true,
+        .no_listen = true,
+        .before = expect_small_slots,
+    },
+    {
+        .name = "tracker/kvm-large-slots",
+        .cannot = no_kvm,
+        .options = "-accel kvm -m 5G,slots=1,maxmem=900G -trace kvm_set_user_memory",
+        .paused = true,
+        .no_listen = true,
+        .before = expect_large_slots,
+    },
     {
         .name = "tracker/kvm-overrun-limited",
         .cannot = no_rings,

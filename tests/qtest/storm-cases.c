@@ -245,7 +245,7 @@ static void test_settings(Run *run)
     storm_set_fails(vm, "rate", "10000000001", "at most");
     storm_set_fails(vm, "pattern", "'spiral'", "spiral");
     storm_set_fails(vm, "content", "'noise'", "noise");
-    storm_set_fails(vm, "size", "4096", "");
+    storm_set_fails(vm, "size", "4096", "after it was realized");
     storm_set_fails(run->destination, "verify", "true", "before the guest has arrived");
     /* None of it has changed anything. */
     g_assert_cmpuint(storm_number(vm, "working-set"), ==, STORM_BYTES);
@@ -348,6 +348,12 @@ static void go_over(Run *run)
 {
     postcopy_go_over(run);
     storm_wait_written(run->destination, storm_number(run->source, "pages-written") + 1000);
+}
+
+static void expect_fetched_storm(Run *run)
+{
+    postcopy_expect_fetched(run);
+    expect_storm(run);
 }
 
 /* By the virtual clock: to the page, what a QEMU has that was not migrated. */
@@ -472,7 +478,7 @@ static const Case cases[] = {
         .storm = true,
         .before = write_first,
         .during = go_over,
-        .after = expect_storm,
+        .after = expect_fetched_storm,
     },
     {
         /* Five times as much is written as can be sent: more rounds do not help. */
@@ -486,7 +492,7 @@ static const Case cases[] = {
         .before = write_first,
         .hold = HOLD_NOT,
         .during = postcopy_wait,
-        .after = expect_storm,
+        .after = expect_fetched_storm,
     },
     {
         .name = "storm/postcopy-shared",
@@ -498,7 +504,7 @@ static const Case cases[] = {
         .storm = true,
         .before = write_first,
         .during = go_over,
-        .after = expect_storm,
+        .after = expect_fetched_storm,
     },
     {
         .name = "storm/postcopy-stamps-channels-4",
@@ -512,7 +518,7 @@ static const Case cases[] = {
         .storm = true,
         .before = write_first,
         .during = go_over,
-        .after = expect_storm,
+        .after = expect_fetched_storm,
     },
     {
         .name = "storm/virtual",
@@ -540,7 +546,7 @@ static const Case cases[] = {
         .ram_mib = RAM_MIB,
         .storm = true,
         .outcome = FAILS,
-        .error = "",
+        .error = "the destination says: it could not load the state of the guest",
     },
 };
 

@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 
 #include "postcopy.h"
+#include "strangers.h"
 
 static const char *no_certtool(void)
 {
@@ -145,18 +146,45 @@ static void wait_soon(Run *run)
     g_assert_cmpint(g_get_monotonic_time() - began, <, 10 * G_USEC_PER_SEC);
 }
 
+/* The beginning of a record with a ClientHello. */
+static const uint8_t words[] = {0x16, 0x03, 0x01, 0x02, 0x00, 0x01};
+
 /* They were there before the source, and stay. */
 static void come_and_stay(Run *run)
 {
-    /* The beginning of a record with a ClientHello. */
-    static const uint8_t words[] = {0x16, 0x03, 0x01, 0x02, 0x00, 0x01};
-
     for (unsigned i = 0; i < 12; i++) {
         int fd = connect_to(run->uri);
 
         g_assert_cmpint(fd, >=, 0);
         g_assert_cmpint(send(fd, words, i % (sizeof(words) + 1), MSG_NOSIGNAL), ==,
                         i % (sizeof(words) + 1));
+    }
+}
+
+/* Handshakes that never end: too many at once, and each for too long. */
+static void crowd_handshakes(Run *run)
+{
+    gint64 began = g_get_monotonic_time();
+    g_autofree char *log = NULL;
+
+    strangers_make(run);
+    strangers_crowd(run, 5, words, sizeof(words));
+    strangers_expect_hung_up(run);
+    g_assert_cmpint(g_get_monotonic_time() - began, >, 1500 * 1000);
+    log = vm_log(run->destination);
+    g_assert_nonnull(strstr(log, "there are too many"));
+    g_assert_nonnull(strstr(log, "it has taken longer than network-timeout"));
+}
+
+/* One that speaks without TLS, even as a channel of Ferry's would. */
+static void come_plainly(Run *run)
+{
+    uint8_t frame[STRANGER_HELLO_BYTES];
+
+    for (uint8_t role = 1; role <= 2; role++) {
+        stranger_hello(frame, 0x123456789abcdef0, 4, role);
+        stranger_comes(run, frame, sizeof(frame));
+        stranger_expect_hung_up(run, role - 1);
     }
 }
 
@@ -272,7 +300,9 @@ static const Case cases[] = {
         .destination_parameters = "{ 'tls-authz': 'allowed' }",
         .hold = HOLD_NOT,
         .outcome = FAILS,
-        .error = "",
+        /* The handshake is over at the source before the destination has looked who it is. */
+        .error = "Unable to read from socket: |Unable to write to socket: |TLS",
+        .destination_log = "TLS x509 authz check for CN=the-source is denied",
         .destination_stays = true,
     },
     {
@@ -397,10 +427,28 @@ static const Case cases[] = {
         .capabilities = "multifd",
         .parameters = "{ 'tls-creds': 'tls', 'multifd-channels': 4 }",
         .fallback = "switched off",
-        .destination_fallback = "",
+        .destination_fallback = "the source has no Ferry, or has it switched off",
         .before = come_and_stay,
         .hold = HOLD_NOT,
         .during = wait_soon,
+    },
+    {
+        .name = "tls/half-open",
+        .prepare = make_psk,
+        .source_options = PSK("client", "right"),
+        .destination_options = PSK("server", "right") " -global ferry.network-timeout=2000",
+        .parameters = USE_TLS,
+        .before = crowd_handshakes,
+    },
+    {
+        .name = "tls/plain",
+        .prepare = make_psk,
+        .source_options = PSK("client", "right"),
+        .destination_options = PSK("server", "right"),
+        .parameters = USE_TLS,
+        .before = strangers_make,
+        .hold = HOLD_CHANNELS,
+        .during = come_plainly,
     },
     {
         .name = "tls/source-only",

@@ -27,6 +27,27 @@ static char *replace(const char *text, const char *what, const char *with)
     return g_strjoinv(with, parts);
 }
 
+static int64_t count_huge_pages(const char *what)
+{
+    g_autofree char *path =
+        g_strdup_printf("/sys/kernel/mm/hugepages/hugepages-2048kB/%s_hugepages", what);
+    g_autofree char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) ? atoll(text) : -1;
+}
+
+const char *no_huge_pages(void)
+{
+    int64_t nr_free = count_huge_pages("free");
+
+    if (nr_free < 0) {
+        return "this kernel has no huge pages of 2 MiB";
+    }
+    return nr_free - count_huge_pages("resv") < 48
+               ? "fewer than 48 huge pages of 2 MiB are free (tests/lib/resources.py)"
+               : NULL;
+}
+
 char *in_dir(const char *text)
 {
     return replace(text, "{dir}", g_getenv("FERRY_TEST_DIR"));

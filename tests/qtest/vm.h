@@ -24,6 +24,9 @@ typedef struct Vm {
                           MIGRATION_PASS with the number: "MIGRATION active" */
 } Vm;
 
+/* Why three machines cannot have 32 MiB of huge pages each, or NULL. */
+const char *no_huge_pages(void);
+
 /* @text with {dir} replaced; to be freed. */
 char *in_dir(const char *text);
 

@@ -5,6 +5,7 @@
  */
 #include "migration/error.h"
 #include "migration/memory/kernel-abi.h"
+#include "page-out.h"
 #include "tracking.h"
 
 #include <fcntl.h>
@@ -409,7 +410,7 @@ static void test_swapped(gconstpointer data)
     for (uint64_t page = 20; page < 30; page++) {
         area_touch(&area, page);
     }
-    if (madvise(area_at(&area, 16), 8 * PAGE, MADV_PAGEOUT) != 0 ||
+    if (!page_out(area_at(&area, 16), 8 * PAGE) ||
         (area_categories(&area, 16) & FERRY_PAGE_IS_PRESENT) ||
         (area_categories(&area, 22) & FERRY_PAGE_IS_PRESENT)) {
         g_test_skip("the kernel swapped nothing out (no swap space?)");

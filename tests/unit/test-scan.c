@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "migration/memory/zero.h"
+#include "page-out.h"
 #include "scan-area.h"
 
 #include <string.h>
@@ -109,7 +110,7 @@ static void test_private_swapped(gconstpointer data)
     for (uint64_t page = 8; page < 24; page++) {
         memset(area_at(&area, page), (int)page, PAGE);
     }
-    if (madvise(area_at(&area, 12), 4 * PAGE, MADV_PAGEOUT) != 0) {
+    if (!page_out(area_at(&area, 12), 4 * PAGE)) {
         g_test_skip("no MADV_PAGEOUT");
         return;
     }

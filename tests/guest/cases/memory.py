@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Memory of many kinds: sparse, huge pages, swapped out, a file's, on several nodes."""
 
-import contextlib
 import os
 import tempfile
 
@@ -10,8 +9,9 @@ from cases.postcopy import handed_over, test_postcopy
 from guest import Guest, problem
 from migration import migrate
 from postcopy import go_over
+from resources import Unavailable, huge_pages, swap_file
 from suite import Failure, Skip
-from swap import NoSwap, swap_file, swap_out, swapped_mib
+from swap import swap_out, swapped_mib
 
 
 def test_sparse(case):
@@ -28,37 +28,22 @@ def test_sparse(case):
             raise Failure(f'{bench.load.fill} MiB were filled, but the target uses {used} MiB')
 
 
-@contextlib.contextmanager
-def huge_pages(count, kib=2048):
-    """Have the kernel reserve more huge pages for a while."""
-    path = f'/sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages'
-
-    def change(value=None):
-        with open(path, 'r' if value is None else 'w', encoding='ascii') as f:
-            return int(f.read()) if value is None else f.write(str(value))
-
+def with_huge_pages(test, case, *wanted):
+    """wanted: huge_pages()'s arguments"""
     try:
-        before = change()
-        change(before + count)
-    except OSError as e:
-        raise Skip(f'no huge pages: {path}: {e.strerror}') from e
-    try:
-        if change() < before + count:
-            raise Skip(f'the kernel has no {count} huge pages of {kib} KiB to give')
-        yield
-    finally:
-        change(before)
+        with huge_pages(*wanted):
+            test(case)
+    except Unavailable as e:
+        raise Skip(e) from e
 
 
 def test_huge_pages(case):
-    with huge_pages(2 * case.vm['memory_mib'] // 2):
-        test_migrate(case)
+    with_huge_pages(test_migrate, case, 2 * case.vm['memory_mib'] // 2)
 
 
 def test_giant_pages(case):
-    """Post-copy with huge pages of 1 GiB, each of which is many parts of the stream's."""
-    with huge_pages(2, 1 << 20):
-        test_postcopy(case)
+    """Huge pages of 1 GiB, each of which is many parts of the stream's."""
+    with_huge_pages(test_postcopy if case.caps else test_migrate, case, 2, 1 << 20)
 
 
 def test_swapped(case):
@@ -77,7 +62,7 @@ def test_swapped(case):
                 handed_over(result)
             print(f'# {swapped_mib(src.pid)} MiB are, after the migration')
             bench.check_goes_on(dst)
-    except NoSwap as e:
+    except Unavailable as e:
         raise Skip(e) from e
 
 
@@ -131,7 +116,11 @@ CASES = [
          vm={'memory_mib': 512}, test=test_swapped),
     Case('native kvm: post-copy, swapped out at the source', {'fill': 256, 'write': 8},
          caps={'postcopy-ram': True}, vm={'memory_mib': 512}, test=test_swapped),
+    Case('native kvm: huge pages of 1 GiB', {**HALF, 'kind': 'mixed'},
+         vm={'memory_mib': 1024, 'backend': 'memory-backend-memfd,id=ram,size=1G,hugetlb=on,'
+                                            'hugetlbsize=1G'}, test=test_giant_pages),
     Case('native kvm: post-copy, huge pages of 1 GiB', {**HALF, 'fill': 192, 'write': 64},
+         caps={'postcopy-ram': True},
          vm={'memory_mib': 1024, 'backend': 'memory-backend-memfd,id=ram,size=1G,hugetlb=on,'
                                             'hugetlbsize=1G'}, test=test_giant_pages),
     Case('native kvm: a file, mapped privately', {**HALF, 'fill': 256}, vm={'memory_mib': 512},

@@ -6,7 +6,7 @@ import tempfile
 import time
 
 from case import HALF, Bench, Case
-from migration import migrate
+from migration import StatusPoller, migrate
 from postcopy import free_tcp_port, go_over
 from suite import Failure, Skip
 
@@ -62,21 +62,20 @@ def test_lost_source(case):
         src.qmp('migrate-start-postcopy')
         dst.wait_event('RESUME', 30, mark)
         src.kill()
-        dst.wait_event('MIGRATION', 30, mark, lambda d: d['status'] == 'postcopy-paused')
-        try:
+        with StatusPoller(dst) as poller:
+            dst.wait_event('MIGRATION', 30, mark, lambda d: d['status'] == 'postcopy-paused')
             dst.wait_event('STOP', 5, mark)
             status = dst.qmp('query-status')['status']
             if status != 'io-error':
                 raise Failure(f'the guest is {status}, not stopped')
-        except TimeoutError:
-            status = 'waiting'  # and with it the main loop, for a page that a CPU's device access needs
-        print(f'# it is {status}')
-        dst.qmp_oob('ferry-abandon')
-        end = time.monotonic() + 10
-        while status != 'internal-error':
-            if time.monotonic() > end:
-                raise Failure(f'the guest is {status} after it was given up')
-            status = dst.qmp('query-status')['status']
+            dst.qmp('ferry-abandon')
+            end = time.monotonic() + 10
+            while status != 'internal-error':
+                if time.monotonic() > end:
+                    raise Failure(f'the guest is {status} after it was given up')
+                status = dst.qmp('query-status')['status']
+        if poller.longest_s > 1:
+            raise Failure(f'{poller.where}: query-status was answered after {poller.longest_s:.1f} s')
         with tempfile.NamedTemporaryFile() as out:
             size = dst.memory_mib << 20
             dst.qmp('pmemsave', {'val': 0, 'size': size, 'filename': out.name})
