@@ -24,6 +24,7 @@ typedef struct {
     gint64 start_us;
     bool ask;        /* while the first chunk is armed */
     GThread *asking; /* who does */
+    uint8_t *write;  /* while the first chunk is armed; NULL: nothing is */
 } Bed;
 
 static gpointer ask_skipped(gpointer opaque)
@@ -48,6 +49,9 @@ static bool bed_arm(void *opaque, uint32_t region, uint64_t first_page, uint64_t
 
     g_assert_cmpuint(bed->nr_armed, <, NR_CHUNKS);
     bed->armed[bed->nr_armed++] = first_page / FERRY_CHUNK_PAGES;
+    if (bed->write) {
+        *g_steal_pointer(&bed->write) = 1;
+    }
     if (bed->ask) {
         bed->ask = false;
         bed->asking = g_thread_new("ask", ask_skipped, bed);
@@ -252,6 +256,54 @@ static void test_skipped_so_far(void)
     g_assert_cmpuint(GPOINTER_TO_SIZE(ask_skipped(bed)), ==, 0);
 }
 
+/* Gives a page back to the kernel; who reads it finds zero. */
+static uint8_t *give_back(const Bed *bed, uint64_t page)
+{
+    uint8_t *host = bed->memory + page * FERRY_PAGE_BYTES;
+
+    g_assert_cmpint(madvise(host, FERRY_PAGE_BYTES, MADV_DONTNEED), ==, 0);
+    return host;
+}
+
+static void send_all(const Bed *bed)
+{
+    uint64_t pages[FERRY_GRANULE_WORDS];
+    int64_t granule;
+
+    while ((granule = ferry_backlog_next(bed->backlog, 0, 0, 0, 1)) >= 0) {
+        ferry_backlog_sent(bed->backlog, (unsigned)ferry_backlog_take(
+                                             bed->backlog, 0, (uint64_t)granule, pages, NULL));
+    }
+}
+
+/* With another tracker all begins anew, but the destination's memory is not empty any more. */
+static void test_restarted(void)
+{
+    g_autoptr(Bed) bed = bed_new_touched(1);
+    const FerryTracker again = {.ops = &bed_ops, .opaque = bed};
+
+    feed(bed, NR_CHUNKS);
+    g_assert_cmpuint(ferry_backlog_queued(bed->backlog), ==, FERRY_CHUNK_PAGES);
+    send_all(bed);
+    g_assert_cmpuint(*(volatile uint8_t *)give_back(bed, 5), ==, 0);
+    bed->nr_armed = 0;
+    g_assert_true(ferry_first_pass_restart(bed->pass, &again, NULL));
+    g_assert_false(ferry_first_pass_done(bed->pass));
+    feed(bed, NR_CHUNKS);
+    /* Page 5 has become zero: that is to be said. */
+    g_assert_cmpuint(ferry_backlog_queued(bed->backlog), ==, FERRY_CHUNK_PAGES);
+}
+
+/* What is touched while a chunk is being armed is seen when it is looked at after that. */
+static void test_touched_meanwhile(void)
+{
+    g_autoptr(Bed) bed = bed_new_touched(1);
+
+    bed->write = give_back(bed, 5);
+    feed(bed, NR_CHUNKS);
+    g_assert_cmpuint(ferry_backlog_queued(bed->backlog), ==, FERRY_CHUNK_PAGES);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -264,5 +316,7 @@ int main(int argc, char **argv)
                          test_untouched);
     g_test_add_func("/first-pass/sent-in-full", test_sent_in_full);
     g_test_add_func("/first-pass/skipped-so-far", test_skipped_so_far);
+    g_test_add_func("/first-pass/restarted", test_restarted);
+    g_test_add_func("/first-pass/touched-meanwhile", test_touched_meanwhile);
     return g_test_run();
 }
