@@ -238,9 +238,34 @@ expression a, b;
 //    tests: turns-source
 @@
 @@
-- !ferry_senders_drain(source->senders) || !ferry_source_send_fence(source) ||
-+ !ferry_senders_drain(source->senders) ||
-  !send_handoff(source, 0)
+- !ferry_senders_drain(source->senders) || !ferry_source_send_fence(source)
++ !ferry_senders_drain(source->senders)
+
+// handed-off-late: what comes at once after the hand-off is out of turn
+//    file: migration/source/handoff.c
+//    tests: turns-source
+//    sample: yes
+@@
+expression a;
+@@
+- a || !ferry_source_enter(source, FERRY_SOURCE_HANDED_OFF) || !send_handoff(source, 0)
++ a || !send_handoff(source, 0) || !ferry_source_enter(source, FERRY_SOURCE_HANDED_OFF)
+
+// left-late: the same where pages are left missing
+//    file: migration/source/handoff.c
+//    tests: turns-source
+//    places: 2
+@@
+@@
+- if (!ferry_source_enter(source, FERRY_SOURCE_HANDED_OFF)) {
+-     return ferry_source_fail(source, errp);
+- }
+  if (...) { ... }
++ if (!ferry_source_enter(source, FERRY_SOURCE_HANDED_OFF)) {
++     return ferry_source_fail(source, errp);
++ }
+  note_handed_off(source);
+  return true;
 
 // nothing-missing: no page need be missing where some are to be
 //    file: migration/source/handoff.c

@@ -125,6 +125,82 @@ static void hang_up(Bed *bed)
     }
 }
 
+/* --- The source's end of the control channel ------------------------------------------------------ */
+
+/* A socket, whose write of HANDOFF returns when the source has read the answer: a destination may be quick. */
+typedef struct Quick {
+    Bed *bed;
+    FerryChannel *socket;
+} Quick;
+
+static bool has_heard(Bed *bed)
+{
+    bool loaded;
+
+    g_mutex_lock(&bed->source->lock);
+    loaded = bed->source->loaded;
+    g_mutex_unlock(&bed->source->lock);
+    return loaded || ferry_source_has_failed(bed->source);
+}
+
+static ssize_t quick_readv(void *opaque, const struct iovec *iov, int nr_iov, GError **errp)
+{
+    const Quick *quick = opaque;
+
+    return quick->socket->ops->readv(quick->socket->opaque, iov, nr_iov, errp);
+}
+
+static ssize_t quick_writev(void *opaque, const struct iovec *iov, int nr_iov, GError **errp)
+{
+    const Quick *quick = opaque;
+    gint64 end_us = g_get_monotonic_time() + SOON_US;
+    FerryFrame frame = {0};
+    bool handoff = iov[0].iov_len == FERRY_FRAME_BYTES &&
+                   ferry_frame_decode(iov[0].iov_base, &frame, NULL) &&
+                   frame.type == FERRY_FRAME_HANDOFF;
+    ssize_t done = quick->socket->ops->writev(quick->socket->opaque, iov, nr_iov, errp);
+
+    while (handoff && !has_heard(quick->bed)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end_us);
+        g_usleep(1000);
+    }
+    return done;
+}
+
+static int quick_fd(void *opaque)
+{
+    return ferry_channel_fd(((Quick *)opaque)->socket);
+}
+
+static void quick_shutdown(void *opaque)
+{
+    ferry_channel_shutdown(((Quick *)opaque)->socket);
+}
+
+static void quick_destroy(void *opaque)
+{
+    Quick *quick = opaque;
+
+    ferry_channel_free(quick->socket);
+    g_free(quick);
+}
+
+static FerryChannel *quick_new(Bed *bed, int fd)
+{
+    static const FerryChannelOps quick_ops = {
+        .readv = quick_readv,
+        .writev = quick_writev,
+        .fd = quick_fd,
+        .shutdown = quick_shutdown,
+        .destroy = quick_destroy,
+    };
+    Quick *quick = g_new0(Quick, 1);
+
+    quick->bed = bed;
+    quick->socket = ferry_channel_new_socket(fd, "control");
+    return ferry_channel_new(&quick_ops, quick, "control");
+}
+
 static bool dial(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us,
                  FerryChannel **dialled, GError **errp)
 {
@@ -139,7 +215,8 @@ static bool dial(void *opaque, const char *const *names, unsigned nr, gint64 dea
 
         g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), ==, 0);
         *end = ferry_channel_new_socket(fds[1], "end");
-        dialled[i] = ferry_channel_new_socket(fds[0], names[i]);
+        dialled[i] = end == &bed->control ? quick_new(bed, fds[0])
+                                          : ferry_channel_new_socket(fds[0], names[i]);
     }
     bed->control_thread = g_thread_new("control", control_run, bed);
     bed->data_thread = g_thread_new("data", data_run, bed);
