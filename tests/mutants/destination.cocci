@@ -327,6 +327,14 @@ expression a;
 - nr_strangers >= FERRY_STRANGERS_MAX
 + false
 
+// strangers-kept: a stranger that is gone costs a thread and a channel
+//    file: migration/destination/acceptor.c
+//    tests: turns:/turns/strangers-gone
+@@
+@@
+- reader->over && !reader->proved
++ false
+
 // strangers-newest: the newest stranger is hung up on
 //    file: migration/destination/acceptor.c
 //    tests: turns

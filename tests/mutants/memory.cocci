@@ -139,6 +139,27 @@ typedef uint64_t;
 - (offset_bytes + unit - 1) / unit * unit
 + offset_bytes / unit * unit
 
+// denied-unread: memory is not emptied where reading it in one way is denied
+//    file: migration/memory/empty.c
+//    tests: no-memory:/no-memory/denied
+@@
+@@
+- errno == EPERM || errno == ENOSYS || errno == EACCES
++ false
+
+// looked-at-allocates: to look at memory that cannot be scanned allocates it
+//    file: migration/memory/empty.c
+//    tests: scan-shared:/scan/shared/unscanned
+@@
+@@
+  is_mapped(...)
+  {
+  <...
+- discard->target->method != FERRY_SCAN_ALL
++ true
+  ...>
+  }
+
 // blank-file: any file counts as one without data
 //    file: migration/memory/empty.c
 //    tests: settle
@@ -213,6 +234,47 @@ off_t page, hole, start;
 @@
 - return FERRY_PLACE_PRESENT;
 + return FERRY_PLACED;
+
+// unavailable-mapped: memory that is not mapped seems to be
+//    file: migration/memory/unavailable.c
+//    tests: no-memory:/no-memory/not-mapped
+@@
+@@
+- maps ? FERRY_UNAVAILABLE_NOT_MAPPED : FERRY_UNAVAILABLE_UNKNOWN
++ FERRY_UNAVAILABLE_UNKNOWN
+
+// unavailable-rights: memory that may not be written seems to be writable
+//    file: migration/memory/unavailable.c
+//    tests: no-memory:/no-memory/protected
+@@
+@@
+- rights[1] == 'w'
++ true
+
+// unavailable-cut: a file that ends where the memory is seems long enough
+//    file: migration/memory/unavailable.c
+//    tests: no-memory:/no-memory/cut
+@@
+typedef uint64_t;
+@@
+- target->fd_offset + offset_bytes >= (uint64_t)st.st_size
++ target->fd_offset + offset_bytes > (uint64_t)st.st_size
+
+// unavailable-full: a file system that is full seems to have room
+//    file: migration/memory/unavailable.c
+//    tests: no-memory:/no-memory/full
+@@
+@@
+- fs.f_bavail == 0
++ false
+
+// unavailable-unsaid: the kernel says that there is no memory, and nobody believes it
+//    file: migration/memory/unavailable.c
+//    tests: no-memory:/no-memory/said
+@@
+@@
+- error == ENOMEM || error == ENOSPC || error == EDQUOT
++ false
 
 // zero-by-its-ends: the end of a page is not looked at
 //    file: migration/memory/zero.c

@@ -233,6 +233,86 @@ expression a, b;
 -     return;
 - }
 
+// hint-over-edge: hints are believed of a chunk because they are of the one before it
+//    file: migration/source/first-pass-hints.c
+//    tests: hints:/hints/over-edge
+@@
+expression chunk_end;
+@@
+- next = MIN(end, chunk_end);
++ next = end;
+
+// hint-when-stopped: pages are left out when the vCPUs have stopped
+//    file: migration/source/first-pass-hints.c
+//    tests: hints:/hints/stopped
+@@
+expression page, end;
+@@
+- page < end && !ferry_first_pass_is_late(pass)
++ page < end
+
+// hint-at-last: a hint waits that came just before the lock was let go of
+//    file: migration/source/first-pass-hints.c
+//    tests: first-pass:/first-pass/hint-at-last
+@@
+@@
+- !ferry_hint_queue_is_empty(pass->hints)
++ false
+
+// hints-for-ever: more and more hints wait
+//    file: migration/source/hint-queue.c
+//    tests: first-pass:/first-pass/hints-waiting
+@@
+@@
+- queue->hints->len < HINTS_MAX
++ true
+
+// hint-before-arming: hints that are older than the arming are believed
+//    file: migration/source/first-pass.c
+//    tests: hints:/hints/older-than-arming
+@@
+@@
+  ferry_first_pass_expect_hints(...)
+  {
+  <...
+- ferry_hint_queue_forget(pass->hints);
+  ...>
+  }
+
+// hint-unarmed: hints are believed of chunks that are not armed
+//    file: migration/source/first-pass.c
+//    tests: hints
+@@
+@@
+- ferry_backlog_is_armed(pass->backlog, at.region, at.number)
++ true
+
+// hint-one-arming: all memory is armed for hints in one go
+//    file: migration/source/first-pass.c
+//    tests: hints:/hints/cancel
+@@
+@@
+- i < EXPECT_CHUNKS
++ true
+
+// hint-cancelled: memory is armed for hints when somebody has cancelled
+//    file: migration/source/rounds.c
+//    tests: hints:/hints/cancel
+@@
+@@
+- ferry_source_has_failed(source)
++ false
+
+// late-report: pages that are reported when the senders sleep stay there
+//    file: migration/source/rounds.c
+//    tests: late-reports
+@@
+@@
+  if (...) { ... }
+- else if (ferry_backlog_queued(source->backlog) > 0) {
+-     ferry_senders_kick(source->senders);
+- }
+
 // handoff-unfenced: the hand-off names a fence that came before the last pages
 //    file: migration/source/handoff.c
 //    tests: turns-source
@@ -423,6 +503,21 @@ typedef gint64;
 @@
 @@
 - late = g_get_monotonic_time() > MAX(deadline_us, source->heard_us + patience_us);
+
+// opening-unlimited: opening a session has no limit
+//    file: migration/source/connect.c
+//    tests: opening:/opening/silent
+@@
+@@
+- source->config.open_deadline_us ?: G_MAXINT64
++ G_MAXINT64
+
+// beat-unheard: that a destination is at work is not noted
+//    file: migration/source/source.c
+//    tests: opening:/opening/at-work
+@@
+@@
+- source->heard_us = g_get_monotonic_time();
 
 // opening-impatient: a destination that is at work is given up
 //    file: migration/source/settle.c

@@ -1,12 +1,36 @@
 /*
- * The first pass: in which order chunks are armed, on real memory
+ * The first pass: in which order chunks are armed, on real memory; and hints that come while it is at work
+ *
+ * What applies hints is compiled here once more, with a stop after each look at what waits.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration/source/first-pass.h"
-
 #include <string.h>
 #include <sys/mman.h>
+
+#include "migration/source/first-pass-internal.h"
+
+static GArray *take_and_stop(FerryHintQueue *queue);
+
+#define ferry_hint_queue_take take_and_stop
+#include "migration/source/first-pass-hints.c"
+#undef ferry_hint_queue_take
+
+/* Once, after what waits has been taken. */
+static void (*after_take)(void);
+
+static GArray *take_and_stop(FerryHintQueue *queue)
+{
+    GArray *taken = ferry_hint_queue_take(queue);
+
+    if (after_take) {
+        void (*act)(void) = after_take;
+
+        after_take = NULL;
+        act();
+    }
+    return taken;
+}
 
 #define NR_CHUNKS 8 /* two groups that are judged together */
 #define NR_PAGES  (NR_CHUNKS * FERRY_CHUNK_PAGES)
@@ -304,6 +328,60 @@ static void test_touched_meanwhile(void)
     g_assert_cmpuint(ferry_backlog_queued(bed->backlog), ==, FERRY_CHUNK_PAGES);
 }
 
+/* --- Hints -------------------------------------------------------------------------------------- */
+
+#define NR_HINTED 100
+
+static Bed *hinted_bed;
+
+static gpointer hint_run(gpointer opaque)
+{
+    ferry_first_pass_hint(hinted_bed->pass, 0, 5, NR_HINTED);
+    return NULL;
+}
+
+/* Whoever has the lock has just looked, and lets go of it next. */
+static void hint_at_last(void)
+{
+    g_thread_join(g_thread_new("balloon", hint_run, NULL));
+}
+
+/* A hint that comes between the last look and the end of the lock does not wait for the next one. */
+static void test_hint_at_last(void)
+{
+    g_autoptr(Bed) bed = bed_new_touched(1);
+    bool done;
+
+    g_assert_true(ferry_first_pass_expect_hints(bed->pass, &done, NULL));
+    g_assert_true(done);
+    feed(bed, NR_CHUNKS - 1);
+    hinted_bed = bed;
+    after_take = hint_at_last;
+    feed(bed, 1);
+    g_assert_null(after_take);
+    g_assert_true(ferry_hint_queue_is_empty(bed->pass->hints));
+    g_assert_cmpuint(ferry_backlog_queued(bed->backlog), ==, FERRY_CHUNK_PAGES - NR_HINTED);
+}
+
+/* So many hints may wait, and no more, whatever the guest does. */
+#define NR_WAITING 65536
+
+static void test_hints_waiting(void)
+{
+    const FerryHint hint = {.nr_pages = 1};
+    FerryHintQueue *queue = ferry_hint_queue_new();
+    g_autoptr(GArray) taken = NULL;
+
+    for (unsigned i = 0; i < 2 * NR_WAITING; i++) {
+        ferry_hint_queue_add(queue, &hint);
+    }
+    taken = ferry_hint_queue_take(queue);
+    g_assert_cmpuint(taken->len, ==, NR_WAITING);
+    g_assert_true(ferry_hint_queue_is_empty(queue));
+    g_assert_null(ferry_hint_queue_take(queue));
+    ferry_hint_queue_free(queue);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -318,5 +396,7 @@ int main(int argc, char **argv)
     g_test_add_func("/first-pass/skipped-so-far", test_skipped_so_far);
     g_test_add_func("/first-pass/restarted", test_restarted);
     g_test_add_func("/first-pass/touched-meanwhile", test_touched_meanwhile);
+    g_test_add_func("/first-pass/hint-at-last", test_hint_at_last);
+    g_test_add_func("/first-pass/hints-waiting", test_hints_waiting);
     return g_test_run();
 }

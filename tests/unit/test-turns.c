@@ -252,6 +252,21 @@ static void test_strangers(void)
     hand_free(hand);
 }
 
+/* A stranger that is gone costs nothing any more. */
+static void test_strangers_gone(void)
+{
+    Hand *hand = hand_new();
+
+    for (size_t i = 0; i < FERRY_STRANGERS_MAX; i++) {
+        expect_closed(hand_dial(hand, FERRY_ROLE_DATA, 7));
+    }
+    g_mutex_lock(&hand->destination->lock);
+    /* The last ones may still be about to end. */
+    g_assert_cmpuint(hand->destination->readers->len, <, FERRY_STRANGERS_MAX / 2);
+    g_mutex_unlock(&hand->destination->lock);
+    hand_free(hand);
+}
+
 /* --- A connection after another --------------------------------------------------------------------- */
 
 /* What the old connection has read is placed before it is said what is missing. */
@@ -301,6 +316,7 @@ int main(int argc, char **argv)
     g_test_add_func("/turns/more-channels", test_more_channels);
     g_test_add_func("/turns/another-attempt", test_another_attempt);
     g_test_add_func("/turns/strangers", test_strangers);
+    g_test_add_func("/turns/strangers-gone", test_strangers_gone);
     g_test_add_func("/turns/stale-channels", test_stale_channels);
     return g_test_run();
 }
