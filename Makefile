@@ -13,7 +13,7 @@ PREFIX ?= /usr/local
 export QEMU_SRC
 
 .PHONY: help build setup demo check check-asan model check-upstream check-libvirt check-debian
-.PHONY: bench lint coverage format install deb clean
+.PHONY: bench lint coverage mutate format install deb clean
 
 build: setup ## build QEMU with Ferry: build/qemu-system-x86_64 and build/qemu-img
 	@scripts/build-qemu
@@ -51,6 +51,9 @@ lint: build ## build, then look at every file; changes none
 coverage: setup ## print which lines of the engine the unit tests run
 	@scripts/setup gcovr
 	@scripts/coverage
+
+mutate: setup ## put faults into the engine, one at a time, and list those that no unit test notices
+	@scripts/mutate
 
 format: setup ## put C into shape with clang-format
 	@scripts/lint --format

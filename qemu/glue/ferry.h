@@ -256,8 +256,8 @@ bool ferry_incoming_extra_multifd(struct QIOChannel *ioc, int id);
 bool ferry_incoming_may_start(bool may);
 
 /*
- * qio_channel_tls_handshake() for @tls, which calls @told when it is over: nobody waits for it in the main
- * loop, one that hangs is ended, and of several the one that came first is told first.  Main thread.
+ * qio_channel_tls_handshake() for @tls, which calls @told when it is over: nobody waits for it in the main loop, one that
+ * hangs is ended, and of several the one that came first is told first.  Main thread.
  */
 void ferry_incoming_handshake(struct QIOChannelTLS *tls,
                               void (*told)(struct QIOTask *task, void *opaque));

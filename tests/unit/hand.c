@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include <poll.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
 
@@ -285,6 +286,21 @@ uint64_t hand_expect(Hand *hand, FerryFrameType type, char **text)
             *text = ferry_error_text_decode(body ? body->data : NULL, body ? body->len : 0);
         }
         return frame.first_page;
+    }
+}
+
+void hand_expect_silence(Hand *hand)
+{
+    struct pollfd pollfd = {.fd = ferry_channel_fd(hand->control), .events = POLLIN};
+
+    while (poll(&pollfd, 1, 100) > 0) {
+        g_autoptr(GByteArray) body = NULL;
+        FerryFrame frame;
+
+        if (!ferry_control_receive(hand->control, &frame, &body, NULL)) {
+            return;
+        }
+        g_assert_cmpuint(frame.type, ==, FERRY_FRAME_BEAT);
     }
 }
 

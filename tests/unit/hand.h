@@ -67,6 +67,9 @@ void hand_send(Hand *hand, FerryFrameType type, uint64_t number);
 /* The next frame on the control channel but for heartbeats is a @type; returns its number. */
 uint64_t hand_expect(Hand *hand, FerryFrameType type, char **text);
 
+/* Nothing but heartbeats comes on the control channel, for a while. */
+void hand_expect_silence(Hand *hand);
+
 /* A fence on the data channel, which the destination reaches. */
 void hand_fence(Hand *hand, uint64_t number);
 

@@ -247,6 +247,148 @@ static void test_same_memory(void)
     ferry_backlog_free(backlog);
 }
 
+/* --- What is found while it is reset --------------------------------------------------------------- */
+
+static unsigned nr_resets;
+
+/* Another page of the chunk is found meanwhile. */
+static bool find_and_reset(void *opaque, uint32_t region, uint64_t first_page, uint64_t nr_pages,
+                           GError **errp)
+{
+    if (nr_resets++ == 0) {
+        client->found(client->opaque, 0, 0, 2);
+    }
+    return true;
+}
+
+static const FerryTrackerOps finding_ops = {
+    .name = "finding",
+    .start = quiet_start,
+    .arm = quiet_arm,
+    .reset = find_and_reset,
+    .harvest = quiet_harvest,
+    .stop = quiet_stop,
+};
+
+/* Both pages go, and neither is read before a reset that began after it was found. */
+static void test_found_meanwhile(void)
+{
+    const FerryTracker tracker = {.ops = &finding_ops};
+    uint64_t pages[FERRY_GRANULE_WORDS];
+    FerryBacklog *backlog = new_backlog();
+
+    g_assert_true(ferry_backlog_replace_tracker(backlog, &tracker, NULL));
+    nr_resets = 0;
+    client->found(client->opaque, 0, 0, 1);
+    g_assert_cmpint(ferry_backlog_take(backlog, 0, 0, pages, NULL), ==, 2);
+    g_assert_cmpuint(nr_resets, ==, 2);
+    ferry_backlog_sent(backlog, 2);
+    ferry_backlog_free(backlog);
+}
+
+/* Of what was found and not reset, nothing is withdrawn: it can be written without being found again. */
+static void test_hint_of_found(void)
+{
+    const FerryTracker tracker = {.ops = &finding_ops};
+    FerryBacklog *backlog = new_backlog();
+
+    g_assert_true(ferry_backlog_replace_tracker(backlog, &tracker, NULL));
+    ferry_backlog_begin_round(backlog);
+    client->found(client->opaque, 0, 0, 1);
+    /* It has been a while. */
+    for (unsigned i = 0; i < FERRY_WRITTEN_SETS; i++) {
+        ferry_backlog_begin_round(backlog);
+    }
+    ferry_backlog_withdraw(backlog, 0, 0, 1);
+    g_assert_cmpuint(ferry_pageset_count(SET(QUEUED)), ==, 1);
+    ferry_backlog_free(backlog);
+}
+
+/* A page that waits because it is swapped out need not be sent either, if its content does not matter. */
+static void test_hint_of_swapped(void)
+{
+    FerryBacklog *backlog = new_backlog();
+
+    ferry_backlog_queue_swapped(backlog, 0, 10, 2);
+    g_assert_false(ferry_backlog_withdraw(backlog, 0, 10, 1));
+    g_assert_cmpuint(ferry_pageset_count(SET(SWAPPED)), ==, 1);
+    g_assert_true(ferry_backlog_release_swapped(backlog));
+    g_assert_cmpuint(ferry_pageset_get(SET(QUEUED), 0), ==, UINT64_C(1) << 11);
+    ferry_backlog_free(backlog);
+}
+
+/* --- Drafts ---------------------------------------------------------------------------------------- */
+
+/* What is swapped out is missing like all else, and waits again when the draft is taken back. */
+static void test_swapped_in_draft(void)
+{
+    FerryBacklog *backlog = new_backlog();
+
+    ferry_backlog_queue_swapped(backlog, 0, 10, 2);
+    ferry_backlog_queue(backlog, 0, 20, 1);
+    ferry_backlog_draft(backlog);
+    g_assert_cmpuint(ferry_pageset_count(SET(DRAFT)), ==, 3);
+    ferry_backlog_undraft(backlog);
+    g_assert_cmpuint(ferry_pageset_count(SET(QUEUED)), ==, 1);
+    g_assert_cmpuint(ferry_pageset_count(SET(SWAPPED)), ==, 2);
+    ferry_backlog_free(backlog);
+}
+
+/* After the stop, only what is not drafted yet is to be said. */
+static void test_written_after_draft(void)
+{
+    FerryBacklog *backlog = new_backlog();
+
+    ferry_backlog_queue(backlog, 0, 0, 1);
+    ferry_backlog_draft(backlog);
+    ferry_backlog_set_guest(backlog, FERRY_GUEST_STOPPED);
+    client->report(client->opaque, 0, 0, 3);
+    g_assert_cmpuint(ferry_pageset_get(SET(QUEUED), 0), ==, 2);
+    ferry_backlog_free(backlog);
+}
+
+/* A huge page is missing as a whole. */
+static void test_huge_pages_in_draft(void)
+{
+    const uint64_t unit_pages = 4 * FERRY_GRANULE_PAGES;
+    FerryRegions regions = {.list = g_new0(FerryRegion, 1), .nr = 1};
+    const FerryTracker tracker = {.ops = &quiet_ops};
+    FerryBacklog *backlog;
+
+    regions.list[0].length_bytes = FERRY_CHUNK_PAGES * FERRY_PAGE_BYTES;
+    regions.list[0].page_size_bytes = (uint32_t)(unit_pages * FERRY_PAGE_BYTES);
+    backlog = ferry_backlog_new(&regions, &tracker, true, false);
+    g_assert_true(ferry_backlog_start_tracker(backlog, NULL));
+    g_assert_true(ferry_backlog_arm(backlog, 0, 0, NULL));
+
+    ferry_backlog_queue(backlog, 0, unit_pages + 600, 1);
+    ferry_backlog_draft(backlog);
+    g_assert_cmpuint(ferry_pageset_count(SET(DRAFT)), ==, unit_pages);
+    /* Of one that is drafted, and of another one. */
+    client->report(client->opaque, 0, unit_pages / 64, 1);
+    client->report(client->opaque, 0, 3 * unit_pages / 64, 1);
+    ferry_backlog_subtract_draft(backlog);
+    g_assert_cmpuint(ferry_pageset_count(SET(QUEUED)), ==, unit_pages);
+    g_assert_cmpuint(ferry_pageset_get(SET(QUEUED), 4 * unit_pages / 64 - 1), ==, UINT64_MAX);
+    ferry_backlog_free(backlog);
+}
+
+/* After a break, what the destination lacks counts, and nothing else. */
+static void test_replaced(void)
+{
+    FerryPageset *missing = ferry_pageset_new(NR_PAGES);
+    FerryBacklog *backlog = new_backlog();
+
+    ferry_backlog_queue(backlog, 0, 10, 2);
+    ferry_backlog_queue_swapped(backlog, 0, 30, 2);
+    ferry_pageset_add(missing, 20, 1);
+    ferry_backlog_replace(backlog, &missing);
+    g_assert_cmpuint(ferry_backlog_count(backlog), ==, 1);
+    g_assert_cmpuint(ferry_pageset_get(SET(QUEUED), 0), ==, UINT64_C(1) << 20);
+    ferry_backlog_free(backlog);
+    ferry_pageset_free(missing);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -260,5 +402,12 @@ int main(int argc, char **argv)
                          test_forgotten_rounds);
     g_test_add_func("/backlog/stopped-round", test_stopped_round);
     g_test_add_func("/backlog/same-memory", test_same_memory);
+    g_test_add_func("/backlog/found-meanwhile", test_found_meanwhile);
+    g_test_add_func("/backlog/hint/found", test_hint_of_found);
+    g_test_add_func("/backlog/hint/swapped", test_hint_of_swapped);
+    g_test_add_func("/backlog/draft/swapped", test_swapped_in_draft);
+    g_test_add_func("/backlog/draft/written", test_written_after_draft);
+    g_test_add_func("/backlog/draft/huge-pages", test_huge_pages_in_draft);
+    g_test_add_func("/backlog/replaced", test_replaced);
     return g_test_run();
 }

@@ -325,6 +325,7 @@ static void test_last_page_first(void)
     hand_expect(hand, FERRY_FRAME_LOADED, NULL);
     g_assert_cmpint(hand_phase(hand), ==, DONE);
     g_assert_cmpuint(hand->nr_complete, ==, 1);
+    g_assert_cmpuint(hand_told.nr_refused, ==, 0);
     hand_send(hand, FERRY_FRAME_GO, 0);
     hand_expect(hand, FERRY_FRAME_TAKEN, NULL);
     hand_await_count(&hand->nr_went, 1);
@@ -442,6 +443,7 @@ static void test_go_when_paused(void)
     hand_send(hand, FERRY_FRAME_GO, 0);
     hand_await_count(&hand->nr_went, 1);
     g_assert_true(ferry_destination_has_guest(hand->destination));
+    hand_expect_silence(hand);
     /* From here on the source cannot keep it. */
     ferry_control_send_error(hand->control, "the guest goes on at the source");
     hand_cut(hand);

@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "fake-machine.h"
@@ -11,8 +12,12 @@
 
 static const FakeRegion regions[] = {{.id = "pc.ram", .nr_pages = 64}, {0}};
 
+/* How often pages were asked for. */
+static _Atomic unsigned nr_wanted;
+
 static void part_want(void *opaque, unsigned index, uint32_t region, uint64_t page)
 {
+    atomic_fetch_add(&nr_wanted, 1);
 }
 
 static void part_complete(void *opaque)
@@ -96,6 +101,32 @@ static void test_damaged(void)
     fake_machine_free(machine);
 }
 
+/* Many ranges at once: however many of them the kernel takes in one call, all are discarded. */
+static void test_ranges(void)
+{
+    FakeMachine *machine = fake_machine_new(regions, false);
+    FerryFrame frame = {.type = FERRY_FRAME_PAGES};
+    FerryExtent extents[32];
+    g_autoptr(GError) error = NULL;
+    unsigned calls = 0;
+    FerryFetch *fetch = part_new(machine, &calls);
+
+    for (uint32_t page = 0; page < 64; page += 2) {
+        *fake_machine_page(machine, 0, page) = 1;
+        ferry_pageset_add(ferry_fetch_incoming(fetch)[0], page, 1);
+        extents[frame.nr_extents++] = (FerryExtent){.first = page, .nr_pages = 1, .zero = true};
+    }
+    g_assert_true(ferry_fetch_go_live(fetch, &error));
+    ferry_fetch_place(fetch, &frame, extents, NULL, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(calls, ==, 1);
+    for (uint64_t page = 0; page < 64; page++) {
+        g_assert_cmpuint(*fake_machine_page(machine, 0, page), ==, 0);
+    }
+    ferry_fetch_free(fetch);
+    fake_machine_free(machine);
+}
+
 static gpointer touch_page(gpointer opaque)
 {
     return GSIZE_TO_POINTER(*fake_machine_page(opaque, 0, 1));
@@ -113,20 +144,103 @@ static void test_early_fault(gconstpointer data)
     GThread *toucher;
 
     memset(payload, 7, 4 * FERRY_PAGE_BYTES);
+    atomic_store(&nr_wanted, 0);
     ferry_pageset_add(ferry_fetch_incoming(fetch)[0], 0, 4);
     g_assert_true(ferry_fetch_draft(fetch, &error));
     toucher = g_thread_new("toucher", touch_page, machine);
-    g_usleep(20000);
+    /* Until it waits. */
+    for (FerryFetchStats stats = {0}; stats.faults == 0;) {
+        g_autoptr(GArray) vcpus = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+
+        ferry_fetch_query(fetch, &stats, vcpus);
+        g_usleep(1000);
+    }
+    /* Nobody could answer yet. */
+    g_assert_cmpuint(nr_wanted, ==, 0);
     if (forget) {
         ferry_fetch_forget(fetch);
         g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(toucher)), ==, 0);
         g_assert_cmpuint(ferry_pageset_count(ferry_fetch_missing(fetch)[0]), ==, 0);
     } else {
         g_assert_true(ferry_fetch_go_live(fetch, &error));
+        g_assert_cmpuint(nr_wanted, ==, 1);
         g_assert_true(ferry_fetch_place(fetch, &four_pages, &four_extent, payload, &error));
         g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(toucher)), ==,
                          UINT64_C(0x0707070707070707));
     }
+    ferry_fetch_free(fetch);
+    fake_machine_free(machine);
+}
+
+/* --- Huge pages ------------------------------------------------------------------------------------ */
+
+/* Two regions with pages of 8 MiB, which come in four parts.  No kernel has them: see test-fetch. */
+#define NR_PARTS 4
+static const FakeRegion huge_regions[] = {
+    {.id = "pc.ram",
+     .nr_pages = NR_PARTS * FERRY_GRANULE_PAGES,
+     .huge_pages = NR_PARTS * FERRY_GRANULE_PAGES},
+    {.id = "pc.dimm",
+     .nr_pages = NR_PARTS * FERRY_GRANULE_PAGES,
+     .huge_pages = NR_PARTS * FERRY_GRANULE_PAGES},
+    {0},
+};
+
+static uint64_t nr_missing(FerryFetch *fetch)
+{
+    g_autoptr(GArray) vcpus = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    FerryFetchStats stats;
+
+    ferry_fetch_query(fetch, &stats, vcpus);
+    return stats.missing_pages;
+}
+
+/* @nr_pages of a part, all zero. */
+static bool place_part(FerryFetch *fetch, uint16_t region, uint64_t part, uint32_t nr_pages,
+                       GError **errp)
+{
+    const FerryFrame frame = {
+        .type = FERRY_FRAME_PAGES,
+        .region = region,
+        .nr_extents = 1,
+        .first_page = part * FERRY_GRANULE_PAGES,
+    };
+    const FerryExtent extent = {.nr_pages = nr_pages, .zero = true};
+
+    return ferry_fetch_place(fetch, &frame, &extent, NULL, errp);
+}
+
+/* A huge page is placed when all of its parts have come: not one of them twice, nor one of another region's. */
+static void test_gathered(void)
+{
+    FakeMachine *machine = fake_machine_new(huge_regions, false);
+    g_autoptr(GError) error = NULL;
+    unsigned calls = 0;
+    FerryFetch *fetch = part_new(machine, &calls);
+    uint64_t unit_pages = NR_PARTS * FERRY_GRANULE_PAGES;
+
+    for (int i = 0; i < 2; i++) {
+        ferry_pageset_add(ferry_fetch_incoming(fetch)[i], 0, unit_pages);
+    }
+    g_assert_true(ferry_fetch_go_live(fetch, &error));
+    /* Half a part is none. */
+    g_assert_false(place_part(fetch, 0, 0, FERRY_GRANULE_PAGES / 2, &error));
+    g_assert_error(error, FERRY_ERROR, FERRY_ERROR_PROTOCOL);
+    g_clear_error(&error);
+    for (uint64_t part = 0; part < NR_PARTS - 1; part++) {
+        g_assert_true(place_part(fetch, 0, part, FERRY_GRANULE_PAGES, &error));
+        g_assert_true(place_part(fetch, 0, part, FERRY_GRANULE_PAGES, &error));
+    }
+    g_assert_cmpuint(nr_missing(fetch), ==, 2 * unit_pages);
+    g_assert_true(place_part(fetch, 1, NR_PARTS - 1, FERRY_GRANULE_PAGES, &error));
+    g_assert_cmpuint(nr_missing(fetch), ==, 2 * unit_pages);
+    g_assert_true(place_part(fetch, 0, NR_PARTS - 1, FERRY_GRANULE_PAGES, &error));
+    g_assert_cmpuint(nr_missing(fetch), ==, unit_pages);
+    for (uint64_t part = 0; part < NR_PARTS - 1; part++) {
+        g_assert_true(place_part(fetch, 1, part, FERRY_GRANULE_PAGES, &error));
+    }
+    g_assert_cmpuint(nr_missing(fetch), ==, 0);
+    g_assert_cmpuint(calls, ==, 1);
     ferry_fetch_free(fetch);
     fake_machine_free(machine);
 }
@@ -156,8 +270,10 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/fetch/touched", test_touched);
     g_test_add_func("/fetch/damaged", test_damaged);
+    g_test_add_func("/fetch/ranges", test_ranges);
     g_test_add_data_func("/fetch/early/live", GINT_TO_POINTER(FALSE), test_early_fault);
     g_test_add_data_func("/fetch/early/forgotten", GINT_TO_POINTER(TRUE), test_early_fault);
+    g_test_add_func("/fetch/gathered", test_gathered);
     g_test_add_func("/fetch/latency", test_latency);
     return g_test_run();
 }

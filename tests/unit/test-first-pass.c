@@ -1,12 +1,36 @@
 /*
- * The first pass: in which order chunks are armed, on real memory
+ * The first pass: in which order chunks are armed, on real memory; and hints that come while it is at work
+ *
+ * What applies hints is compiled here once more, with a stop after each look at what waits.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration/source/first-pass.h"
-
 #include <string.h>
 #include <sys/mman.h>
+
+#include "migration/source/first-pass-internal.h"
+
+static GArray *take_and_stop(FerryHintQueue *queue);
+
+#define ferry_hint_queue_take take_and_stop
+#include "migration/source/first-pass-hints.c"
+#undef ferry_hint_queue_take
+
+/* Once, after what waits has been taken. */
+static void (*after_take)(void);
+
+static GArray *take_and_stop(FerryHintQueue *queue)
+{
+    GArray *taken = ferry_hint_queue_take(queue);
+
+    if (after_take) {
+        void (*act)(void) = after_take;
+
+        after_take = NULL;
+        act();
+    }
+    return taken;
+}
 
 #define NR_CHUNKS 8 /* two groups that are judged together */
 #define NR_PAGES  (NR_CHUNKS * FERRY_CHUNK_PAGES)
@@ -24,6 +48,7 @@ typedef struct {
     gint64 start_us;
     bool ask;        /* while the first chunk is armed */
     GThread *asking; /* who does */
+    uint8_t *write;  /* while the first chunk is armed; NULL: nothing is */
 } Bed;
 
 static gpointer ask_skipped(gpointer opaque)
@@ -48,6 +73,9 @@ static bool bed_arm(void *opaque, uint32_t region, uint64_t first_page, uint64_t
 
     g_assert_cmpuint(bed->nr_armed, <, NR_CHUNKS);
     bed->armed[bed->nr_armed++] = first_page / FERRY_CHUNK_PAGES;
+    if (bed->write) {
+        *g_steal_pointer(&bed->write) = 1;
+    }
     if (bed->ask) {
         bed->ask = false;
         bed->asking = g_thread_new("ask", ask_skipped, bed);
@@ -252,6 +280,108 @@ static void test_skipped_so_far(void)
     g_assert_cmpuint(GPOINTER_TO_SIZE(ask_skipped(bed)), ==, 0);
 }
 
+/* Gives a page back to the kernel; who reads it finds zero. */
+static uint8_t *give_back(const Bed *bed, uint64_t page)
+{
+    uint8_t *host = bed->memory + page * FERRY_PAGE_BYTES;
+
+    g_assert_cmpint(madvise(host, FERRY_PAGE_BYTES, MADV_DONTNEED), ==, 0);
+    return host;
+}
+
+static void send_all(const Bed *bed)
+{
+    uint64_t pages[FERRY_GRANULE_WORDS];
+    int64_t granule;
+
+    while ((granule = ferry_backlog_next(bed->backlog, 0, 0, 0, 1)) >= 0) {
+        ferry_backlog_sent(bed->backlog, (unsigned)ferry_backlog_take(
+                                             bed->backlog, 0, (uint64_t)granule, pages, NULL));
+    }
+}
+
+/* With another tracker all begins anew, but the destination's memory is not empty any more. */
+static void test_restarted(void)
+{
+    g_autoptr(Bed) bed = bed_new_touched(1);
+    const FerryTracker again = {.ops = &bed_ops, .opaque = bed};
+
+    feed(bed, NR_CHUNKS);
+    g_assert_cmpuint(ferry_backlog_queued(bed->backlog), ==, FERRY_CHUNK_PAGES);
+    send_all(bed);
+    g_assert_cmpuint(*(volatile uint8_t *)give_back(bed, 5), ==, 0);
+    bed->nr_armed = 0;
+    g_assert_true(ferry_first_pass_restart(bed->pass, &again, NULL));
+    g_assert_false(ferry_first_pass_done(bed->pass));
+    feed(bed, NR_CHUNKS);
+    /* Page 5 has become zero: that is to be said. */
+    g_assert_cmpuint(ferry_backlog_queued(bed->backlog), ==, FERRY_CHUNK_PAGES);
+}
+
+/* What is touched while a chunk is being armed is seen when it is looked at after that. */
+static void test_touched_meanwhile(void)
+{
+    g_autoptr(Bed) bed = bed_new_touched(1);
+
+    bed->write = give_back(bed, 5);
+    feed(bed, NR_CHUNKS);
+    g_assert_cmpuint(ferry_backlog_queued(bed->backlog), ==, FERRY_CHUNK_PAGES);
+}
+
+/* --- Hints -------------------------------------------------------------------------------------- */
+
+#define NR_HINTED 100
+
+static Bed *hinted_bed;
+
+static gpointer hint_run(gpointer opaque)
+{
+    ferry_first_pass_hint(hinted_bed->pass, 0, 5, NR_HINTED);
+    return NULL;
+}
+
+/* Whoever has the lock has just looked, and lets go of it next. */
+static void hint_at_last(void)
+{
+    g_thread_join(g_thread_new("balloon", hint_run, NULL));
+}
+
+/* A hint that comes between the last look and the end of the lock does not wait for the next one. */
+static void test_hint_at_last(void)
+{
+    g_autoptr(Bed) bed = bed_new_touched(1);
+    bool done;
+
+    g_assert_true(ferry_first_pass_expect_hints(bed->pass, &done, NULL));
+    g_assert_true(done);
+    feed(bed, NR_CHUNKS - 1);
+    hinted_bed = bed;
+    after_take = hint_at_last;
+    feed(bed, 1);
+    g_assert_null(after_take);
+    g_assert_true(ferry_hint_queue_is_empty(bed->pass->hints));
+    g_assert_cmpuint(ferry_backlog_queued(bed->backlog), ==, FERRY_CHUNK_PAGES - NR_HINTED);
+}
+
+/* So many hints may wait, and no more, whatever the guest does. */
+#define NR_WAITING 65536
+
+static void test_hints_waiting(void)
+{
+    const FerryHint hint = {.nr_pages = 1};
+    FerryHintQueue *queue = ferry_hint_queue_new();
+    g_autoptr(GArray) taken = NULL;
+
+    for (unsigned i = 0; i < 2 * NR_WAITING; i++) {
+        ferry_hint_queue_add(queue, &hint);
+    }
+    taken = ferry_hint_queue_take(queue);
+    g_assert_cmpuint(taken->len, ==, NR_WAITING);
+    g_assert_true(ferry_hint_queue_is_empty(queue));
+    g_assert_null(ferry_hint_queue_take(queue));
+    ferry_hint_queue_free(queue);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -264,5 +394,9 @@ int main(int argc, char **argv)
                          test_untouched);
     g_test_add_func("/first-pass/sent-in-full", test_sent_in_full);
     g_test_add_func("/first-pass/skipped-so-far", test_skipped_so_far);
+    g_test_add_func("/first-pass/restarted", test_restarted);
+    g_test_add_func("/first-pass/touched-meanwhile", test_touched_meanwhile);
+    g_test_add_func("/first-pass/hint-at-last", test_hint_at_last);
+    g_test_add_func("/first-pass/hints-waiting", test_hints_waiting);
     return g_test_run();
 }

@@ -153,6 +153,22 @@ static void test_regions_extremes(void)
     }
 }
 
+static void test_answers(void)
+{
+    const uint8_t unknown[] = {FERRY_ANSWER_EMPTY, FERRY_ANSWER_SAME + 1};
+    const uint8_t answers[] = {FERRY_ANSWER_SAME, FERRY_ANSWER_IN_FULL};
+    g_autoptr(GError) error = NULL;
+    uint8_t decoded[2];
+
+    g_assert_true(ferry_answers_decode(answers, 2, decoded, 2, &error));
+    g_assert_cmpmem(decoded, 2, answers, 2);
+    assert_refused(ferry_answers_decode(unknown, 2, decoded, 2, &error), &error);
+    assert_refused(ferry_answers_decode(answers, 1, decoded, 2, &error), &error);
+    /* None at all: nothing is said of any. */
+    g_assert_true(ferry_answers_decode(NULL, 0, decoded, 2, &error));
+    g_assert_cmpuint(decoded[0], ==, FERRY_ANSWER_EMPTY);
+}
+
 static void test_layout(void)
 {
     const FerryLayout layout = {.nr_data = 3, .nr_fetch = 2};
@@ -300,6 +316,7 @@ int main(int argc, char **argv)
     g_test_add_func("/wire/regions/round-trip", test_regions);
     g_test_add_func("/wire/regions/extremes", test_regions_extremes);
     g_test_add_func("/wire/regions/refused", test_regions_refused);
+    g_test_add_func("/wire/answers", test_answers);
     g_test_add_func("/wire/layout", test_layout);
     g_test_add_func("/wire/count", test_count);
     g_test_add_func("/wire/report", test_report);

@@ -254,6 +254,82 @@ static void test_while_arming(void)
     }
 }
 
+/* While chunks are armed for hints: one comes that is older than the arming, and the guest uses the pages. */
+static void hint_before_arming(FakeMachine *machine, uint64_t first_page)
+{
+    if (first_page == NEW_PAGE) {
+        uint64_t value = 1;
+
+        hint_while_arming(machine, first_page);
+        take_step(arming_pair, WRITE, IDLE_PAGE, &value);
+    }
+}
+
+static void test_older_than_arming(void)
+{
+    for (unsigned ordered = 0; ordered < 2; ordered++) {
+        FakePair *pair = new_pair(ordered);
+        uint64_t value = 1;
+
+        fake_machine_write(pair->from, 0, NEW_PAGE, 1);
+        take_step(pair, TOUCH, IDLE_PAGE, &value);
+        arming_pair = pair;
+        pair->from->arming = hint_before_arming;
+        connect_pair(pair);
+        g_assert_null(pair->from->arming);
+        finish_round(pair);
+        stop(pair);
+        for (uint64_t i = 0; i < NR_HINTED; i++) {
+            g_assert_cmpuint(arrived(pair, IDLE_PAGE + i), ==, i % 7 ? 1 + i : 2);
+        }
+        fake_pair_free(pair);
+    }
+}
+
+/* A hint that goes on in a chunk where nothing was touched yet: of that chunk it is not believed. */
+static void test_over_edge(void)
+{
+    const uint64_t base = IDLE_PAGE + FERRY_CHUNK_PAGES - NR_HINTED / 2;
+
+    for (unsigned ordered = 0; ordered < 2; ordered++) {
+        FakePair *pair = new_pair(ordered);
+        uint64_t value = 1;
+
+        fake_machine_write(pair->from, 0, base, 1);
+        connect_pair(pair);
+        take_step(pair, HINT, base, &value);
+        take_step(pair, WRITE, base, &value);
+        finish_round(pair);
+        stop(pair);
+        for (uint64_t i = 0; i < NR_HINTED; i += 7) {
+            g_assert_cmpuint(arrived(pair, base + i), ==, value);
+        }
+        fake_pair_free(pair);
+    }
+}
+
+/* With the vCPUs stopped, nothing is left out any more. */
+static void test_stopped(void)
+{
+    for (unsigned ordered = 0; ordered < 2; ordered++) {
+        FakePair *pair = new_pair(ordered);
+        g_autoptr(GError) error = NULL;
+        uint64_t value = 1;
+
+        take_step(pair, TOUCH, TOUCHED_PAGE, &value);
+        connect_pair(pair);
+        g_assert_true(ferry_source_stopped(pair->source, 0, &error));
+        take_step(pair, HINT, TOUCHED_PAGE, &value);
+        ferry_source_hand_off(pair->source, &error);
+        g_assert_no_error(error);
+        g_assert_true(ferry_destination_wait_complete(pair->destination, &error));
+        for (uint64_t i = 0; i < NR_HINTED; i++) {
+            g_assert_cmpuint(arrived(pair, TOUCHED_PAGE + i), ==, 1 + i);
+        }
+        fake_pair_free(pair);
+    }
+}
+
 /* A tracker that takes its predecessor's place knows of no writes before that. */
 static void test_tracker_replaced(void)
 {
@@ -405,6 +481,9 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/hints/saves", test_saves);
     g_test_add_func("/hints/while-arming", test_while_arming);
+    g_test_add_func("/hints/older-than-arming", test_older_than_arming);
+    g_test_add_func("/hints/over-edge", test_over_edge);
+    g_test_add_func("/hints/stopped", test_stopped);
     g_test_add_func("/hints/tracker-replaced", test_tracker_replaced);
     g_test_add_func("/hints/races", test_races);
     g_test_add_func("/hints/cancel", test_cancel);

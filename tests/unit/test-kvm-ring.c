@@ -306,6 +306,22 @@ static void test_last_new(void)
     g_assert_true(bed_test_bit(bed->regions[0].reported, 3049));
 }
 
+/* Where none are to be left missing, it reports all that is held back as well. */
+static void test_last_all(void)
+{
+    g_autoptr(Bed) bed = bed_new((BedConfig){.nr_vcpus = 2});
+
+    bed_start(bed);
+    bed_set_logging(bed, true);
+    bed_write_pages(bed, 0, 0, 0, 1000);
+    bed_harvest(bed, false);
+    bed_write_pages(bed, 0, 0, 2000, 100);
+    bed_harvest(bed, true);
+    g_assert_cmpuint(bed->nr_reported, ==, 1100);
+    g_assert_true(bed_test_bit(bed->regions[0].reported, 0));
+    g_assert_true(bed_test_bit(bed->regions[0].reported, 2099));
+}
+
 int main(int argc, char **argv)
 {
     bed_init(&argc, &argv);
@@ -318,5 +334,6 @@ int main(int argc, char **argv)
     bed_add("/kvm-ring/start-stop", test_start_stop);
     bed_add("/kvm-ring/nothing", test_nothing);
     bed_add("/kvm-ring/last-new", test_last_new);
+    bed_add("/kvm-ring/last-all", test_last_all);
     return bed_run();
 }

@@ -4,11 +4,13 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -156,14 +158,14 @@ static void test_place(void)
 
 #define NR_PAGES 16
 
-static FerryRegion map_file(bool shared)
+static FerryRegion map_fd(int fd, bool shared)
 {
     FerryRegion region = {
         .id = "ram",
         .length_bytes = NR_PAGES * FERRY_PAGE_BYTES,
         .page_size_bytes = FERRY_PAGE_BYTES,
         .flags = FERRY_REGION_KEEP_PAGES | (shared ? FERRY_REGION_SHARED : 0),
-        .fd = memfd_create("ferry-test-unavailable", MFD_CLOEXEC),
+        .fd = fd,
         .scan = shared ? FERRY_SCAN_SHARED : FERRY_SCAN_ALL,
     };
 
@@ -174,8 +176,13 @@ static FerryRegion map_file(bool shared)
     return region;
 }
 
+static FerryRegion map_file(bool shared)
+{
+    return map_fd(memfd_create("ferry-test-unavailable", MFD_CLOEXEC), shared);
+}
+
 /* What providing the second half of @region says. */
-static void assert_reason(FerryRegion *region, const char *reason)
+static void assert_reason(FerryRegion *region, const char *what, const char *reason)
 {
     const uint64_t half = NR_PAGES / 2 * FERRY_PAGE_BYTES;
     g_autoptr(GError) error = NULL;
@@ -183,10 +190,9 @@ static void assert_reason(FerryRegion *region, const char *reason)
 
     g_assert_cmpint(code, !=, 0);
     ferry_set_unavailable(&error, region, half, code);
-    g_assert_true(g_str_has_prefix(
-        error->message, "RAM block 'ram': the destination cannot access its memory at 0x8000: "));
-    if (!strstr(error->message, reason)) {
-        g_error("'%s' instead of '%s'", error->message, reason);
+    if (!g_str_has_prefix(error->message, "RAM block 'ram': the destination ") ||
+        !strstr(error->message, what) || !strstr(error->message, reason)) {
+        g_error("'%s' instead of '%s' and '%s'", error->message, what, reason);
     }
     munmap(region->host, region->length_bytes);
     close(region->fd);
@@ -197,7 +203,8 @@ static void test_cut(void)
     FerryRegion region = map_file(true);
 
     g_assert_cmpint(ftruncate(region.fd, NR_PAGES / 2 * FERRY_PAGE_BYTES), ==, 0);
-    assert_reason(&region, "the file behind it has become shorter");
+    assert_reason(&region,
+                  "cannot access its memory at 0x8000: ", "the file behind it has become shorter");
 }
 
 static void test_protected(void)
@@ -205,7 +212,7 @@ static void test_protected(void)
     FerryRegion region = map_file(true);
 
     g_assert_cmpint(mprotect(region.host, region.length_bytes, PROT_READ), ==, 0);
-    assert_reason(&region, "mapped, but not to be written");
+    assert_reason(&region, "cannot access its memory at 0x8000: ", "mapped, but not to be written");
 }
 
 static void test_not_mapped(void)
@@ -213,7 +220,65 @@ static void test_not_mapped(void)
     FerryRegion region = map_file(true);
 
     g_assert_cmpint(munmap(region.host, region.length_bytes), ==, 0);
-    assert_reason(&region, "nothing is mapped there");
+    assert_reason(&region, "cannot access its memory at 0x8000: ", "nothing is mapped there");
+}
+
+/* A file system that is mounted nowhere, with room for half of the pages; -1 if that is not permitted. */
+static int mount_half(void)
+{
+    int context = fsopen("tmpfs", FSOPEN_CLOEXEC);
+    int mount = -1;
+
+    if (context >= 0 && fsconfig(context, FSCONFIG_SET_STRING, "size", "32k", 0) == 0 &&
+        fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0) {
+        mount = fsmount(context, FSMOUNT_CLOEXEC, 0);
+    }
+    if (context >= 0) {
+        close(context);
+    }
+    return mount;
+}
+
+static void test_full(void)
+{
+    int mount = mount_half();
+    FerryRegion region;
+
+    if (mount < 0) {
+        g_test_skip("no tmpfs can be mounted: not root, or Linux before 5.2");
+        return;
+    }
+    region = map_fd(openat(mount, "ram", O_RDWR | O_CREAT | O_CLOEXEC, 0600), true);
+    memset(region.host, 'x', NR_PAGES / 2 * FERRY_PAGE_BYTES);
+    assert_reason(&region, "has no memory left at 0x8000: No space left",
+                  "the file system behind it is full");
+    close(mount);
+}
+
+/* Where all seems well: what the kernel said is what is known. */
+static void test_said(void)
+{
+    static const struct {
+        int error;
+        const char *words;
+    } said[] = {
+        {ENOMEM, "has no memory left at 0x0: Cannot allocate"},
+        {ENOSPC, "has no memory left at 0x0: No space left"},
+        {EDQUOT, "has no memory left at 0x0: Disk quota"},
+        {EFAULT, "cannot access its memory at 0x0: Bad address"},
+    };
+    FerryRegion region = map_file(true);
+
+    for (size_t i = 0; i < G_N_ELEMENTS(said); i++) {
+        g_autoptr(GError) error = NULL;
+
+        ferry_set_unavailable(&error, &region, 0, said[i].error);
+        if (!strstr(error->message, said[i].words)) {
+            g_error("'%s' instead of '%s'", error->message, said[i].words);
+        }
+    }
+    munmap(region.host, region.length_bytes);
+    close(region.fd);
 }
 
 /* As in a container: process_vm_readv(2) is denied. */
@@ -259,6 +324,8 @@ int main(int argc, char **argv)
     g_test_add_func("/no-memory/cut", test_cut);
     g_test_add_func("/no-memory/protected", test_protected);
     g_test_add_func("/no-memory/not-mapped", test_not_mapped);
+    g_test_add_func("/no-memory/full", test_full);
+    g_test_add_func("/no-memory/said", test_said);
     g_test_add_func("/no-memory/denied", test_denied);
     return g_test_run();
 }

@@ -245,6 +245,42 @@ static void test_race_control(void)
     }
 }
 
+/* --- Without luck ----------------------------------------------------------------------------------- */
+
+/* As soon as a page is told, it is reset, and would be read. */
+static void reset_at_once(void *opaque, uint32_t region, uint64_t word, uint64_t mask)
+{
+    Tracking *tracking = opaque;
+
+    ferry_pageset_add_mask(tracking->found[region], word, mask);
+    tracking_reset(tracking, region, word * 64);
+}
+
+/* However soon that is, what is written after it is found. */
+static void test_at_once(void)
+{
+    g_auto(Area) area = {.region.fd = -1};
+    g_auto(Tracking) tracking = {0};
+
+    if (!tracking_is_supported()) {
+        return;
+    }
+    g_assert_true(area_make(&area, SMALL, PER_HUGE));
+    for (uint64_t page = 0; page < PER_HUGE; page++) {
+        area_touch(&area, page);
+    }
+    tracking_open(&tracking, &area, 1);
+    tracking_arm(&tracking);
+    tracking.client.found = reset_at_once;
+    area_touch(&area, 60);
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "told", 60);
+    area_touch(&area, 60);
+    tracking_reset(&tracking, 0, 0);
+    tracking_harvest(&tracking, false);
+    ASSERT_PAGES(tracking.found[0], "written again", 60);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -254,5 +290,6 @@ int main(int argc, char **argv)
     }
     AREA_ADD_TESTS("race", test_race, SMALL, THP, MEMFD);
     g_test_add_func("/pagemap/race/control", test_race_control);
+    g_test_add_func("/pagemap/race/at-once", test_at_once);
     return g_test_run();
 }

@@ -247,6 +247,25 @@ static void test_empty(void)
     ferry_pageset_free(NULL);
 }
 
+/* So many granules at a time, and none is passed over. */
+static void test_clear_some(void)
+{
+    g_autoptr(FerryPageset) set = ferry_pageset_new(10 * FERRY_GRANULE_PAGES);
+    int64_t from = 0;
+
+    ferry_pageset_add(set, 0, 10 * FERRY_GRANULE_PAGES);
+    for (uint64_t left = 7; left > 0; left -= 3) {
+        from = ferry_pageset_clear_some(set, (uint64_t)from, 3);
+        g_assert_cmpuint(ferry_pageset_count(set), ==, left * FERRY_GRANULE_PAGES);
+        g_assert_cmpint(from, ==, 10 - (int64_t)left);
+        if (left == 1) {
+            break;
+        }
+    }
+    g_assert_cmpint(ferry_pageset_clear_some(set, (uint64_t)from, 3), ==, -1);
+    g_assert_cmpuint(ferry_pageset_count(set), ==, 0);
+}
+
 /* 24 TiB of guest, three pages of it: what principle 1 promises. */
 static void test_huge(void)
 {
@@ -468,6 +487,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/pageset/fits", test_fits);
     g_test_add_func("/pageset/empty", test_empty);
+    g_test_add_func("/pageset/clear-some", test_clear_some);
     for (size_t i = 0; i < G_N_ELEMENTS(sizes); i++) {
         g_autofree char *path = g_strdup_printf("/pageset/model/%" G_GUINT64_FORMAT, sizes[i]);
 

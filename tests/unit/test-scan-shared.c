@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static void test_shared(void)
@@ -70,6 +71,24 @@ static void test_shared_discard(void)
     g_assert_true(ferry_is_zero((char *)area.target.host + from, to - from));
     g_assert_cmpint(((char *)area.target.host)[from - 1], ==, (char)0xee);
     g_assert_cmpint(((char *)area.target.host)[to], ==, (char)0xee);
+}
+
+/* What cannot be scanned is looked at, which allocates none of it. */
+static void test_shared_unscanned(void)
+{
+    g_autoptr(FerryScanner) scanner = ferry_scanner_new();
+    g_auto(Area) area = area_shared(8 * PAGE, 0);
+    g_autoptr(GError) error = NULL;
+    FerryScanTarget target = area.target;
+    struct stat st;
+
+    target.method = FERRY_SCAN_ALL;
+    memset(area_at(&area, 2), 0xee, PAGE);
+    g_assert_true(ferry_scan_discard_populated(scanner, &target, 0, 8 * PAGE, &error));
+    g_assert_no_error(error);
+    g_assert_cmpint(fstat(target.fd, &st), ==, 0);
+    g_assert_cmpint(st.st_blocks * 512, ==, PAGE);
+    g_assert_true(ferry_is_zero(target.host, 8 * PAGE));
 }
 
 /* Where lseek() would find no data although there is some. */
@@ -160,6 +179,7 @@ int main(int argc, char **argv)
     g_test_add_func("/scan/shared/scattered", test_shared);
     g_test_add_func("/scan/shared/dense", test_shared_dense);
     g_test_add_func("/scan/shared/discard", test_shared_discard);
+    g_test_add_func("/scan/shared/unscanned", test_shared_unscanned);
     g_test_add_func("/scan/shared/without-holes", test_shared_without_holes);
     g_test_add_func("/scan/shared/hugetlb", test_shared_hugetlb);
     g_test_add_func("/scan/shared/error", test_shared_error);

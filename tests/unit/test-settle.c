@@ -180,6 +180,7 @@ static const Case cases[] = {
      .destination = FILE_FLAGS,
      .answer = FERRY_ANSWER_IN_FULL},
     {.name = "private-there", .source = FILE_FLAGS, .destination = FERRY_REGION_FOREIGN},
+    {.name = "private-there-not-known-to-be-foreign", .source = FILE_FLAGS, .written = true},
     {.name = "private-virtio-mem",
      .source = FERRY_REGION_FOREIGN | FERRY_REGION_SPARSE,
      .destination = FERRY_REGION_FOREIGN | FERRY_REGION_SPARSE,
@@ -229,6 +230,10 @@ static void test_case(gconstpointer data)
     add(&destination, "nv", test->other_file ? other : path, test->offset_bytes, test->destination);
     if (test->written) {
         destination.host[0] = 'x';
+    }
+    if (!(test->destination & FERRY_REGION_SHARED)) {
+        /* What was written is dropped, and not only cleared. */
+        destination.scan = FERRY_SCAN_PRIVATE;
     }
     is_on_server = test->on_server;
     answers = settle(&source, &destination, 1, test->may_leave, test->other_host, &there, &error);
@@ -345,7 +350,10 @@ static void test_lock_of_somebody(void)
     g_autofree char *path = make_file(true);
     struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     g_autoptr(GArray) marks = NULL;
-    FerryRegion region;
+    g_autofree uint8_t *answers = NULL;
+    g_autoptr(GError) error = NULL;
+    FerryRegion region, source;
+    FerryRegions there;
     bool hidden = false;
     int fd = open(path, O_RDWR | O_CLOEXEC);
 
@@ -354,6 +362,18 @@ static void test_lock_of_somebody(void)
     marks = ferry_region_find_marks(&region, SESSION, &hidden);
     g_assert_cmpuint(marks->len, ==, 0);
     g_assert_true(hidden);
+    drop(&region);
+
+    /* It may be the source's own: a copy of it is emptied, and the file left as it is. */
+    add(&region, "nv", path, 0, 0);
+    add(&source, "nv", path, 0, FERRY_REGION_FOREIGN);
+    answers = settle(&source, &region, 1, false, false, &there, &error);
+    g_assert_no_error(error);
+    g_assert_cmpint(answers[0], ==, FERRY_ANSWER_EMPTY);
+    g_assert_true(there.list[0].flags & FERRY_REGION_FOREIGN);
+    g_assert_cmpmem(source.host, 4, "data", 4);
+    ferry_regions_clear(&there);
+    drop(&source);
     close(fd);
     drop(&region);
     unlink(path);

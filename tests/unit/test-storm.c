@@ -385,6 +385,21 @@ static void test_stale_in_blocks(void)
     stale(4 * FERRY_STORM_MAX_BLOCKS - 5, 1, true, false);
 }
 
+/* In the last block, which is shorter than the others. */
+static void test_stale_at_end(void)
+{
+    const uint64_t nr_pages = 4 * FERRY_STORM_MAX_BLOCKS - 5;
+    g_autoptr(Bed) bed = bed_new(nr_pages);
+    uint8_t old[FERRY_STORM_PAGE_BYTES];
+
+    set(bed, FERRY_STORM_SEQUENTIAL, FERRY_STORM_NOISE, true, nr_pages);
+    write_pages(bed, nr_pages);
+    memcpy(old, page_of(bed, nr_pages - 1), sizeof(old));
+    write_pages(bed, nr_pages);
+    memcpy(page_of(bed, nr_pages - 1), old, sizeof(old));
+    expect_wrong(bed, nr_pages - 1, 1, 1);
+}
+
 /* --- Moving ---------------------------------------------------------------------------------- */
 
 static void move(Bed *from, Bed *to)
@@ -541,6 +556,7 @@ int main(int argc, char **argv)
     g_test_add_func("/storm/damage", test_damage);
     g_test_add_func("/storm/stale", test_stale);
     g_test_add_func("/storm/stale-in-blocks", test_stale_in_blocks);
+    g_test_add_func("/storm/stale-at-end", test_stale_at_end);
     g_test_add_func("/storm/move", test_move);
     g_test_add_func("/storm/move-fresh", test_move_fresh);
     g_test_add_func("/storm/hostile", test_hostile);
