@@ -11,6 +11,7 @@
 #include "../wire/control.h"
 #include "../error.h"
 #include "../events.h"
+#include "../fault.h"
 #include "state.h"
 
 /* --- Phases ----------------------------------------------------------------------------------- */
@@ -64,6 +65,7 @@ bool ferry_destination_enter(FerryDestination *destination, FerryDestinationPhas
     }
     ferry_event(phase, "destination", from, to);
     destination->phase = phase;
+    ferry_fault_phase(DESTINATION, phase);
     /* Who waits for the end is not to clear up before the source has been told why it failed. */
     if (phase != FERRY_DESTINATION_FAILED) {
         g_cond_broadcast(&destination->changed);
