@@ -287,7 +287,8 @@ static void check_reasons(Referee *referee)
     }
     /* That a channel broke, whoever reads it finds out, and has words of its own. */
     if (referee->c->fault.effect == FAULT_ERROR && !all_completed &&
-        !fault_is_frame(referee->c->fault.point) && referee->c->mode != FAULT_CANCELLED && !is_injected_error_told(referee->world)) {
+        !fault_is_frame(referee->c->fault.point) && referee->c->mode != FAULT_CANCELLED &&
+        !is_injected_error_told(referee->world)) {
         find_wrong(referee, "nobody tells of the error: the source says '%s', the destination '%s'",
                    referee->world->told[FAULT_SOURCE].reason,
                    referee->world->told[FAULT_DESTINATION].reason);

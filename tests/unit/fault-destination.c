@@ -42,7 +42,7 @@ static struct {
         *written[FAKE_REGIONS_MAX]; /* what the guest has written to each page here; 0: nothing */
     _Atomic bool stop_vcpus, blind;
     _Atomic gint64 part_us; /* since when something is due on the stream; 0: nothing is */
-    uint64_t seed;
+    gint64 came_us; /* when something has come on the stream */
 
     GMutex lock; /* for what follows */
     FerryDestination *destination;
@@ -421,12 +421,25 @@ static bool has_failed(void)
     return failed_since;
 }
 
+/* While the session is open, it is the one that breaks a stream that stalls; else the kernel's keep-alive. */
+static bool is_stalled(void)
+{
+    bool cut_off;
+
+    g_mutex_lock(&me.destination->lock);
+    cut_off = ferry_destination_is_cut_off(me.destination);
+    g_mutex_unlock(&me.destination->lock);
+    return cut_off &&
+           g_get_monotonic_time() - me.came_us > (gint64)fault_keepalive_ms() * 1000;
+}
+
 /* The state of the devices is in. */
 static FaultOutcome run(void)
 {
     FaultOutcome outcome = FAULT_UNDECIDED;
 
     fault_doing("waiting for GO");
+    me.came_us = g_get_monotonic_time();
     while (outcome == FAULT_UNDECIDED) {
         struct pollfd pollfd = {.fd = me.left ? me.stream : -1, .events = POLLIN};
         bool went;
@@ -444,7 +457,10 @@ static FaultOutcome run(void)
             return completed();
         }
         if (poll(&pollfd, 1, LOOK_MS) > 0) {
+            me.came_us = g_get_monotonic_time();
             outcome = take_word();
+        } else if (me.left && is_stalled()) {
+            outcome = stream_broke();
         }
     }
     return outcome;

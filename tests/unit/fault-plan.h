@@ -14,6 +14,9 @@ bool fault_plan_has(FaultSide side, FerryFaultPoint point);
 /* Whether it is as planned that @mode passes it, or does not. */
 bool fault_plan_agrees(FaultSide side, FerryFaultPoint point, FaultMode mode, bool passed);
 
+/* Whether @mode passes it each time. */
+bool fault_plan_is_sure(FaultSide side, FerryFaultPoint point, FaultMode mode);
+
 /* Why @mode does not pass it, in a word; and all these words explained. */
 const char *fault_plan_cell(FaultSide side, FerryFaultPoint point, FaultMode mode);
 void fault_plan_print_reasons(void);

@@ -18,6 +18,9 @@
 #define NR_CHANNELS 2
 #define NR_ROUNDS   2
 
+/* How many pages are written just before pages are left missing. */
+#define NR_MISSING 700
+
 /* So slow that there is time to break something, and for how long. */
 #define SLOW_BYTES (4 << 20)
 #define SLOW_MS    100
@@ -263,6 +266,10 @@ static bool hand_off(GError **errp)
 
     if (is_fetching()) {
         fault_doing("drafting");
+        /* Enough that some are missing for a while. */
+        for (uint64_t page = 0; page < NR_MISSING; page++) {
+            fake_machine_write(me.machine, 0, page * 5, page + 77);
+        }
         /* Once for nothing. */
         if (!ferry_source_draft(me.source, errp) || !ferry_source_step(me.source, 5, errp) ||
             !ferry_source_draft(me.source, errp)) {
