@@ -310,14 +310,18 @@ void ferry_destination_break(FerryDestination *destination)
 
 bool ferry_destination_abandon(FerryDestination *destination, GError **errp)
 {
-    g_autoptr(GError) error =
-        g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED, "abandoned, with pages missing");
+    g_autoptr(GError) error = NULL;
     ChannelReader *control = NULL;
-    bool given_up;
+    bool parted, given_up;
 
     g_mutex_lock(&destination->lock);
-    given_up =
-        destination->phase == FERRY_DESTINATION_PAUSED && give_up(destination, error, &control);
+    /* Without GO the guest is not this side's, whatever has come. */
+    parted = destination->phase == FERRY_DESTINATION_PARTED && !destination->may_run;
+    error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED,
+                                parted ? "abandoned, before the source had let go of the guest"
+                                       : "abandoned, with pages missing");
+    given_up = (parted || destination->phase == FERRY_DESTINATION_PAUSED) &&
+               give_up(destination, error, &control);
     g_mutex_unlock(&destination->lock);
     if (!given_up) {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
