@@ -415,6 +415,7 @@ static bool take_go(ChannelReader *reader, const FerryFrame *frame, GError **err
     if (destination->phase == FERRY_DESTINATION_LOADED) {
         ok = ferry_destination_enter(destination, FERRY_DESTINATION_DONE);
     }
+    destination->telling_go = ok && first;
     g_mutex_unlock(&destination->lock);
     if (!ok) {
         return out_of_turn(frame, errp);
@@ -430,6 +431,10 @@ static bool take_go(ChannelReader *reader, const FerryFrame *frame, GError **err
     if (first) {
         ferry_event(go, "destination");
         destination->ops.go(destination->opaque);
+        g_mutex_lock(&destination->lock);
+        destination->telling_go = false;
+        g_cond_broadcast(&destination->changed);
+        g_mutex_unlock(&destination->lock);
     }
     return true;
 }

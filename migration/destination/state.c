@@ -315,6 +315,10 @@ bool ferry_destination_abandon(FerryDestination *destination, GError **errp)
     bool parted, given_up;
 
     g_mutex_lock(&destination->lock);
+    /* After it has failed, nobody is to be told to run the guest any more. */
+    while (destination->telling_go) {
+        g_cond_wait(&destination->changed, &destination->lock);
+    }
     /* Without GO the guest is not this side's, whatever has come. */
     parted = destination->phase == FERRY_DESTINATION_PARTED && !destination->may_run;
     error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED,

@@ -30,10 +30,10 @@ int fault_ask_fd;
 void (*fault_fail_session)(GError *error);
 
 const FakeRegion fault_regions[] = {
-    {.id = "pc.ram", .nr_pages = 4000, .touched_pages = 1000},
-    {.id = "shared", .nr_pages = 400, .touched_pages = 200, .shared = true},
-    /* Pages of 4 MiB, which come in two parts.  No kernel has them, so none may be there in part. */
-    {.id = "huge", .nr_pages = 2048, .touched_pages = 2048, .huge_pages = 1024},
+    {.id = "pc.ram", .nr_pages = 1600, .touched_pages = 400},
+    {.id = "shared", .nr_pages = 128, .touched_pages = 64, .shared = true},
+    /* A page of 4 MiB, which comes in two parts.  No kernel has such, so it may not be there in part. */
+    {.id = "huge", .nr_pages = 1024, .touched_pages = 1024, .huge_pages = 1024},
     {0},
 };
 

@@ -266,13 +266,15 @@ static bool hand_off(GError **errp)
 
     if (is_fetching()) {
         fault_doing("drafting");
+        /* Once for nothing. */
+        if (!ferry_source_draft(me.source, errp) || !ferry_source_step(me.source, 5, errp)) {
+            return false;
+        }
         /* Enough that some are missing for a while. */
         for (uint64_t page = 0; page < NR_MISSING; page++) {
-            fake_machine_write(me.machine, 0, page * 5, page + 77);
+            fake_machine_write(me.machine, 0, page * 2, page + 77);
         }
-        /* Once for nothing. */
-        if (!ferry_source_draft(me.source, errp) || !ferry_source_step(me.source, 5, errp) ||
-            !ferry_source_draft(me.source, errp)) {
+        if (!ferry_source_draft(me.source, errp)) {
             return false;
         }
     }

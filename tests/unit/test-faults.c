@@ -3,7 +3,7 @@
  *
  *   test-faults             a sample: the part of the walk that fits into every check
  *   test-faults --all       all of it
- *   test-faults --only SUBSTRING    those of all whose name (mode/side/point/effect/pass) has that
+ *   test-faults --only SUBSTRING...  those of all whose name (mode/side/point/effect/pass) has that
  *
  * Cases run several at a time, as they wait most of the time: FERRY_FAULT_JOBS of them, or four.
  *
@@ -37,7 +37,7 @@ typedef struct Walk {
 
 static struct {
     bool all;
-    const char *only;
+    GPtrArray *only; /* of char *, not owned; NULL: whatever */
     unsigned nr_jobs;
     /* What each mode passes when nothing goes wrong. */
     FaultResult *usual; /* shared */
@@ -105,7 +105,7 @@ static void tell(const FaultCase *c, const FaultResult *result)
 static void run_walk(const Walk *walk)
 {
     g_autofree pid_t *pids = g_new0(pid_t, walk->nr + 1);
-    unsigned next = 0, nr_running = 0;
+    unsigned next = 0, nr_running = 0, nr_ended = 0;
 
     while (next < walk->nr || nr_running) {
         int status;
@@ -128,6 +128,10 @@ static void run_walk(const Walk *walk)
                                (unsigned)status);
                 }
                 tell(&walk->cases[i], result);
+                if (++nr_ended % 100 == 0) {
+                    printf("# %u of %u\n", nr_ended, walk->nr);
+                    fflush(stdout);
+                }
             }
         }
     }
@@ -182,7 +186,12 @@ static bool is_wanted(const FaultCase *c, unsigned turn)
 {
     g_autofree char *name = name_case(c);
 
-    return me.only ? strstr(name, me.only) != NULL : me.all || is_in_sample(c, turn);
+    for (guint i = 0; me.only && i < me.only->len; i++) {
+        if (strstr(name, g_ptr_array_index(me.only, i))) {
+            return true;
+        }
+    }
+    return !me.only && (me.all || is_in_sample(c, turn));
 }
 
 static void collect(void)
@@ -396,7 +405,8 @@ int main(int argc, char **argv)
         me.all |= g_str_equal(argv[i], "--all");
         usual |= g_str_equal(argv[i], "--usual");
         if (g_str_equal(argv[i], "--only") && i + 1 < argc) {
-            me.only = argv[++i];
+            me.only = me.only ?: g_ptr_array_new();
+            g_ptr_array_add(me.only, argv[++i]);
         }
     }
     me.usual = share(sizeof(FaultResult) * FAULT_MODES);
