@@ -25,6 +25,9 @@
 /* An attempt that takes longer waits for something that does not come. */
 #define LIMIT_MS 30000
 
+/* The same for a side that is known to wait for ever. */
+#define SHORT_LIMIT_MS 3000
+
 /* As many attempts as a person has patience for. */
 #define ATTEMPTS_MAX 4
 
@@ -67,6 +70,12 @@ const char *fault_outcome_name(FaultOutcome outcome)
                                         "in-doubt",  "paused",    "dead"};
 
     return names[outcome];
+}
+
+static gint64 limit_us(const Referee *referee)
+{
+    return g_get_monotonic_time() +
+           (referee->c->lie == FAULT_LIE_WAIT ? SHORT_LIMIT_MS : LIMIT_MS) * INT64_C(1000);
 }
 
 static void find_wrong(Referee *referee, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -228,7 +237,7 @@ static void await(Referee *referee, FaultSide side, gint64 deadline)
 static void order_alone(Referee *referee, FaultSide side, char order)
 {
     give_order(referee, side, order);
-    await(referee, side, g_get_monotonic_time() + LIMIT_MS * 1000);
+    await(referee, side, limit_us(referee));
 }
 
 static void order_both(Referee *referee, char order)
@@ -249,7 +258,7 @@ static void order_both(Referee *referee, char order)
             fault_net_refuse(referee->net, 2);
         }
     }
-    deadline = g_get_monotonic_time() + LIMIT_MS * 1000;
+    deadline = limit_us(referee);
     give_order(referee, FAULT_DESTINATION, order);
     hear(referee, FAULT_DESTINATION, deadline);
     give_order(referee, FAULT_SOURCE, order);
@@ -285,8 +294,12 @@ static void check_reasons(Referee *referee)
                        fault_outcome_name(outcome));
         }
     }
-    /* That a channel broke, whoever reads it finds out, and has words of its own. */
+    /*
+     * That a channel broke, whoever reads it finds out, and has words of its own.  In doubt, the session is over:
+     * nobody asks what fails then.
+     */
     if (referee->c->fault.effect == FAULT_ERROR && !all_completed &&
+        referee->c->fault.point != FERRY_FAULT_SOURCE_IN_DOUBT &&
         !fault_is_frame(referee->c->fault.point) && referee->c->mode != FAULT_CANCELLED &&
         !is_injected_error_told(referee->world)) {
         find_wrong(referee, "nobody tells of the error: the source says '%s', the destination '%s'",
@@ -330,6 +343,7 @@ static void try_again(Referee *referee)
             start_side(referee, side);
         }
     }
+    referee->world->timeout_ms = LONG_MS;
     order_both(referee, ORDER_ATTEMPT);
     if (!referee->wrong && (outcome_of(referee, FAULT_SOURCE) != FAULT_COMPLETED ||
                             outcome_of(referee, FAULT_DESTINATION) != FAULT_COMPLETED)) {
@@ -398,6 +412,7 @@ static void set_up(Referee *referee)
     referee->world = world;
     world->mode = c->mode;
     world->fault = c->fault;
+    world->lie = c->lie;
     world->event = nothing;
     world->asked[0] = world->asked[1] = -1;
     world->timeout_ms = waits_for_silence(c->fault.effect) ? SHORT_MS : LONG_MS;
@@ -428,7 +443,7 @@ static void set_up(Referee *referee)
 
 static void tear_down(Referee *referee)
 {
-    gint64 deadline = g_get_monotonic_time() + LIMIT_MS * 1000;
+    gint64 deadline = limit_us(referee);
 
     for (unsigned side = 0; side < FAULT_SIDES; side++) {
         give_order(referee, side, ORDER_QUIT);
@@ -481,12 +496,8 @@ static void run(Referee *referee)
     bool over = false;
 
     order_both(referee, ORDER_ATTEMPT);
-    if (c->mode == FAULT_RESUME && !atomic_load(&world->event_fired)) {
-        find_wrong(referee, "there was nothing to break: the source %s, the destination %s",
-                   fault_outcome_name(outcome_of(referee, FAULT_SOURCE)),
-                   fault_outcome_name(outcome_of(referee, FAULT_DESTINATION)));
-    } else if (c->mode == FAULT_RESUME && outcome_of(referee, FAULT_SOURCE) == FAULT_PAUSED &&
-               outcome_of(referee, FAULT_DESTINATION) == FAULT_PAUSED) {
+    if (c->mode == FAULT_RESUME && outcome_of(referee, FAULT_SOURCE) == FAULT_PAUSED &&
+        outcome_of(referee, FAULT_DESTINATION) == FAULT_PAUSED) {
         order_both(referee, ORDER_RESUME);
     }
     atomic_store(&world->armed, false);
@@ -498,7 +509,8 @@ static void run(Referee *referee)
         }
     }
     check_reasons(referee);
-    if (c->fault.effect == FAULT_NOTHING || c->fault.effect == FAULT_DELAY) {
+    if (c->fault.effect == FAULT_NOTHING ||
+        (c->fault.effect == FAULT_DELAY && atomic_load(&world->fired))) {
         check_usual(referee);
     }
     for (unsigned i = 0; i < ATTEMPTS_MAX && !over && !referee->wrong; i++) {
@@ -507,7 +519,11 @@ static void run(Referee *referee)
     }
     check_guest(referee);
     if (!over) {
-        find_wrong(referee, "it does not come to an end");
+        find_wrong(
+            referee, "it does not come to an end: the source %s (%s), the destination %s (%s)",
+            fault_outcome_name(outcome_of(referee, FAULT_SOURCE)), world->told[FAULT_SOURCE].reason,
+            fault_outcome_name(outcome_of(referee, FAULT_DESTINATION)),
+            world->told[FAULT_DESTINATION].reason);
     }
 }
 

@@ -42,7 +42,7 @@ static struct {
         *written[FAKE_REGIONS_MAX]; /* what the guest has written to each page here; 0: nothing */
     _Atomic bool stop_vcpus, blind;
     _Atomic gint64 part_us; /* since when something is due on the stream; 0: nothing is */
-    gint64 came_us; /* when something has come on the stream */
+    gint64 came_us;         /* when something has come on the stream */
 
     GMutex lock; /* for what follows */
     FerryDestination *destination;
@@ -429,8 +429,7 @@ static bool is_stalled(void)
     g_mutex_lock(&me.destination->lock);
     cut_off = ferry_destination_is_cut_off(me.destination);
     g_mutex_unlock(&me.destination->lock);
-    return cut_off &&
-           g_get_monotonic_time() - me.came_us > (gint64)fault_keepalive_ms() * 1000;
+    return cut_off && g_get_monotonic_time() - me.came_us > (gint64)fault_keepalive_ms() * 1000;
 }
 
 /* The state of the devices is in. */
@@ -573,13 +572,13 @@ static FaultOutcome abandon(void)
     if (has_failed()) {
         return failed_to_load("");
     }
-    fault_set_runs(false);
     atomic_store(&me.blind, true);
     atomic_store(&me.stop_vcpus, true);
     if (!ferry_destination_abandon(me.destination, &error)) {
         fault_complain("it cannot be abandoned: %s (%s)", error->message,
                        ferry_destination_phase_name(me.destination->phase));
     }
+    fault_set_runs(false);
     end_session(NULL);
     stop_vcpus();
     fault_check_census(me.before);

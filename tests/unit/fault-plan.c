@@ -30,7 +30,7 @@ static const struct {
 } plan[] = {
     /*                                                pre post resume fallback cancel doubt no-memory */
     {FAULT_SOURCE, FERRY_FAULT_DIAL, "y y y y y e e"},
-    {FAULT_SOURCE, FERRY_FAULT_THREAD_CONTROL, "y y y y y e e"},
+    {FAULT_SOURCE, FERRY_FAULT_THREAD_CONTROL, "y y y * y e e"},
     {FAULT_SOURCE, FERRY_FAULT_THREAD_SENDER, "y y y f y e e"},
     {FAULT_SOURCE, FERRY_FAULT_THREAD_SERVER, "m y y f y m m"},
     {FAULT_SOURCE, FERRY_FAULT_THREAD_BEAT, "y y y f y e e"},
@@ -42,9 +42,9 @@ static const struct {
     {FAULT_SOURCE, FERRY_FAULT_TRACKER_FEED, "t y e t y t t"},
     {FAULT_SOURCE, FERRY_FAULT_SCAN, "y y e f y e e"},
     {FAULT_SOURCE, FERRY_FAULT_SAY_HELLO, "y y y y y e e"},
-    {FAULT_SOURCE, FERRY_FAULT_SAY_REGIONS, "y y e y y e e"},
-    {FAULT_SOURCE, FERRY_FAULT_SAY_ERROR, "n n n y y e y"},
-    {FAULT_SOURCE, FERRY_FAULT_SAY_PAGES, "y y y f y e e"},
+    {FAULT_SOURCE, FERRY_FAULT_SAY_REGIONS, "y y e * y e e"},
+    {FAULT_SOURCE, FERRY_FAULT_SAY_ERROR, "n n n * y e y"},
+    {FAULT_SOURCE, FERRY_FAULT_SAY_PAGES, "y y y f y e *"},
     {FAULT_SOURCE, FERRY_FAULT_SAY_STOPPED, "y y e f y e e"},
     {FAULT_SOURCE, FERRY_FAULT_SAY_FENCE, "y y e f y e e"},
     {FAULT_SOURCE, FERRY_FAULT_SAY_HANDOFF, "y y e f y e e"},
@@ -55,7 +55,7 @@ static const struct {
     {FAULT_SOURCE, FERRY_FAULT_SAY_RESUME, "k k y k k k k"},
     {FAULT_SOURCE, FERRY_FAULT_SAY_FORGET, "m y e f y m m"},
     {FAULT_SOURCE, FERRY_FAULT_HEAR_READY, "y y e f y e e"},
-    {FAULT_SOURCE, FERRY_FAULT_HEAR_ERROR, "n n n e e e y"},
+    {FAULT_SOURCE, FERRY_FAULT_HEAR_ERROR, "n n n e * e y"},
     {FAULT_SOURCE, FERRY_FAULT_HEAR_REPORT, "y y y f c e e"},
     {FAULT_SOURCE, FERRY_FAULT_HEAR_REACHED, "y y e f y e e"},
     {FAULT_SOURCE, FERRY_FAULT_HEAR_MISSING, "k k y k k k k"},
@@ -93,7 +93,7 @@ static const struct {
     {FAULT_DESTINATION, FERRY_FAULT_PLACE, "m y y f c m m"},
     {FAULT_DESTINATION, FERRY_FAULT_PLACE_MEMORY, "m y y f c m m"},
     {FAULT_DESTINATION, FERRY_FAULT_SAY_READY, "y y e f y e e"},
-    {FAULT_DESTINATION, FERRY_FAULT_SAY_ERROR, "n n n e * e y"},
+    {FAULT_DESTINATION, FERRY_FAULT_SAY_ERROR, "n n n * * e y"},
     {FAULT_DESTINATION, FERRY_FAULT_SAY_REPORT, "y y y f c y e"},
     {FAULT_DESTINATION, FERRY_FAULT_SAY_REACHED, "y y e f y e e"},
     {FAULT_DESTINATION, FERRY_FAULT_SAY_MISSING, "k k y k k k k"},
@@ -126,7 +126,7 @@ static const struct {
     {FAULT_DESTINATION, FERRY_FAULT_DESTINATION_DONE, "y y y f c e e"},
     {FAULT_DESTINATION, FERRY_FAULT_DESTINATION_PARTED, "m * * f c m m"},
     {FAULT_DESTINATION, FERRY_FAULT_DESTINATION_FAILED, "n n n * y e y"},
-    {FAULT_DESTINATION, FERRY_FAULT_HEAR_ERROR, "n n n e * e e"},
+    {FAULT_DESTINATION, FERRY_FAULT_HEAR_ERROR, "n n n * * e e"},
 };
 
 static char letter_of(FaultSide side, FerryFaultPoint point, FaultMode mode)

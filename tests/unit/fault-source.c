@@ -21,6 +21,9 @@
 /* How many pages are written just before pages are left missing. */
 #define NR_MISSING 700
 
+/* For opening the session: what users have if they do not say otherwise. */
+#define OPEN_MS 3000
+
 /* So slow that there is time to break something, and for how long. */
 #define SLOW_BYTES (4 << 20)
 #define SLOW_MS    100
@@ -34,6 +37,7 @@ static struct {
     FerryTracker tracker;
     int stream; /* or -1 */
     FaultCensus before;
+    int leaked;
     bool stopped; /* the reference is what memory was then */
 
     GMutex lock; /* QEMU's: for the next one, and between looking and GO */
@@ -143,6 +147,7 @@ static void stop_guest(void)
         fault_set_runs(false);
         each_region(keep);
         me.stopped = true;
+        fault_world->reference[0] ^= fault_world->lie == FAULT_LIE_PAGE;
     }
 }
 
@@ -180,7 +185,7 @@ static void end_session(void)
 static FaultOutcome kept(GError *error)
 {
     take_guest_back();
-    fault_set_reason(error ? error->message : "");
+    fault_set_reason(error && fault_world->lie != FAULT_LIE_REASON ? error->message : "");
     g_clear_error(&error);
     end_session();
     return FAULT_KEPT;
@@ -188,6 +193,14 @@ static FaultOutcome kept(GError *error)
 
 static FaultOutcome completed(void)
 {
+    if (fault_world->lie == FAULT_LIE_BOTH) {
+        fault_set_runs(true);
+    } else if (fault_world->lie == FAULT_LIE_LEAK) {
+        me.leaked = dup(me.stream);
+    }
+    while (fault_world->lie == FAULT_LIE_WAIT) {
+        g_usleep(1000);
+    }
     end_session();
     return FAULT_COMPLETED;
 }
@@ -288,7 +301,7 @@ static bool hand_off(GError **errp)
     /* What cannot be written is seen by the session. */
     fault_write(me.stream, state, sizeof(state), fault_keepalive_ms());
     if (is_fetching()) {
-        ferry_source_set_bandwidth(me.source, SLOW_BYTES);
+        ferry_source_set_bandwidth(me.source, SLOW_BYTES / 16);
     }
     fault_doing("waiting for LOADED");
     if (!ferry_source_wait_loaded(me.source, errp)) {
@@ -316,11 +329,13 @@ static FaultOutcome await_taken(void)
 
 static FaultOutcome push(void)
 {
+    const bool breaks =
+        fault_world->mode == FAULT_RESUME && !fault_world->event_fired && fault_world->event_armed;
     gint64 slow_until = g_get_monotonic_time() + SLOW_MS * 1000;
     g_autoptr(GError) error = NULL;
 
     fault_doing("pushing");
-    ferry_source_set_bandwidth(me.source, SLOW_BYTES);
+    ferry_source_set_bandwidth(me.source, breaks ? SLOW_BYTES / 16 : SLOW_BYTES);
     while (!ferry_source_is_complete(me.source)) {
         /* That the stream breaks is for the destination to see. */
         fault_write_byte(me.stream, STREAM_PART);
@@ -330,8 +345,7 @@ static FaultOutcome push(void)
             return FAULT_PAUSED;
         }
         if (g_get_monotonic_time() > slow_until) {
-            if (fault_world->mode == FAULT_RESUME && fault_world->event.effect == FAULT_CUT_BOTH &&
-                !atomic_exchange(&fault_world->event_fired, true)) {
+            if (breaks && !atomic_exchange(&fault_world->event_fired, true)) {
                 atomic_store(&fault_world->armed, true);
                 fault_ask_network(FAULT_CUT_BOTH);
             }
@@ -346,7 +360,6 @@ static FaultOutcome push(void)
 
 static FaultOutcome attempt(void)
 {
-    const unsigned open_ms = MIN(fault_world->timeout_ms, 10000) / 2;
     FerrySourceConfig config = {
         .session = fault_world->session,
         .version = FERRY_WIRE_VERSION_MAX,
@@ -354,8 +367,8 @@ static FaultOutcome attempt(void)
         .nr_fetch = is_fetching() ? 1 : 0,
         .timeout_ms = fault_world->timeout_ms,
         .switchover_ms = fault_world->timeout_ms * 2,
-        .open_deadline_us = g_get_monotonic_time() + (gint64)open_ms * 1000,
-        .open_timeout_ms = open_ms,
+        .open_deadline_us = g_get_monotonic_time() + OPEN_MS * 1000,
+        .open_timeout_ms = OPEN_MS,
         .dial = dial,
         .next_tracker = next_tracker,
         .broken = broken,

@@ -66,6 +66,17 @@ typedef struct FaultSpec {
     unsigned nth; /* pass, from 1 on */
 } FaultSpec;
 
+/* A source that is wrong itself: the referee must find that. */
+typedef enum FaultLie {
+    FAULT_HONEST,
+    FAULT_LIE_BOTH,   /* it runs the guest that it has let go of */
+    FAULT_LIE_PAGE,   /* a page is not what it is said to be */
+    FAULT_LIE_LEAK,   /* a descriptor stays open */
+    FAULT_LIE_REASON, /* it does not say why */
+    FAULT_LIE_WAIT,   /* it waits for ever */
+    FAULT_LIES
+} FaultLie;
+
 /* What a side tells. */
 typedef struct FaultTold {
     _Atomic FaultOutcome outcome;
@@ -78,6 +89,7 @@ typedef struct FaultTold {
 /* Shared by all three processes. */
 typedef struct FaultWorld {
     FaultMode mode;
+    FaultLie lie;
     FaultSpec fault; /* what is walked */
     FaultSpec event; /* what the mode consists of */
     unsigned timeout_ms;
@@ -214,6 +226,7 @@ void fault_net_run(FaultNet *net, const int *fds, unsigned nr_fds, unsigned time
 typedef struct FaultCase {
     FaultMode mode;
     FaultSpec fault; /* FAULT_NOTHING: only see what is passed */
+    FaultLie lie;
 } FaultCase;
 
 typedef enum FaultVerdict {

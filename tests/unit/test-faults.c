@@ -24,6 +24,9 @@
 #include "fault-plan.h"
 #include "migration/destination/state.h"
 
+/* How often a case is tried whose point is not reached. */
+#define TRIES_MAX 3
+
 /* A referee that takes longer is stuck itself. */
 #define REFEREE_S 240
 
@@ -73,7 +76,12 @@ static pid_t start(const Walk *walk, unsigned number)
             _exit(1);
         }
         alarm(REFEREE_S);
-        fault_case_run(&walk->cases[number], &walk->results[number]);
+        /* On a busy machine a session may end of something else first, that it is taken for silent. */
+        for (unsigned i = 0; i < TRIES_MAX && walk->results[number].verdict != FAULT_PASSED &&
+                             walk->results[number].verdict != FAULT_WRONG;
+             i++) {
+            fault_case_run(&walk->cases[number], &walk->results[number]);
+        }
         _exit(0);
     }
     return pid;
@@ -121,6 +129,8 @@ static void run_walk(const Walk *walk)
             FaultResult *result = &walk->results[i];
 
             if (pids[i] == ended) {
+                /* The number may come again. */
+                pids[i] = 0;
                 nr_running--;
                 if (status != 0) {
                     result->verdict = FAULT_WRONG;
@@ -206,7 +216,8 @@ static void collect(void)
 
                 for (unsigned i = 0; i < nr * FAULT_EFFECTS; i++) {
                     const FaultCase c = {mode,
-                                         {side, point, i % FAULT_EFFECTS, i / FAULT_EFFECTS + 1}};
+                                         {side, point, i % FAULT_EFFECTS, i / FAULT_EFFECTS + 1},
+                                         FAULT_HONEST};
 
                     if (is_wanted(&c, turn)) {
                         g_array_append_val(cases, c);
@@ -344,6 +355,41 @@ static void test_usual(void)
     }
 }
 
+/* A referee that finds nothing wrong with these finds nothing. */
+static void test_lies(void)
+{
+    static const char *const words[FAULT_LIES] = {
+        [FAULT_LIE_BOTH] = "both sides ran the guest",
+        [FAULT_LIE_PAGE] = "1 pages of RAM block 'pc.ram' are wrong",
+        [FAULT_LIE_LEAK] = "descriptors and",
+        [FAULT_LIE_REASON] = "does not say why",
+        [FAULT_LIE_WAIT] = "a wait of the source did not end",
+    };
+    FaultCase cases[FAULT_LIES - 1];
+    const Walk walk = {
+        .cases = cases,
+        .results = share(sizeof(FaultResult) * FAULT_LIES),
+        .nr = FAULT_LIES - 1,
+    };
+
+    for (unsigned i = 0; i < walk.nr; i++) {
+        const FaultLie lie = i + 1;
+
+        cases[i] = (FaultCase){
+            .mode = lie == FAULT_LIE_REASON ? FAULT_NO_MEMORY : FAULT_PRECOPY,
+            .fault = {.effect = FAULT_NOTHING},
+            .lie = lie,
+        };
+    }
+    run_walk(&walk);
+    for (unsigned i = 0; i < walk.nr; i++) {
+        g_assert_cmpint(walk.results[i].verdict, ==, FAULT_WRONG);
+        if (!strstr(walk.results[i].why, words[i + 1])) {
+            g_error("not '%s', but '%s'", words[i + 1], walk.results[i].why);
+        }
+    }
+}
+
 static void test_mode(gconstpointer data)
 {
     const FaultMode mode = GPOINTER_TO_UINT(data);
@@ -417,6 +463,7 @@ int main(int argc, char **argv)
     collect();
     run_walk(&me.walk);
     g_test_add_func("/faults/names", test_names);
+    g_test_add_func("/faults/lies-are-found", test_lies);
     g_test_add_func("/faults/usual", test_usual);
     for (unsigned mode = 0; mode < FAULT_MODES; mode++) {
         g_autofree char *path = g_strdup_printf("/faults/%s", fault_mode_name(mode));
