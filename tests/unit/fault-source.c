@@ -301,7 +301,7 @@ static bool hand_off(GError **errp)
     /* What cannot be written is seen by the session. */
     fault_write(me.stream, state, sizeof(state), fault_keepalive_ms());
     if (is_fetching()) {
-        ferry_source_set_bandwidth(me.source, SLOW_BYTES / 16);
+        ferry_source_set_bandwidth(me.source, SLOW_BYTES);
     }
     fault_doing("waiting for LOADED");
     if (!ferry_source_wait_loaded(me.source, errp)) {
@@ -335,7 +335,7 @@ static FaultOutcome push(void)
     g_autoptr(GError) error = NULL;
 
     fault_doing("pushing");
-    ferry_source_set_bandwidth(me.source, breaks ? SLOW_BYTES / 16 : SLOW_BYTES);
+    ferry_source_set_bandwidth(me.source, SLOW_BYTES);
     while (!ferry_source_is_complete(me.source)) {
         /* That the stream breaks is for the destination to see. */
         fault_write_byte(me.stream, STREAM_PART);
