@@ -93,7 +93,7 @@ static void find_wrong(Referee *referee, const char *format, ...)
     }
 }
 
-/* --- Sides as processes ------------------------------------------------------------------------------------ */
+/* --- Sides as processes ----------------------------------------------------------------------- */
 
 static void start_side(Referee *referee, FaultSide side)
 {
@@ -191,7 +191,7 @@ static void turn(Referee *referee)
     look_for_dead(referee);
 }
 
-/* --- Orders --------------------------------------------------------------------------------------------------- */
+/* --- Orders ----------------------------------------------------------------------------------- */
 
 static FaultOutcome outcome_of(const Referee *referee, FaultSide side)
 {
@@ -266,7 +266,7 @@ static void order_both(Referee *referee, char order)
     await(referee, FAULT_DESTINATION, deadline);
 }
 
-/* --- What must hold ------------------------------------------------------------------------------------------- */
+/* --- What must hold --------------------------------------------------------------------------- */
 
 static bool is_injected_error_told(const FaultWorld *world)
 {
@@ -334,7 +334,7 @@ static void check_guest(Referee *referee)
     }
 }
 
-/* --- What a person does ------------------------------------------------------------------------------------------ */
+/* --- What a person does ----------------------------------------------------------------------- */
 
 static void try_again(Referee *referee)
 {
@@ -393,7 +393,7 @@ static bool go_on(Referee *referee)
     return true;
 }
 
-/* --- A case --------------------------------------------------------------------------------------------------------- */
+/* --- A case ----------------------------------------------------------------------------------- */
 
 static bool waits_for_silence(FaultEffect effect)
 {

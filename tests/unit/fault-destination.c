@@ -1,7 +1,7 @@
 /*
  * The destination's side, as qemu/glue/destination drives it: see fault-world.h.
  *
- * Threads: the main one loads; one accepts channels; two are vCPUs.  What the engine calls comes from its own.
+ * Threads: the main one loads; one accepts channels; those of fault-guest.c.  What the engine calls comes from its own.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -17,16 +17,10 @@
 #include "migration/destination/state.h"
 #include "migration/error.h"
 
-#define NR_VCPUS 2
-#define LOOK_MS  5
+#define LOOK_MS 5
 
 /* How long nobody may come, after a session or a resumption was ordered. */
 #define COME_MS 10000
-
-typedef struct Vcpu {
-    unsigned number;
-    GThread *thread;
-} Vcpu;
 
 static struct {
     const FaultPlugs *plugs;
@@ -37,12 +31,10 @@ static struct {
     bool left;   /* the guest was handed off with pages missing */
     int quit_fd;
     GThread *acceptor;
-    Vcpu vcpus[NR_VCPUS];
     uint64_t
         *written[FAKE_REGIONS_MAX]; /* what the guest has written to each page here; 0: nothing */
-    _Atomic bool stop_vcpus, blind;
-    _Atomic gint64 part_us; /* since when something is due on the stream; 0: nothing is */
-    gint64 came_us;         /* when something has come on the stream */
+    _Atomic gint64 part_us;         /* since when something is due on the stream; 0: nothing is */
+    gint64 came_us;                 /* when something has come on the stream */
 
     GMutex lock; /* for what follows */
     FerryDestination *destination;
@@ -50,7 +42,7 @@ static struct {
     bool went, failed, broken;
 } me;
 
-/* --- What the engine asks, or tells ----------------------------------------------------------------------- */
+/* --- What the engine asks, or tells ----------------------------------------------------------- */
 
 static bool list_regions(void *opaque, const FerryRegions *remote, FerryRegions *local,
                          GError **errp)
@@ -121,7 +113,7 @@ static void resumed(void *opaque)
 /* The guest must stop: that was told, and is no wrong memory. */
 static void damaged(void *opaque, const GError *why)
 {
-    atomic_store(&me.stop_vcpus, true);
+    fault_guest_let_stop(false);
     fault_add_warning(why->message);
 }
 
@@ -143,7 +135,7 @@ static void fail_session(GError *error)
     g_mutex_unlock(&me.lock);
 }
 
-/* --- Connections ------------------------------------------------------------------------------------------------ */
+/* --- Connections ------------------------------------------------------------------------------ */
 
 static gpointer accept_run(gpointer opaque)
 {
@@ -198,100 +190,7 @@ static void close_stream(void)
     g_mutex_unlock(&me.lock);
 }
 
-/* --- The guest ---------------------------------------------------------------------------------------------------- */
-
-static const uint64_t *reference_of(uint32_t region, uint64_t page)
-{
-    const uint8_t *reference = fault_world->reference;
-
-    for (uint32_t i = 0; i < region; i++) {
-        reference += me.machine->regions.list[i].length_bytes;
-    }
-    return (const uint64_t *)(const void *)(reference + page * FERRY_PAGE_BYTES);
-}
-
-static bool is_right(uint32_t region, uint64_t page)
-{
-    const uint64_t *here = fake_machine_page(me.machine, region, page);
-    const uint64_t written = me.written[region][page];
-
-    return written ? here[0] == written && here[511] == ~written
-                   : memcmp(here, reference_of(region, page), FERRY_PAGE_BYTES) == 0;
-}
-
-/* Reads and writes pages of its own, all over memory. */
-static gpointer vcpu_run(gpointer opaque)
-{
-    const Vcpu *vcpu = opaque;
-    uint64_t random = 88172645463325252 + vcpu->number;
-
-    while (!atomic_load(&me.stop_vcpus)) {
-        uint32_t region;
-        uint64_t page;
-
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        region = (uint32_t)(random >> 60) % (uint32_t)me.machine->regions.nr;
-        page = (random >> 8) %
-                   (ferry_region_nr_pages(&me.machine->regions.list[region]) / NR_VCPUS) *
-                   NR_VCPUS +
-               vcpu->number;
-        if (!is_right(region, page) && !atomic_load(&me.blind)) {
-            fault_complain("page 0x%" G_GINT64_MODIFIER "x of region %u is wrong while it runs",
-                           page, region);
-        }
-        if (random & 1) {
-            uint64_t *here = fake_machine_page(me.machine, region, page);
-
-            here[0] = random;
-            here[511] = ~random;
-            me.written[region][page] = random;
-        }
-        g_usleep(500);
-    }
-    return NULL;
-}
-
-static void start_vcpus(void)
-{
-    fault_doing("running");
-    for (unsigned i = 0; i < NR_VCPUS && !me.vcpus[i].thread; i++) {
-        me.vcpus[i].number = i;
-        me.vcpus[i].thread = g_thread_new("vcpu", vcpu_run, &me.vcpus[i]);
-    }
-}
-
-static void stop_vcpus(void)
-{
-    atomic_store(&me.stop_vcpus, true);
-    for (unsigned i = 0; i < NR_VCPUS; i++) {
-        if (me.vcpus[i].thread) {
-            g_thread_join(g_steal_pointer(&me.vcpus[i].thread));
-        }
-    }
-}
-
-static void check_memory(void)
-{
-    for (uint32_t region = 0; region < me.machine->regions.nr; region++) {
-        const FerryRegion *memory = &me.machine->regions.list[region];
-        uint64_t nr_wrong = 0, first = 0;
-
-        for (uint64_t page = 0; page < ferry_region_nr_pages(memory); page++) {
-            if (!is_right(region, page)) {
-                first = nr_wrong++ ? first : page;
-            }
-        }
-        if (nr_wrong) {
-            fault_complain("%" G_GINT64_MODIFIER
-                           "u pages of RAM block '%s' are wrong, from 0x%" G_GINT64_MODIFIER "x on",
-                           nr_wrong, memory->id, first);
-        }
-    }
-}
-
-/* --- The end ---------------------------------------------------------------------------------------------------------- */
+/* --- The end ---------------------------------------------------------------------------------- */
 
 static void end_session(const char *reason)
 {
@@ -328,7 +227,7 @@ static FaultOutcome failed_to_load(const char *why)
         fault_set_reason(why);
     }
     g_mutex_unlock(&me.lock);
-    stop_vcpus();
+    fault_guest_stop();
     end_session("it could not load the state of the guest");
     close_stream();
     fault_check_census(me.before);
@@ -338,8 +237,8 @@ static FaultOutcome failed_to_load(const char *why)
 static FaultOutcome completed(void)
 {
     fault_doing("comparing memory");
-    stop_vcpus();
-    check_memory();
+    fault_guest_stop();
+    fault_guest_check();
     ferry_destination_send_report(me.destination);
     end_session(NULL);
     close_stream();
@@ -348,7 +247,7 @@ static FaultOutcome completed(void)
     return FAULT_COMPLETED;
 }
 
-/* --- QEMU's own path, in a few lines ------------------------------------------------------------------------------------ */
+/* --- QEMU's own path, in a few lines ---------------------------------------------------------- */
 
 static FaultOutcome load_own_path(void)
 {
@@ -370,14 +269,14 @@ static FaultOutcome load_own_path(void)
     }
     fault_set_runs(true);
     fault_write_byte(me.stream, STREAM_TAKEN);
-    check_memory();
+    fault_guest_check();
     close_stream();
     fault_check_census(me.before);
     fault_set_reason("");
     return FAULT_COMPLETED;
 }
 
-/* --- A migration ---------------------------------------------------------------------------------------------------------- */
+/* --- A migration ------------------------------------------------------------------------------ */
 
 /* With pages missing. */
 static FaultOutcome stream_broke(void)
@@ -447,7 +346,8 @@ static FaultOutcome run(void)
         went = me.went;
         g_mutex_unlock(&me.lock);
         if (went) {
-            start_vcpus();
+            fault_doing("running");
+            fault_guest_start();
         }
         if (has_failed()) {
             return failed_to_load("the session failed");
@@ -524,11 +424,7 @@ static FaultOutcome attempt(void)
     me.before = fault_census();
     me.opened = me.left = me.went = me.failed = me.broken = false;
     me.part_us = 0;
-    me.stop_vcpus = me.blind = false;
-    for (uint32_t region = 0; region < me.machine->regions.nr; region++) {
-        memset(me.written[region], 0,
-               ferry_region_nr_pages(&me.machine->regions.list[region]) * sizeof(uint64_t));
-    }
+    fault_guest_begin();
     me.quit_fd = eventfd(0, EFD_CLOEXEC);
     me.destination = ferry_destination_new(
         &(FerryDestinationConfig){
@@ -572,15 +468,14 @@ static FaultOutcome abandon(void)
     if (has_failed()) {
         return failed_to_load("");
     }
-    atomic_store(&me.blind, true);
-    atomic_store(&me.stop_vcpus, true);
+    fault_guest_let_stop(true);
     if (!ferry_destination_abandon(me.destination, &error)) {
         fault_complain("it cannot be abandoned: %s (%s)", error->message,
                        ferry_destination_phase_name(me.destination->phase));
     }
     fault_set_runs(false);
     end_session(NULL);
-    stop_vcpus();
+    fault_guest_stop();
     fault_check_census(me.before);
     return FAULT_FAILED;
 }
@@ -593,10 +488,7 @@ int fault_destination_run(const FaultPlugs *plugs)
     me.plugs = plugs;
     me.stream = -1;
     me.machine = fault_machine_new(1);
-    for (uint32_t region = 0; region < me.machine->regions.nr; region++) {
-        me.written[region] =
-            g_new0(uint64_t, ferry_region_nr_pages(&me.machine->regions.list[region]));
-    }
+    fault_guest_init(me.machine);
     fault_fail_session = fail_session;
     g_mutex_init(&me.lock);
     while (read(plugs->order, &order, 1) == 1 && order != ORDER_QUIT) {

@@ -39,7 +39,7 @@ struct FaultNet {
     unsigned nr_links;
 };
 
-/* --- Dialling ------------------------------------------------------------------------------------------ */
+/* --- Dialling --------------------------------------------------------------------------------- */
 
 static socklen_t make_name(struct sockaddr_un *name, int number)
 {
@@ -120,7 +120,7 @@ static void connect_one(FaultNet *net, unsigned which)
     }
 }
 
-/* --- What goes wrong --------------------------------------------------------------------------------------- */
+/* --- What goes wrong -------------------------------------------------------------------------- */
 
 static void close_end(Link *link, FaultSide side)
 {
@@ -183,7 +183,7 @@ void fault_net_free(FaultNet *net)
     g_free(net);
 }
 
-/* --- Letting through ------------------------------------------------------------------------------------------- */
+/* --- Letting through -------------------------------------------------------------------------- */
 
 /* False when one end is gone. */
 static bool receive(Link *link, FaultSide from)

@@ -37,7 +37,7 @@ const FakeRegion fault_regions[] = {
     {0},
 };
 
-/* --- Fault points ------------------------------------------------------------------------------------- */
+/* --- Fault points ----------------------------------------------------------------------------- */
 
 const char *fault_point_name(FerryFaultPoint point)
 {
@@ -166,7 +166,7 @@ bool ferry_fault(FerryFaultPoint point, GError **errp)
     return apply(point, world->fault.effect, errp);
 }
 
-/* --- What is told ------------------------------------------------------------------------------------------ */
+/* --- What is told ----------------------------------------------------------------------------- */
 
 void fault_set_runs(bool runs)
 {
@@ -203,7 +203,7 @@ void fault_doing(const char *what)
     g_strlcpy(fault_world->told[fault_me].doing, what, sizeof(fault_world->told[0].doing));
 }
 
-/* --- What an attempt leaves behind --------------------------------------------------------------------------- */
+/* --- What an attempt leaves behind ------------------------------------------------------------ */
 
 static unsigned count_entries(const char *path)
 {
@@ -240,7 +240,7 @@ void fault_check_census(FaultCensus before)
     }
 }
 
-/* --- The stream ------------------------------------------------------------------------------------------------- */
+/* --- The stream ------------------------------------------------------------------------------- */
 
 static bool transfer(int fd, char *data, size_t nr_bytes, unsigned timeout_ms, bool out)
 {
@@ -286,7 +286,7 @@ unsigned fault_keepalive_ms(void)
     return fault_world->timeout_ms * 2;
 }
 
-/* --- Machines ----------------------------------------------------------------------------------------------------- */
+/* --- Machines --------------------------------------------------------------------------------- */
 
 FakeMachine *fault_machine_new(uint64_t seed)
 {

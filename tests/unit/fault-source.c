@@ -50,7 +50,7 @@ static bool is_fetching(void)
            fault_world->mode == FAULT_CANCELLED;
 }
 
-/* --- What the engine asks, or tells ---------------------------------------------------------------------- */
+/* --- What the engine asks, or tells ----------------------------------------------------------- */
 
 static bool dial(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us,
                  FerryChannel **dialled, GError **errp)
@@ -111,7 +111,7 @@ static gpointer monitor_run(gpointer opaque)
     return NULL;
 }
 
-/* --- The guest ----------------------------------------------------------------------------------------------- */
+/* --- The guest -------------------------------------------------------------------------------- */
 
 static void each_region(bool (*fn)(uint8_t *memory, uint8_t *reference, uint64_t nr_bytes))
 {
@@ -164,7 +164,7 @@ static void take_guest_back(void)
     me.stopped = false;
 }
 
-/* --- The end ---------------------------------------------------------------------------------------------------- */
+/* --- The end ---------------------------------------------------------------------------------- */
 
 static void end_session(void)
 {
@@ -205,7 +205,7 @@ static FaultOutcome completed(void)
     return FAULT_COMPLETED;
 }
 
-/* --- QEMU's own path, in a few lines -------------------------------------------------------------------------------- */
+/* --- QEMU's own path, in a few lines ---------------------------------------------------------- */
 
 static FaultOutcome go_own_path(GError *why)
 {
@@ -238,7 +238,7 @@ static FaultOutcome go_own_path(GError *why)
     return completed();
 }
 
-/* --- A migration ------------------------------------------------------------------------------------------------------ */
+/* --- A migration ------------------------------------------------------------------------------ */
 
 /* Whether the session has to last until it beats. */
 static bool is_beat(void)

@@ -142,7 +142,7 @@ enum {
 
 extern const FakeRegion fault_regions[];
 
-/* --- fault-side.c: what both sides have ------------------------------------------------------------- */
+/* --- fault-side.c: what both sides have ------------------------------------------------------- */
 
 /* This process's. */
 extern FaultWorld *fault_world;
@@ -188,12 +188,28 @@ uint64_t fault_memory_bytes(void);
 /* Have a stream that stalls broken off, as the kernel's keep-alive does. */
 unsigned fault_keepalive_ms(void);
 
-/* --- fault-source.c, fault-destination.c: a side, to its end --------------------------------------------- */
+/* --- fault-source.c, fault-destination.c: a side, to its end ---------------------------------- */
 
 int fault_source_run(const FaultPlugs *plugs);
 int fault_destination_run(const FaultPlugs *plugs);
 
-/* --- fault-net.c: the network, the referee's ----------------------------------------------------------------- */
+/* --- fault-guest.c: the guest at the destination ---------------------------------------------- */
+
+/* Once for each process; and once for each attempt. */
+void fault_guest_init(FakeMachine *machine);
+void fault_guest_begin(void);
+
+/* Its vCPUs read and write all over memory, and complain; does nothing while they do already. */
+void fault_guest_start(void);
+
+/* They are to stop, and whatever they find from now on is fine if @blind; does not wait.  Any thread. */
+void fault_guest_let_stop(bool blind);
+void fault_guest_stop(void);
+
+/* Complains if a page is not what it was at the source, or what was written here since. */
+void fault_guest_check(void);
+
+/* --- fault-net.c: the network, the referee's -------------------------------------------------- */
 
 typedef struct FaultNet FaultNet;
 
@@ -221,7 +237,7 @@ void fault_net_reset(FaultNet *net);
 /* Let things through for at most @timeout_ms, or until one of @fds is readable. */
 void fault_net_run(FaultNet *net, const int *fds, unsigned nr_fds, unsigned timeout_ms);
 
-/* --- fault-case.c: the referee ------------------------------------------------------------------------------------- */
+/* --- fault-case.c: the referee ---------------------------------------------------------------- */
 
 typedef struct FaultCase {
     FaultMode mode;

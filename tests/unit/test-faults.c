@@ -54,7 +54,7 @@ static char *name_case(const FaultCase *c)
                            c->fault.nth);
 }
 
-/* --- Running cases --------------------------------------------------------------------------------------- */
+/* --- Running cases ---------------------------------------------------------------------------- */
 
 static void *share(size_t nr_bytes)
 {
@@ -147,7 +147,7 @@ static void run_walk(const Walk *walk)
     }
 }
 
-/* --- What is walked ------------------------------------------------------------------------------------------ */
+/* --- What is walked --------------------------------------------------------------------------- */
 
 static void run_usual(void)
 {
@@ -231,7 +231,7 @@ static void collect(void)
     me.walk.cases = (FaultCase *)(void *)g_array_free(g_steal_pointer(&cases), FALSE);
 }
 
-/* --- The table --------------------------------------------------------------------------------------------------- */
+/* --- The table -------------------------------------------------------------------------------- */
 
 /* The worst of all passes. */
 static char find_verdict(FaultMode mode, unsigned side, unsigned point, unsigned effect)
@@ -302,7 +302,7 @@ static void print_table(void)
     }
 }
 
-/* --- Tests ------------------------------------------------------------------------------------------------------------ */
+/* --- Tests ------------------------------------------------------------------------------------ */
 
 /* The lists in fault.h are in the order of those that they follow. */
 static void test_names(void)
