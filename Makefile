@@ -6,13 +6,13 @@
 #   DESTDIR, PREFIX   where install puts things (PREFIX is /usr/local if not given)
 #   SUITES="A B"      what check runs (all suites if not given)
 #   RELEASES, TARGETS what check-debian runs (12 and 13; demo and check if not given)
-#   CASES="A B"       what check-asan and check-libvirt run (all cases if not given)
+#   CASES="A B"       what check-asan, check-libvirt and faults run (all cases if not given)
 #   BENCH="--quick"   what bench is told, see tests/bench/all --help
 
 PREFIX ?= /usr/local
 export QEMU_SRC
 
-.PHONY: help build setup demo check check-asan model check-upstream check-libvirt check-debian
+.PHONY: help build setup demo check check-asan faults model check-upstream check-libvirt check-debian
 .PHONY: bench lint coverage mutate format install deb clean
 
 build: setup ## build QEMU with Ferry: build/qemu-system-x86_64 and build/qemu-img
@@ -29,6 +29,9 @@ check: setup ## build, then run every test suite, or SUITES="unit qtest"
 
 check-asan: setup ## run the qtest suite on a QEMU with AddressSanitizer and UBSan
 	@scripts/check --asan $(CASES)
+
+faults: setup ## walk every fault point with every fault in every mode: some minutes
+	@scripts/walk-faults $(CASES)
 
 model: setup ## check the model of the hand-off deeper than make check does: minutes, 3 GiB
 	@tests/model/run --deep

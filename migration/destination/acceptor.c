@@ -12,6 +12,7 @@
 #include "../wire/control.h"
 #include "../error.h"
 #include "../events.h"
+#include "../fault.h"
 #include "../thread.h"
 #include "acceptor.h"
 #include "control-channel.h"
@@ -296,7 +297,9 @@ void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *
 
         reader->destination = destination;
         reader->channel = channel;
-        reader->thread = ferry_thread_new("ferry-receive", reader_run, reader, &error);
+        if (!ferry_fault(FERRY_FAULT_THREAD_RECEIVER, &error)) {
+            reader->thread = ferry_thread_new("ferry-receive", reader_run, reader, &error);
+        }
         if (reader->thread) {
             g_ptr_array_add(destination->readers, reader);
         } else {

@@ -415,6 +415,7 @@ static bool take_go(ChannelReader *reader, const FerryFrame *frame, GError **err
     if (destination->phase == FERRY_DESTINATION_LOADED) {
         ok = ferry_destination_enter(destination, FERRY_DESTINATION_DONE);
     }
+    destination->telling_go = ok && first;
     g_mutex_unlock(&destination->lock);
     if (!ok) {
         return out_of_turn(frame, errp);
@@ -430,6 +431,10 @@ static bool take_go(ChannelReader *reader, const FerryFrame *frame, GError **err
     if (first) {
         ferry_event(go, "destination");
         destination->ops.go(destination->opaque);
+        g_mutex_lock(&destination->lock);
+        destination->telling_go = false;
+        g_cond_broadcast(&destination->changed);
+        g_mutex_unlock(&destination->lock);
     }
     return true;
 }
@@ -443,7 +448,7 @@ static bool take_resume(ChannelReader *reader, const FerryFrame *frame, const GB
     FerryReceiver *receiver = &destination->receiver;
     FerryPageset *const *missing = ferry_fetch_missing(receiver->fetch);
     FerryLayout layout;
-    bool ok, parted = false;
+    bool ok, stream_broke, parted = false;
     uint64_t nr_missing;
 
     if (!ferry_layout_decode(body ? body->data : NULL, body ? body->len : 0, &layout, errp)) {
@@ -472,18 +477,25 @@ static bool take_resume(ChannelReader *reader, const FerryFrame *frame, const GB
     g_mutex_lock(&destination->lock);
     /* Not if this connection has broken meanwhile, too. */
     ok = destination->resuming;
-    if (ok) {
+    stream_broke = destination->stream_broke;
+    if (ok && !stream_broke) {
         parted = destination->phase == FERRY_DESTINATION_PARTED;
         ok = ferry_destination_enter(destination,
                                      parted ? FERRY_DESTINATION_DONE : FERRY_DESTINATION_FETCHING);
     }
-    if (ok) {
+    if (ok && !stream_broke) {
         destination->resuming = false;
         destination->nr_recoveries++;
     }
     g_mutex_unlock(&destination->lock);
     if (!ok) {
         return out_of_turn(frame, errp);
+    }
+    if (stream_broke) {
+        /* The source would push all pages and be done, and who reads the stream would wait to be resumed. */
+        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_LOST,
+                            "the migration stream broke while it was resumed: resume it again");
+        return false;
     }
     start_heartbeat(destination);
     ferry_event(resumed, "destination", nr_missing);

@@ -9,6 +9,7 @@
 #include "../wire/control.h"
 #include "../error.h"
 #include "../events.h"
+#include "../fault.h"
 #include "data-channel.h"
 #include "state.h"
 
@@ -96,7 +97,7 @@ bool ferry_destination_run_data(ChannelReader *reader, bool is_fetch, GError **e
         FerryFrame frame;
 
         if (!ferry_channel_read_all(reader->channel, head, sizeof(head), errp) ||
-            !ferry_frame_decode(head, &frame, errp) ||
+            !ferry_frame_decode(head, &frame, errp) || ferry_fault_frame(HEAR, frame.type, errp) ||
             !take_frame(reader, is_fetch, &frame, errp)) {
             return false;
         }
@@ -125,6 +126,9 @@ static void want(void *opaque, unsigned index, uint32_t region, uint64_t page)
     if (channel) {
         ferry_event(fault_asked, region, page);
         ferry_frame_encode(&frame, head);
+        if (ferry_fault(FERRY_FAULT_SAY_FETCH, NULL)) {
+            ferry_channel_shutdown(channel);
+        }
         /* A channel that broke shows where it is read. */
         ferry_channel_write_all(channel, head, sizeof(head), NULL);
     }

@@ -17,6 +17,7 @@
 
 #include "../memory/discard.h"
 #include "../error.h"
+#include "../fault.h"
 #include "../thread.h"
 #include "describe.h"
 #include "../wire/missing.h"
@@ -42,6 +43,9 @@ FerryFetch *ferry_fetch_new(const FerryRegions *regions, unsigned nr_threads,
         }
     }
     if (!uffd) {
+        return NULL;
+    }
+    if (ferry_fault(FERRY_FAULT_EVENTFD, errp)) {
         return NULL;
     }
     quit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -267,7 +271,9 @@ static bool start_threads(FerryFetch *fetch, GError **errp)
             continue;
         }
         *thread = (FaultThread){.fetch = fetch, .index = i};
-        thread->thread = ferry_thread_new(name, fault_run, thread, errp);
+        if (!ferry_fault(FERRY_FAULT_THREAD_FAULT, errp)) {
+            thread->thread = ferry_thread_new(name, fault_run, thread, errp);
+        }
         if (!thread->thread) {
             return false;
         }
@@ -295,7 +301,8 @@ bool ferry_fetch_draft(FerryFetch *fetch, GError **errp)
             return false;
         }
         fetch->registered[i] = true;
-        if (!ferry_discard_missing(region, fetch->incoming[i], fetch->missing[i], errp)) {
+        if (ferry_fault(FERRY_FAULT_DISCARD, errp) ||
+            !ferry_discard_missing(region, fetch->incoming[i], fetch->missing[i], errp)) {
             return false;
         }
     }

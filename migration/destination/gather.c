@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 
 #include "../error.h"
+#include "../fault.h"
 
 typedef struct Part {
     uint32_t region;
@@ -89,6 +90,10 @@ static Part *begin(FerryGather *gather, const FerryRegion *region, uint32_t numb
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     Part *part;
 
+    if (ferry_fault(FERRY_FAULT_GATHER, errp)) {
+        munmap(content, nr_bytes);
+        return NULL;
+    }
     if (content == MAP_FAILED) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
                     "no memory to gather a page of RAM block '%s': %s", region->id,

@@ -88,6 +88,7 @@ struct FerryDestination {
      * loaded, fetching, paused or done, is sent again after a broken connection, and counts once.
      */
     bool may_run;
+    bool telling_go; /* ops.go has not returned yet */
     /* The stream that the device state came on broke, and no other one has taken its place. */
     bool stream_broke;
     bool

@@ -12,6 +12,7 @@
 
 #include "../wire/crc32c.h"
 #include "../error.h"
+#include "../fault.h"
 #include "../memory/empty.h"
 #include "../memory/unavailable.h"
 #include "../memory/zero.h"
@@ -119,6 +120,9 @@ static bool provide(FerryReceiver *receiver, const Arrival *arrival, const Ferry
 
     if (!provided || is_provided(provided, first, extent->nr_pages)) {
         return true;
+    }
+    if (ferry_fault(FERRY_FAULT_PROVIDE, errp)) {
+        return false;
     }
     error = ferry_provide(region->host + offset_bytes, extent->nr_pages * FERRY_PAGE_BYTES);
     if (error) {

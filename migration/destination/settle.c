@@ -8,6 +8,7 @@
 #include "settle.h"
 
 #include "../error.h"
+#include "../fault.h"
 #include "../memory/empty.h"
 #include "../memory/mark.h"
 
@@ -151,7 +152,8 @@ uint8_t *ferry_settle(const FerryScanner *scanner, FerryRegions *local, const Fe
         answers[i] = (uint8_t)answer(&local->list[i]);
     }
     for (size_t i = 0; i < local->nr; i++) {
-        if (!ferry_region_empty(scanner, &local->list[i], errp)) {
+        if (ferry_fault(FERRY_FAULT_EMPTY, errp) ||
+            !ferry_region_empty(scanner, &local->list[i], errp)) {
             return NULL;
         }
     }

@@ -11,6 +11,7 @@
 #include "../wire/control.h"
 #include "../error.h"
 #include "../events.h"
+#include "../fault.h"
 #include "state.h"
 
 /* --- Phases ----------------------------------------------------------------------------------- */
@@ -64,6 +65,7 @@ bool ferry_destination_enter(FerryDestination *destination, FerryDestinationPhas
     }
     ferry_event(phase, "destination", from, to);
     destination->phase = phase;
+    ferry_fault_phase(DESTINATION, phase);
     /* Who waits for the end is not to clear up before the source has been told why it failed. */
     if (phase != FERRY_DESTINATION_FAILED) {
         g_cond_broadcast(&destination->changed);
@@ -308,14 +310,22 @@ void ferry_destination_break(FerryDestination *destination)
 
 bool ferry_destination_abandon(FerryDestination *destination, GError **errp)
 {
-    g_autoptr(GError) error =
-        g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED, "abandoned, with pages missing");
+    g_autoptr(GError) error = NULL;
     ChannelReader *control = NULL;
-    bool given_up;
+    bool parted, given_up;
 
     g_mutex_lock(&destination->lock);
-    given_up =
-        destination->phase == FERRY_DESTINATION_PAUSED && give_up(destination, error, &control);
+    /* After it has failed, nobody is to be told to run the guest any more. */
+    while (destination->telling_go) {
+        g_cond_wait(&destination->changed, &destination->lock);
+    }
+    /* Without GO the guest is not this side's, whatever has come. */
+    parted = destination->phase == FERRY_DESTINATION_PARTED && !destination->may_run;
+    error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED,
+                                parted ? "abandoned, before the source had let go of the guest"
+                                       : "abandoned, with pages missing");
+    given_up = (parted || destination->phase == FERRY_DESTINATION_PAUSED) &&
+               give_up(destination, error, &control);
     g_mutex_unlock(&destination->lock);
     if (!given_up) {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "../error.h"
+#include "../fault.h"
 #include "unavailable.h"
 
 #define DEVICE "/dev/userfaultfd"
@@ -57,6 +58,10 @@ FerryUserfault *ferry_userfault_new(GError **errp)
     void *zero;
     int fd = open_fd();
 
+    if (ferry_fault(FERRY_FAULT_USERFAULTFD, errp)) {
+        close(fd);
+        return NULL;
+    }
     if (fd < 0) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
                     "userfaultfd is not to be had here: %s (set the sysctl "
@@ -146,7 +151,8 @@ bool ferry_userfault_probe(FerryUserfault *uffd, const FerryRegion *region, GErr
 
 bool ferry_userfault_register(FerryUserfault *uffd, const FerryRegion *region, GError **errp)
 {
-    return register_range(uffd, region, region->length_bytes, errp);
+    return !ferry_fault(FERRY_FAULT_REGISTER, errp) &&
+           register_range(uffd, region, region->length_bytes, errp);
 }
 
 void ferry_userfault_unregister(FerryUserfault *uffd, const FerryRegion *region)
@@ -200,6 +206,12 @@ FerryPlaceResult ferry_userfault_place(FerryUserfault *uffd, const FerryRegion *
                                        uint64_t nr_bytes, uint64_t *done_bytes, GError **errp)
 {
     *done_bytes = 0;
+    if (ferry_fault(FERRY_FAULT_PLACE, errp)) {
+        return FERRY_PLACE_FAILED;
+    }
+    if (ferry_fault(FERRY_FAULT_PLACE_MEMORY, errp)) {
+        return FERRY_PLACE_NO_MEMORY;
+    }
     while (*done_bytes < nr_bytes) {
         int64_t placed = place_once(uffd, region, offset_bytes + *done_bytes,
                                     from ? from + *done_bytes : NULL, nr_bytes - *done_bytes);

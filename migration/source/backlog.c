@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#include "../fault.h"
+
 /* --- The beginning and the end --------------------------------------------------------------- */
 
 FerryBacklog *ferry_backlog_new(FerryRegions *regions, const FerryTracker *tracker, bool may_leave,
@@ -49,6 +51,7 @@ FerryBacklog *ferry_backlog_new(FerryRegions *regions, const FerryTracker *track
 bool ferry_backlog_start_tracker(FerryBacklog *backlog, GError **errp)
 {
     backlog->tracking =
+        !ferry_fault(FERRY_FAULT_TRACKER_START, errp) &&
         backlog->tracker.ops->start(backlog->tracker.opaque, &backlog->client, errp);
     return backlog->tracking;
 }
@@ -155,7 +158,8 @@ bool ferry_backlog_arm(FerryBacklog *backlog, size_t region, uint64_t chunk, GEr
         /* What is written there does not matter, now or later: what is not armed is not sent. */
         return true;
     }
-    if (!backlog->tracker.ops->arm(
+    if (ferry_fault(FERRY_FAULT_TRACKER_ARM, errp) ||
+        !backlog->tracker.ops->arm(
             backlog->tracker.opaque, (uint32_t)region, chunk * FERRY_CHUNK_PAGES,
             ferry_chunk_nr_pages(&backlog->regions.list[region], chunk), errp)) {
         return false;
@@ -268,7 +272,8 @@ bool ferry_backlog_make_readable(FerryBacklog *backlog, uint32_t region, uint64_
         uint64_t nr_pages =
             ferry_chunk_nr_pages(&backlog->regions.list[region], page / FERRY_CHUNK_PAGES);
 
-        ok = backlog->tracker.ops->reset(backlog->tracker.opaque, region, first, nr_pages, errp);
+        ok = !ferry_fault(FERRY_FAULT_TRACKER_RESET, errp) &&
+             backlog->tracker.ops->reset(backlog->tracker.opaque, region, first, nr_pages, errp);
         if (ok) {
             atomic_store(&chunk->reset_seq, seen);
         }

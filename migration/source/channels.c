@@ -10,6 +10,7 @@
 #include "../wire/control.h"
 #include "../error.h"
 #include "../events.h"
+#include "../fault.h"
 
 void ferry_channels_init(FerryChannels *channels)
 {
@@ -98,7 +99,8 @@ bool ferry_channels_open(FerryChannels *channels, const FerryLayout *layout,
     for (unsigned i = 0; i < nr; i++) {
         names[i] = name_place(&places[i]);
     }
-    ok = dial(opaque, (const char *const *)names, nr, deadline_us, dialled, errp) &&
+    ok = !ferry_fault(FERRY_FAULT_DIAL, errp) &&
+         dial(opaque, (const char *const *)names, nr, deadline_us, dialled, errp) &&
          keep(channels, places, nr, dialled, errp);
     for (unsigned i = 0; i < nr; i++) {
         ok = ok && say_hello(&places[i], *hello, errp);

@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "../events.h"
+#include "../fault.h"
 #include "../wire/control.h"
 #include "internal.h"
 
@@ -105,7 +106,8 @@ bool ferry_source_draft(FerrySource *source, GError **errp)
     }
     /* What the tracker keeps need not be reset for that. */
     ferry_backlog_begin_round(source->backlog);
-    if (!tracker->ops->harvest(tracker->opaque, false, &error) ||
+    if (ferry_fault(FERRY_FAULT_TRACKER_HARVEST, &error) ||
+        !tracker->ops->harvest(tracker->opaque, false, &error) ||
         !ferry_first_pass_look_again(source->first_pass, &error)) {
         ferry_senders_unfreeze(source->senders);
         return ferry_source_replace_tracker(source, error, errp);

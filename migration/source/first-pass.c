@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "../fault.h"
 #include "first-pass-internal.h"
 
 /*
@@ -289,7 +290,8 @@ static bool scan_chunks(FerryFirstPass *pass, size_t region, uint64_t first, uin
     if (memory->flags & FERRY_REGION_IN_FULL) {
         target.method = FERRY_SCAN_ALL;
     }
-    return ferry_scan(pass->scanner, &target, first_page * FERRY_PAGE_BYTES,
+    return !ferry_fault(FERRY_FAULT_SCAN, errp) &&
+           ferry_scan(pass->scanner, &target, first_page * FERRY_PAGE_BYTES,
                       nr_pages * FERRY_PAGE_BYTES, fn, opaque, errp);
 }
 

@@ -10,6 +10,7 @@
 
 #include "../error.h"
 #include "../events.h"
+#include "../fault.h"
 #include "../thread.h"
 #include "../wire/pages-frame.h"
 
@@ -30,7 +31,8 @@ static bool send_pages(FerryPageServer *server, uint32_t region, uint64_t granul
     FerryPagesFrame *frame = &server->frame;
 
     ferry_pages_frame_build(frame, &server->regions->list[region], region, granule, pages);
-    if (!ferry_pages_frame_send(frame, server->config.channel, errp)) {
+    if (ferry_fault(FERRY_FAULT_SAY_PAGES, errp) ||
+        !ferry_pages_frame_send(frame, server->config.channel, errp)) {
         return false;
     }
     ferry_backlog_count_sent(server->config.backlog, frame);
@@ -128,7 +130,8 @@ static gpointer server_run(gpointer opaque)
         FerryFrame frame;
 
         if (!ferry_channel_read_all(server->config.channel, head, sizeof(head), &error) ||
-            !ferry_frame_decode(head, &frame, &error) || frame.type == FERRY_FRAME_BEAT) {
+            !ferry_frame_decode(head, &frame, &error) ||
+            ferry_fault_frame(HEAR, frame.type, &error) || frame.type == FERRY_FRAME_BEAT) {
             continue;
         }
         if (frame.type != FERRY_FRAME_FETCH) {
@@ -152,7 +155,9 @@ FerryPageServer *ferry_page_server_start(const FerryPageServerConfig *config, un
     server->config = *config;
     server->regions = ferry_backlog_regions(config->backlog);
     ferry_senders_init_frame(config->senders, &server->frame);
-    server->thread = ferry_thread_new(name, server_run, server, &error);
+    if (!ferry_fault(FERRY_FAULT_THREAD_SERVER, &error)) {
+        server->thread = ferry_thread_new(name, server_run, server, &error);
+    }
     if (!server->thread) {
         config->failed(config->opaque, error);
     }

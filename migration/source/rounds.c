@@ -5,6 +5,7 @@
  */
 #include "../error.h"
 #include "../events.h"
+#include "../fault.h"
 #include "internal.h"
 
 /* Finished rounds that are remembered: the first ones and the last ones tell the story. */
@@ -71,7 +72,8 @@ static bool feed(FerrySource *source, GError **errp)
     const FerryTracker *tracker = ferry_backlog_tracker(source->backlog);
     uint64_t left_pages;
 
-    if (!tracker->ops->feed(tracker->opaque, pages_to_feed(source, FEED_PAGES), &left_pages,
+    if (ferry_fault(FERRY_FAULT_TRACKER_FEED, errp) ||
+        !tracker->ops->feed(tracker->opaque, pages_to_feed(source, FEED_PAGES), &left_pages,
                             errp)) {
         return false;
     }
@@ -226,7 +228,8 @@ static bool ask_tracker(FerrySource *source, bool last, GError **errp)
     const FerryTracker *tracker = ferry_backlog_tracker(source->backlog);
 
     ferry_backlog_begin_round(source->backlog);
-    if (!tracker->ops->harvest(tracker->opaque, last, errp) ||
+    if (ferry_fault(FERRY_FAULT_TRACKER_HARVEST, errp) ||
+        !tracker->ops->harvest(tracker->opaque, last, errp) ||
         !ferry_first_pass_look_again(source->first_pass, errp)) {
         return false;
     }

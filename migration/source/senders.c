@@ -9,6 +9,7 @@
 
 #include <stdatomic.h>
 
+#include "../fault.h"
 #include "../thread.h"
 #include "../wire/frame.h"
 #include "pace.h"
@@ -56,6 +57,7 @@ static bool send_granule(Sender *sender, uint32_t region, uint64_t granule,
     ferry_pages_frame_build(frame, &ferry_backlog_regions(backlog)->list[region], region, granule,
                             pages);
     if (!ferry_pace_take(sender->senders->pace, ferry_pages_frame_bytes(frame)) ||
+        ferry_fault(FERRY_FAULT_SAY_PAGES, errp) ||
         !ferry_pages_frame_send(frame, sender->channel, errp)) {
         return false;
     }
@@ -125,7 +127,8 @@ static bool send_fence(Sender *sender, uint64_t number, GError **errp)
     uint8_t head[FERRY_FRAME_BYTES];
 
     ferry_frame_encode(&frame, head);
-    return ferry_channel_write_all(sender->channel, head, sizeof(head), errp);
+    return !ferry_fault(FERRY_FAULT_SAY_FENCE, errp) &&
+           ferry_channel_write_all(sender->channel, head, sizeof(head), errp);
 }
 
 /*
@@ -243,7 +246,7 @@ bool ferry_senders_start(FerrySenders *senders, FerryChannel **channels, unsigne
         sender->channel = channels[i];
         sender->index = i;
         ferry_senders_init_frame(senders, &sender->frame);
-        if (!error) {
+        if (!error && !ferry_fault(FERRY_FAULT_THREAD_SENDER, &error)) {
             sender->thread = ferry_thread_new(name, sender_run, sender, &error);
         }
     }

@@ -9,6 +9,7 @@
 #include "../wire/control.h"
 #include "../error.h"
 #include "../events.h"
+#include "../fault.h"
 #include "../thread.h"
 #include "internal.h"
 
@@ -138,6 +139,9 @@ bool ferry_source_enter(FerrySource *source, FerrySourcePhase phase)
                     ferry_source_phase_name(phase));
     }
     g_mutex_unlock(&source->phase_lock);
+    if (ok && from != phase) {
+        ferry_fault_phase(SOURCE, phase);
+    }
     return ok;
 }
 
@@ -514,7 +518,9 @@ void ferry_source_listen(FerrySource *source)
 {
     GError *error = NULL;
 
-    source->control_thread = ferry_thread_new("ferry-control", control_run, source, &error);
+    if (!ferry_fault(FERRY_FAULT_THREAD_CONTROL, &error)) {
+        source->control_thread = ferry_thread_new("ferry-control", control_run, source, &error);
+    }
     if (!source->control_thread) {
         end_control(source, error);
     }

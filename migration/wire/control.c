@@ -9,6 +9,7 @@
 
 #include "crc32c.h"
 #include "../error.h"
+#include "../fault.h"
 
 /* How often, and after how long each, to try to send the reason of a failure. */
 #define ERROR_TRIES  50
@@ -22,6 +23,10 @@ bool ferry_control_send_for(FerryChannel *channel, FerryFrameType type, uint32_t
     struct iovec iov[2] = {{.iov_base = head, .iov_len = sizeof(head)}};
     int nr_iov = 1;
 
+    if (ferry_fault_frame(SAY, type, errp)) {
+        ferry_channel_shutdown(channel);
+        return false;
+    }
     if (body && body->len) {
         frame.flags = FERRY_FRAME_PAYLOAD_CRC;
         frame.payload_bytes = body->len;
@@ -50,6 +55,9 @@ void ferry_control_send_error(FerryChannel *channel, const char *text)
     uint8_t whole[FERRY_FRAME_BYTES + FERRY_ERROR_TEXT_MAX];
     bool written = false;
 
+    if (ferry_fault(FERRY_FAULT_SAY_ERROR, NULL)) {
+        return;
+    }
     ferry_frame_encode(&frame, whole);
     memcpy(whole + FERRY_FRAME_BYTES, text, nr_bytes);
     for (int i = 0; i < ERROR_TRIES && !written; i++) {
@@ -71,7 +79,7 @@ bool ferry_control_receive(FerryChannel *channel, FerryFrame *frame, GByteArray 
 
     *body = NULL;
     if (!ferry_channel_read_all(channel, head, sizeof(head), errp) ||
-        !ferry_frame_decode(head, frame, errp)) {
+        !ferry_frame_decode(head, frame, errp) || ferry_fault_frame(HEAR, frame->type, errp)) {
         return false;
     }
     if (frame->type == FERRY_FRAME_PAGES) {

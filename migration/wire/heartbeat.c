@@ -6,6 +6,7 @@
 #include "heartbeat.h"
 
 #include "../error.h"
+#include "../fault.h"
 #include "../thread.h"
 #include "frame.h"
 #include "progress.h"
@@ -93,7 +94,8 @@ static gpointer beat_run(gpointer opaque)
             bool written;
 
             /* Whoever is writing is heard anyway; and a channel that broke shows where it is read. */
-            if (one->writes && one->channel->sent_bytes == one->sent_bytes) {
+            if (one->writes && one->channel->sent_bytes == one->sent_bytes &&
+                !ferry_fault(FERRY_FAULT_SAY_BEAT, NULL)) {
                 ferry_channel_try_write_all(one->channel, head, sizeof(head), &written, NULL);
             }
             one->sent_bytes = one->channel->sent_bytes;
@@ -166,8 +168,10 @@ void ferry_heartbeat_start(FerryHeartbeat *heartbeat)
 {
     GError *error = NULL;
 
-    heartbeat->beating = ferry_thread_new("ferry-beat", beat_run, heartbeat, &error);
-    if (!error) {
+    if (!ferry_fault(FERRY_FAULT_THREAD_BEAT, &error)) {
+        heartbeat->beating = ferry_thread_new("ferry-beat", beat_run, heartbeat, &error);
+    }
+    if (!error && !ferry_fault(FERRY_FAULT_THREAD_SILENCE, &error)) {
         heartbeat->looking = ferry_thread_new("ferry-silence", look_run, heartbeat, &error);
     }
     if (error) {

@@ -182,20 +182,23 @@ static void test_failures(void)
 
 static void test_abandon(void)
 {
-    for (unsigned from = 0; from < FERRY_DESTINATION_NR_PHASES; from++) {
+    for (unsigned i = 0; i < 2 * FERRY_DESTINATION_NR_PHASES; i++) {
+        const unsigned from = i / 2;
+        const bool may_run = i % 2, may = from == PAUSED || (from == PARTED && !may_run);
         Hand *hand = hand_new();
         g_autoptr(GError) error = NULL;
 
         set_phase(hand, from);
-        g_assert_cmpint(ferry_destination_abandon(hand->destination, &error), ==, from == PAUSED);
-        g_assert_cmpint(hand_phase(hand), ==, from == PAUSED ? FAILED : from);
-        if (from == PAUSED) {
+        hand->destination->may_run = may_run;
+        g_assert_cmpint(ferry_destination_abandon(hand->destination, &error), ==, may);
+        g_assert_cmpint(hand_phase(hand), ==, may ? FAILED : from);
+        if (may) {
             g_assert_false(ferry_destination_is_complete(hand->destination, &error));
             g_assert_error(error, FERRY_ERROR, FERRY_ERROR_CANCELLED);
         } else {
             g_assert_error(error, FERRY_ERROR, FERRY_ERROR_REFUSED);
         }
-        g_assert_cmpuint(hand->nr_complete, ==, from == PAUSED);
+        g_assert_cmpuint(hand->nr_complete, ==, may);
         hand_free(hand);
     }
 }
