@@ -260,7 +260,6 @@ static bool check_resume_missing(FerrySource *source)
     return true;
 }
 
-/* Have the destination say what is missing, instead of all that was thought so far. */
 /* Until the destination has said what is missing, which takes its time on a slow path: as long as bytes come. */
 static bool wait_for_missing(FerrySource *source)
 {
@@ -282,6 +281,7 @@ static bool wait_for_missing(FerrySource *source)
     return false;
 }
 
+/* Have the destination say what is missing, instead of all that was thought so far. */
 static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
 {
     g_autoptr(GByteArray) body = ferry_layout_encode(layout);
