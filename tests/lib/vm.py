@@ -231,6 +231,10 @@ class VM:
         """The same out of band, which few commands allow."""
         return self.monitor.command(command, arguments, timeout, oob=True)
 
+    def pass_fd(self, fd, name):
+        """Give QEMU a copy of a file descriptor, which its commands know by `name` then."""
+        self.monitor.command('getfd', {'fdname': name}, 30, fds=[fd])
+
     def qmp_try(self, command, arguments=None, **more):
         """As qmp(), but None when QEMU does not know the command."""
         try:
