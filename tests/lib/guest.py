@@ -204,6 +204,11 @@ class Guest:
         """MemFree of its kernel (Linux guest)."""
         return self.ask('M', 'MEMORY').free_kib / 1024
 
+    def kernel_warnings(self):
+        """(how many warnings or worse its kernel has logged, the last of them) (Linux guest)"""
+        answer = self.ask('K', 'KERNEL')
+        return answer.warnings, answer.text.partition(' last=')[2]
+
     def fill_more(self, mib):
         """Fill so much more, which verify() looks at from then on (Linux guest)."""
         self.ask(f'E {mib}', 'FILLED', 60)

@@ -290,6 +290,12 @@ class VM:
         if answer != 'OK':
             raise QMPError('qtest', {'desc': answer})
 
+    def leave_qtest(self):
+        """Hang up what port_write() has opened."""
+        if self._qtest:
+            self._qtest.close()
+            self._qtest = None
+
     def set_capabilities(self, caps):
         """caps: {'multifd': True, ...}"""
         if caps:

@@ -8,7 +8,8 @@ import threading
 
 OUTCOMES = ('there', 'here', 'lost', 'failed')
 # What of a migration is counted by its kind.
-AXES = ('planned', 'went', 'transport', 'tls', 'channels', 'compression', 'tracker', 'guest', 'memory', 'together')
+AXES = ('planned', 'went', 'transport', 'tls', 'channels', 'compression', 'tracker', 'guest', 'memory', 'change',
+        'together')
 # {name: (field of a record, what it is in words)}
 WORST = {
     'blackout_ms': 'blackout, by the destination',

@@ -11,6 +11,7 @@ from migration import StatusPoller, finished_since, is_active
 from mishaps import HERE, MIB, THERE
 from oracle import Before, Wrong, check
 from postcopy import free_tcp_port
+from relay import Relay
 from holdings import wait_settled
 from settling import settle
 from streams import QMPError
@@ -75,10 +76,11 @@ class Attempt:
 
     def through(self, uri):
         """A URI that leads through a link, if the mishap needs one."""
-        if not self.mishap.links:
-            return uri
-        self.link = Link(uri, rate=getattr(self.mishap, 'mib_s', 0) * MIB, admit=self.mishap.admit)
-        return self.link.uri
+        if self.mishap.links:
+            self.link = Link(uri, rate=getattr(self.mishap, 'mib_s', 0) * MIB, admit=self.mishap.admit)
+        elif self.mishap.frames:
+            self.link = Relay(uri, self.mishap.on_frame)
+        return self.link.uri if self.link else uri
 
     def run(self):
         """Returns where the guest is: THERE, HERE or LOST. self.record says the rest."""

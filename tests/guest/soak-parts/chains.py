@@ -6,6 +6,7 @@ import time
 
 import settings
 from attempt import Attempt
+from changes import Changes
 from guest import Guest, Load, NoLinux, linux_guest, native_guest
 from logs import attach_log
 from mishaps import HERE, LOST
@@ -62,18 +63,21 @@ class Journey:
         self.guest = chain.guests[index]
         self.plans = chain.plans[index]
         self.arguments = arguments(self.guest)
+        self.changes = Changes()
         self.vms = []
         self.nr_vms = 0
         self.error = None
 
     def vm(self, incoming, **more):
-        vm = VM(f'guest{self.index + 1}-vm{self.nr_vms}', incoming=incoming, **{**self.arguments, **more})
+        words = {**self.arguments, 'args': [*self.arguments['args'], *self.changes.words()], **more}
+        vm = VM(f'guest{self.index + 1}-vm{self.nr_vms}', incoming=incoming, **words)
         self.nr_vms += 1
         self.vms.append(vm)
         return vm.start(60)
 
     def start_guest(self):
         self.account.guest()
+        self.changes.forget()
         vm = self.vm(False)
         Guest(vm).wait_ready(READY_S)
         time.sleep(0.2)
@@ -109,6 +113,7 @@ class Journey:
     def migrate(self, src, number, plan):
         """Returns the QEMU that has the guest then, None if it is lost."""
         plan.transport = self.missing.transport(plan.transport)
+        self.changes.make(src, plan.change)
         other = {'memory_mib': 2 * src.memory_mib} if plan.mishap.name == 'wrong target' else {}
         attempt = Attempt(self.guest, plan, src, self.vm(True, **other), holdings(src))
         where = f'{self.where(number)}: {plan}'
@@ -116,7 +121,7 @@ class Journey:
             'mishap': plan.mishap.name, 'planned': plan.way, 'transport': plan.transport, 'tls': plan.tls or 'none',
             'channels': plan.multifd or plan.channels, 'compression': plan.compression, 'tracker': plan.tracker_used,
             'guest': f'{self.guest.kind} {self.guest.accel}', 'memory': self.guest.memory,
-            'together': len(self.chain.guests)}
+            'change': plan.change or 'none', 'together': len(self.chain.guests)}
         try:
             at = attempt.run()
         except BaseException as e:
@@ -136,6 +141,8 @@ class Journey:
             if vm is not {HERE: src, LOST: None}.get(at, attempt.dst):
                 vm.kill()
         self.vms = [vm for vm in self.vms if vm.alive()]
+        if at != LOST:
+            self.changes.check(self.vms[0])
         return {HERE: src, LOST: None}.get(at, attempt.dst)
 
     def again(self):
@@ -144,6 +151,7 @@ class Journey:
 
     def check_last(self, vm):
         """The last QEMU holds no more for this guest than the first did."""
+        self.changes.remove_all(vm)
         deadline = time.monotonic() + 10
         while words := growth(self.first, last := holdings(vm)):
             if time.monotonic() > deadline:

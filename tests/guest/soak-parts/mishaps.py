@@ -24,7 +24,7 @@ class Mishap:
     ways        in which a migration may go for it to make sense
     outcomes    where the guest may be afterwards
     links       whether there has to be a Link between the two ends
-    transports  None: any, but for what a Link needs
+    frames      whether that has to be a Relay, which knows Ferry's frames: no TLS then
     slow        the bandwidth that makes time for it, in MiB/s; 0: it needs none
     recovers    whether a paused post-copy is resumed
     """
@@ -34,7 +34,7 @@ class Mishap:
     ways = ('pre-copy', 'post-copy', "QEMU's own path")
     outcomes = (THERE,)
     links = False
-    transports = None
+    frames = False
     slow = 0
     recovers = True
 
@@ -64,6 +64,10 @@ class Mishap:
     def admit(self, index):
         """What the link does with a connection."""
         return 'pass'
+
+    def on_frame(self, relay, name, to_source):
+        """What a Relay asks."""
+        return True
 
     def begin(self, attempt):
         """Called just before `migrate`."""

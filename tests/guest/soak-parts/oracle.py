@@ -13,6 +13,7 @@ class Wrong(Exception):
 # In seconds. How much a guest's clock may be off by another's idea of a second, and by what makes no difference.
 DRIFT = 0.01
 SLACK_S = 1.0
+FREE_SLACK_MIB = 24  # the kernel's own comings and goings
 
 
 class Before:
@@ -22,7 +23,9 @@ class Before:
         guest = Guest(vm)
         self.writes = guest.stats().writes
         guest.reset_gaps()
-        self.clock = guest.clock_offset(5) if plan.has_clock else None
+        self.clock = guest.clock_offset(5) if plan.is_linux else None
+        self.warnings = guest.kernel_warnings()[0] if plan.is_linux else 0
+        self.free_mib = guest.free_mib() if plan.is_linux else 0
 
 
 class Seen:
@@ -42,6 +45,18 @@ def check_clock(before, after, stopped_s):
         raise Wrong(f"the guest's clock stood still for {behind:.3f} s, where {stopped_s:.3f} s are known")
 
 
+def check_kernel(guest, before):
+    """Its kernel has nothing new to complain of, and has its memory: what the balloon took for hints came back."""
+    nr, last = guest.kernel_warnings()
+    if nr > before.warnings:
+        raise Wrong(f"{guest.vm.name}: the guest's kernel warns: {last} ({nr - before.warnings} new)")
+    end = time.monotonic() + 20
+    while (free := guest.free_mib()) < before.free_mib - FREE_SLACK_MIB:
+        if time.monotonic() > end:
+            raise Wrong(f'{guest.vm.name}: {free:.0f} MiB are free, {before.free_mib:.0f} were')
+        time.sleep(0.2)
+
+
 def check(vm, plan, before=None, stopped_s=0):
     """Everything, where it runs; plan: the guest's. Raises Wrong. before: None if the guest has been reset since."""
     guest = Guest(vm)
@@ -54,6 +69,7 @@ def check(vm, plan, before=None, stopped_s=0):
             raise Wrong(f'{vm.name}: {verdict.writes} writes are known, {before.writes} had been made')
         if before.clock:
             check_clock(before.clock, guest.clock_offset(5), stopped_s)
+            check_kernel(guest, before)
     if plan.load['write']:
         guest.wait_progress(verdict, 60)
         time.sleep(0.05)

@@ -8,11 +8,13 @@ the same chain.  A chain is one guest, or some that share the two hosts, and its
 import dataclasses
 import random
 
+import handoff_mishaps
 import mishaps
 import postcopy_mishaps
 
-KINDS = [*mishaps.ALL, *postcopy_mishaps.ALL]
+KINDS = [*mishaps.ALL, *handoff_mishaps.ALL, *postcopy_mishaps.ALL]
 PRE, POST, OWN = 'pre-copy', 'post-copy', "QEMU's own path"
+FREED_MIB = 192   # a Linux guest with a balloon touches so much, and gives hints of it
 CHAIN = (4, 8)  # migrations of a guest
 
 
@@ -24,7 +26,14 @@ class GuestPlan:
     memory: str     # of MEMORY
     load: dict      # Load's arguments
     vm: dict        # VM's other arguments
-    has_clock: bool = False  # one that is to be compared with ours
+
+    @property
+    def can_plug(self):
+        return self.kind == 'native' and isinstance(self.vm.get('backend', 'ram'), str)
+
+    @property
+    def is_linux(self):
+        return self.kind == 'linux'
 
     def __str__(self):
         return f"{self.kind}, {self.accel}, {self.vm['cpus']} CPUs, {self.vm['machine']}, {self.memory}"
@@ -51,6 +60,7 @@ class Plan:
     postcopy_bandwidth: int = 0
     downtime_ms: int = 300
     capabilities: tuple = ()
+    change: str = ''           # what is plugged in or removed before it (changes.py)
 
     def __str__(self):
         words = [self.way if self.way != OWN else f'{OWN} ({self.own_path or "one connection"})', self.transport]
@@ -60,7 +70,7 @@ class Plan:
             ('checksums', self.checksum), (self.compression, self.compression != 'none'),
             (f'tracker {self.tracker}', self.tracker != 'auto'), (f'switchover {self.switchover}', self.way == POST),
             (f'{self.bandwidth} MiB/s', self.bandwidth), (f'after {self.after_s} s', self.after_s),
-            (' '.join(self.capabilities), self.capabilities)] if given]
+            (' '.join(self.capabilities), self.capabilities), (f'change: {self.change}', self.change)] if given]
         return f"{', '.join(words)}: {self.mishap}"
 
 
@@ -86,7 +96,7 @@ def draw_native(choose):
             'seed': choose.randint(1, 1000)}
     load['write'] = min(load['write'], load['fill'])
     vm = {'cpus': cpus, 'memory_mib': 512, 'machine': choose.choice(['pc', 'pc', 'q35']),
-          'args': ['-action', 'reboot=reset'], **MEMORY[memory]}
+          'args': ['-action', 'reboot=reset', '-m', 'slots=16,maxmem=4G'], **MEMORY[memory]}
     return GuestPlan('native', accel, memory, load, vm)
 
 
@@ -95,7 +105,10 @@ def draw_linux(choose):
     load = {'fill': choose.choice([64, 96]), 'write': choose.choice([8, 32]), 'rate': choose.choice([1000, 5000]),
             'kind': choose.choice(['random', 'mixed']), 'seed': choose.randint(1, 1000)}
     vm = {'cpus': choose.randint(1, 2), 'memory_mib': 512, 'machine': choose.choice(['pc', 'q35']), **MEMORY[memory]}
-    return GuestPlan('linux', 'tcg', memory, load, vm, has_clock=True)
+    if choose.random() < 0.5:
+        vm |= {'freed': FREED_MIB, 'args': ['-object', 'iothread,id=io0',
+                                            '-device', 'virtio-balloon-pci,id=balloon,free-page-hint=on,iothread=io0']}
+    return GuestPlan('linux', 'tcg', memory, load, vm)
 
 
 def draw_guest(choose):
@@ -124,7 +137,7 @@ def draw_tracker(choose, guest):
 
 
 def draw_transport(choose, mishap, way):
-    if mishap.links:
+    if mishap.links or mishap.frames:
         return choose.choice(['tcp', 'unix'])
     if way == OWN:
         return choose.choice(['tcp', 'unix', 'fd', 'fd-pair'])
@@ -155,7 +168,8 @@ def draw_plan(choose, guest):
         plan.tracker, plan.tracker_used = 'auto', ''
         if mishap.name != 'one connection only':
             plan.own_path = choose.choice(['off here', 'off there', 'xbzrle'])
-    plan.tls = choose.choices(['', 'psk', 'anon'], [6, 2, 1])[0] if plan.transport != 'fd-pair' else ''
+    tls = choose.choices(['', 'psk', 'anon'], [6, 2, 1])[0]
+    plan.tls = '' if plan.transport == 'fd-pair' or mishap.frames else tls
     channels = choose.choices([0, 1, 2, 3, 4, 8], [8, 2, 2, 1, 1, 1])[0]
     if channels and choose.random() < 0.5 and way != OWN:
         plan.multifd = channels
@@ -170,6 +184,9 @@ def draw_plan(choose, guest):
         plan.switchover = choose.choices(['precopy', 'postcopy', 'auto'], [6, 1, 1])[0]
         plan.postcopy_bandwidth = 20 if isinstance(mishap, postcopy_mishaps.Late) else choose.choice([0, 0, 50])
     plan.capabilities = draw_capabilities(choose, plan)
+    changes = ['memory', 'removal', 'removal'] + ['device'] * (guest.vm['machine'] == 'pc')
+    if guest.can_plug and choose.random() < 0.25:
+        plan.change = choose.choice(changes)
     # What is rewritten as fast as it goes has to fit into a blackout at last.
     slowest = getattr(mishap, 'mib_s', 0) or plan.bandwidth
     if slowest:
