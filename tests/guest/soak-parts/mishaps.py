@@ -27,6 +27,7 @@ class Mishap:
     frames      whether that has to be a Relay, which knows Ferry's frames: no TLS then
     slow        the bandwidth that makes time for it, in MiB/s; 0: it needs none
     recovers    whether a paused post-copy is resumed
+    falls_back  whether it may keep Ferry's session from opening, so that QEMU's own path carries the guest
     """
 
     name = 'none'
@@ -37,6 +38,7 @@ class Mishap:
     frames = False
     slow = 0
     recovers = True
+    falls_back = False
 
     def __init__(self, **how):
         self.__dict__.update(how)
@@ -192,6 +194,7 @@ class Cut(Sudden):
     """All connections break, at both ends or at one."""
 
     name = 'cut'
+    falls_back = True
     weight = 6
     ways = ('pre-copy', "QEMU's own path")
     outcomes = (HERE, THERE)
@@ -212,6 +215,7 @@ class Silence(Sudden):
     """Nothing comes any more, and nobody says so: noticed after network-timeout."""
 
     name = 'silence'
+    falls_back = True
     weight = 2
     ways = ('pre-copy',)
     outcomes = (HERE, THERE)
@@ -228,6 +232,7 @@ class ShortSilence(Sudden):
     """Nothing comes for a moment, which nobody has to notice."""
 
     name = 'short silence'
+    falls_back = True
     weight = 3
     links = True
 
@@ -245,6 +250,7 @@ class Frozen(Sudden):
     """The destination's process stands still: for a moment, or until the source has given it up."""
 
     name = 'target frozen'
+    falls_back = True
     weight = 2
     ways = ('pre-copy',)
     outcomes = (HERE, THERE)
@@ -284,6 +290,7 @@ class Yank(Sudden):
     """The operator's last resort at the source: all sockets of the migration are shut."""
 
     name = 'yank'
+    falls_back = True
     weight = 2
     ways = ('pre-copy', "QEMU's own path")
     outcomes = (HERE, THERE)

@@ -88,7 +88,7 @@ def draw_native(choose):
     accel = choose.choice(KVM) if choose.random() < 0.93 else 'tcg'
     cpus = choose.randint(1, 4) if accel != 'tcg' else choose.randint(1, 2)
     memory = choose.choice(list(MEMORY))
-    rate = choose.choice([0, 0, 2000, 20000])
+    rate = choose.choice([0, 2000, 2000, 20000])
     write = choose.choice([4, 8]) if rate == 0 else choose.choice([16, 64, 100])
     load = {'fill': choose.choice([64, 128, 128, 200]) if accel != 'tcg' else 32, 'write': write,
             'rate': rate // cpus, 'kind': choose.choice(['random', 'mixed', 'compressible']),

@@ -52,7 +52,7 @@ def tell(vm, plan, *, server, more):
     off = plan.own_path == ('off there' if server else 'off here')
     vm.qmp('ferry-set-parameters', {
         'enabled': not off, 'channels': plan.channels, 'checksum': plan.checksum, 'compression': plan.compression,
-        'tracker': plan.tracker, 'switchover': plan.switchover, 'open-timeout': 3000, 'network-timeout': 10000,
+        'tracker': plan.tracker, 'switchover': plan.switchover, 'open-timeout': 10000, 'network-timeout': 10000,
         'switchover-timeout': 60000, **more})
 
 

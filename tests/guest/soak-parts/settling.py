@@ -45,7 +45,13 @@ def wait_for(what, holds, patience_s=PATIENCE_S):
 
 
 def expect_never_ran(attempt):
-    """The destination gives up, and has not run the guest."""
+    """The destination gives up, and has not run the guest.
+
+    Where no session of Ferry's had opened there, it waits for its stream as any QEMU does: until that ends.
+    """
+    if attempt.link and state(attempt.dst) != 'gone' and 'phase' not in attempt.dst.qmp('query-ferry'):
+        attempt.link.close()
+
     def given_up():
         if attempt.dst_ran():
             raise Wrong('both sides run the guest: the destination runs one that is at the source')
