@@ -23,12 +23,12 @@ ENDED = ('completed', 'failed', 'cancelled')
 RECOVERIES = 8
 
 
-def waited_for_cpu(vm):
-    """How many seconds its threads have waited for a CPU, so far, all added up."""
+def waited_for_cpu(pid):
+    """How many seconds a process' threads have waited for a CPU, so far, all added up."""
     total = 0
-    for tid in os.listdir(f'/proc/{vm.pid}/task'):
+    for tid in os.listdir(f'/proc/{pid}/task'):
         try:
-            with open(f'/proc/{vm.pid}/task/{tid}/schedstat', encoding='ascii') as f:
+            with open(f'/proc/{pid}/task/{tid}/schedstat', encoding='ascii') as f:
                 total += int(f.read().split()[1])
         except OSError:
             continue
@@ -72,6 +72,10 @@ class Attempt:
         """Whether the destination has run the guest, or runs it."""
         return any(event['event'] == 'RESUME' for event in self.dst.monitor.events[self.first_mark:])
 
+    def by_ferry(self):
+        """Whether a session of Ferry's carries it now."""
+        return is_active(self.src.qmp_try('query-ferry'))
+
     # The migration
 
     def through(self, uri):
@@ -100,7 +104,7 @@ class Attempt:
         self.ferry_before = src.qmp_try('query-ferry')
         self.first_mark = self.dst_mark = dst.event_mark()
         polled = [src] if plan.way == 'post-copy' or self.mishap.name == 'target frozen' else [src, dst]
-        waited = {vm: waited_for_cpu(vm) for vm in polled}
+        waited = {vm: waited_for_cpu(vm.pid) + waited_for_cpu(os.getpid()) for vm in polled}
         with StatusPoller(*polled) as poller:
             self.began = time.monotonic()
             self.mishap.begin(self)
@@ -146,7 +150,9 @@ class Attempt:
             self.go_over(info)
             self.mishap.poll(self, info)
             if time.monotonic() > deadline:
-                raise Wrong(f"still '{self.status}' after {LIMIT_S} s")
+                ferry = self.src.qmp_try('query-ferry') or {}
+                raise Wrong(f"still '{self.status}' after {LIMIT_S} s; phase {ferry.get('phase')}, active "
+                            f"{ferry.get('active')}: {ferry.get('reason')}")
             due = self.mishap.due_s(self)
             time.sleep(POLL_S if due is None else min(due, POLL_S))
 
@@ -181,14 +187,16 @@ class Attempt:
     # What must hold
 
     def check_monitors(self, poller, waited):
-        """They were answered in time, but for what a QEMU waited for a CPU."""
+        """They were answered in time, but for what that QEMU, and we ourselves, waited for a CPU."""
         if poller.longest_s <= MONITOR_LIMIT_S:
             return
         vm = next(vm for vm in waited if vm.name == poller.where)
-        lost = waited_for_cpu(vm) - waited[vm] if vm.alive() else 0
+        if not vm.alive():
+            return
+        lost = waited_for_cpu(vm.pid) + waited_for_cpu(os.getpid()) - waited[vm]
         if poller.longest_s - lost > MONITOR_LIMIT_S:
             raise Wrong(f'{poller.where}: query-status was answered after {poller.longest_s:.1f} s '
-                        f'(its threads waited {lost:.1f} s for a CPU)')
+                        f'(it and we waited {lost:.1f} s for a CPU)')
         self.note(f'query-status was answered after {poller.longest_s:.1f} s on a busy machine')
 
     def check_outcome(self, where):

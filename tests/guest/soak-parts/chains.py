@@ -113,7 +113,8 @@ class Journey:
     def migrate(self, src, number, plan):
         """Returns the QEMU that has the guest then, None if it is lost."""
         plan.transport = self.missing.transport(plan.transport)
-        self.changes.make(src, plan.change)
+        if short := self.changes.make(src, plan.change):
+            self.account.note(short)
         other = {'memory_mib': 2 * src.memory_mib} if plan.mishap.name == 'wrong target' else {}
         attempt = Attempt(self.guest, plan, src, self.vm(True, **other), holdings(src))
         where = f'{self.where(number)}: {plan}'
@@ -121,10 +122,10 @@ class Journey:
             'mishap': plan.mishap.name, 'planned': plan.way, 'transport': plan.transport, 'tls': plan.tls or 'none',
             'channels': plan.multifd or plan.channels, 'compression': plan.compression, 'tracker': plan.tracker_used,
             'guest': f'{self.guest.kind} {self.guest.accel}', 'memory': self.guest.memory,
-            'change': plan.change or 'none', 'together': len(self.chain.guests)}
+            'change': plan.change.partition(' ')[0] or 'none', 'together': len(self.chain.guests)}
         try:
             at = attempt.run()
-        except BaseException as e:
+        except Exception as e:
             self.account.migration({**kinds, 'outcome': 'failed'}, where)
             self.account.failure(where, ' '.join(str(e).split()) or type(e).__name__, self.again())
             raise type(e)(f'{where}: {e}') if isinstance(e, Wrong) else e

@@ -5,9 +5,12 @@ What is plugged in has to be on the command line of each QEMU that the guest mig
 ACPI, so ejecting is done for it, by the registers that a system would use.
 """
 
+import time
+
 from oracle import Wrong
 
 MORE_MIB = 64
+PATIENCE_S = 20
 EJECT = 1 << 3
 MEMORY_PORT = 0xa00
 PCI_PORT = 0xae00
@@ -93,6 +96,29 @@ class Device(Plugged):
             vm.qmp('object-del', id=self.backend)
 
 
+def wait_reached(what, seen, wanted):
+    """'', or in words how far the guest has come: it gives what it can."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (now := seen()) != wanted:
+        if time.monotonic() > deadline:
+            return f'{what} {now >> 20} MiB after {PATIENCE_S} s, not {wanted >> 20}'
+        time.sleep(0.1)
+    return ''
+
+
+def inflate(vm, size):
+    """Have the guest keep so many bytes of its memory."""
+    vm.qmp('balloon', value=size)
+    return wait_reached('a balloon leaves', lambda: vm.qmp('query-balloon')['actual'], size)
+
+
+def resize(vm, size):
+    """Have virtio-mem plug so many bytes in."""
+    device = '/machine/peripheral/plugged0'
+    vm.qmp('qom-set', path=device, property='requested-size', value=size)
+    return wait_reached('virtio-mem has plugged', lambda: vm.qmp('qom-get', path=device, property='size'), size)
+
+
 class Changes:
     """What is plugged into one guest now."""
 
@@ -101,7 +127,11 @@ class Changes:
         self.nr = 0
 
     def make(self, vm, what):
-        """what: 'memory', 'device' or 'removal', or '' for none."""
+        """what: 'memory', 'device', 'removal', 'balloon MIB', 'virtio-mem MIB', or '' for none; settled then, or a
+        word about why not."""
+        if what.startswith(('balloon', 'virtio-mem')):
+            kind, mib = what.split()
+            return {'balloon': inflate, 'virtio-mem': resize}[kind](vm, int(mib) << 20)
         if what in ('memory', 'device'):
             new = {'memory': Memory, 'device': Device}[what](self.nr)
             self.nr += 1
@@ -109,6 +139,7 @@ class Changes:
             self.plugged.append(new)
         elif what == 'removal' and self.plugged:
             self.plugged.pop(0).remove(vm)
+        return ''
 
     def forget(self):
         """The guest is lost; another one has nothing."""

@@ -211,7 +211,26 @@ class Cut(Sudden):
         cut(attempt.link, self)
 
 
-class Silence(Sudden):
+class Unending(Sudden):
+    """Something that a session of Ferry's notices.  QEMU's own path waits for ever: there the operator cancels."""
+
+    PATIENCE_S = 25
+    acted_at = None
+    given_up = False
+
+    def poll(self, attempt, info):
+        super().poll(attempt, info)
+        if not self.acted or self.given_up:
+            return
+        self.acted_at = self.acted_at or time.monotonic()
+        if (info.get('status') == 'active' and time.monotonic() > self.acted_at + self.PATIENCE_S and
+                not attempt.by_ferry()):
+            self.given_up = True
+            attempt.note(f"{self.name}: QEMU's own path waited until it was cancelled")
+            attempt.src.qmp('migrate_cancel')
+
+
+class Silence(Unending):
     """Nothing comes any more, and nobody says so: noticed after network-timeout."""
 
     name = 'silence'
@@ -246,7 +265,7 @@ class ShortSilence(Sudden):
         attempt.link.silence(False)
 
 
-class Frozen(Sudden):
+class Frozen(Unending):
     """The destination's process stands still: for a moment, or until the source has given it up."""
 
     name = 'target frozen'

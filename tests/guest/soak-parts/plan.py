@@ -15,6 +15,11 @@ import postcopy_mishaps
 KINDS = [*mishaps.ALL, *handoff_mishaps.ALL, *postcopy_mishaps.ALL]
 PRE, POST, OWN = 'pre-copy', 'post-copy', "QEMU's own path"
 FREED_MIB = 192   # a Linux guest with a balloon touches so much, and gives hints of it
+BALLOON = ['-object', 'iothread,id=io0', '-device', 'virtio-balloon-pci,id=balloon,free-page-hint=on,iothread=io0']
+BOOT_MIB, PLUGGED_MIB, PLUGGED_MOST_MIB = 256, 128, 256
+VIRTIO_MEM = ['-m', f'maxmem={BOOT_MIB + 4 * PLUGGED_MOST_MIB}M',
+              '-object', f'memory-backend-ram,id=plugged,size={PLUGGED_MOST_MIB}M,reserve=off',
+              '-device', f'virtio-mem-pci,id=plugged0,memdev=plugged,requested-size={PLUGGED_MIB}M']
 CHAIN = (4, 8)  # migrations of a guest
 
 
@@ -26,6 +31,7 @@ class GuestPlan:
     memory: str     # of MEMORY
     load: dict      # Load's arguments
     vm: dict        # VM's other arguments
+    extra: str = ''  # a device that changes its memory: 'balloon' or 'virtio-mem'
 
     @property
     def can_plug(self):
@@ -36,7 +42,8 @@ class GuestPlan:
         return self.kind == 'linux'
 
     def __str__(self):
-        return f"{self.kind}, {self.accel}, {self.vm['cpus']} CPUs, {self.vm['machine']}, {self.memory}"
+        return (f"{self.kind}, {self.accel}, {self.vm['cpus']} CPUs, {self.vm['machine']}, {self.memory}"
+                f"{', ' if self.extra else ''}{self.extra}")
 
 
 @dataclasses.dataclass
@@ -105,10 +112,13 @@ def draw_linux(choose):
     load = {'fill': choose.choice([64, 96]), 'write': choose.choice([8, 32]), 'rate': choose.choice([1000, 5000]),
             'kind': choose.choice(['random', 'mixed']), 'seed': choose.randint(1, 1000)}
     vm = {'cpus': choose.randint(1, 2), 'memory_mib': 512, 'machine': choose.choice(['pc', 'q35']), **MEMORY[memory]}
-    if choose.random() < 0.5:
-        vm |= {'freed': FREED_MIB, 'args': ['-object', 'iothread,id=io0',
-                                            '-device', 'virtio-balloon-pci,id=balloon,free-page-hint=on,iothread=io0']}
-    return GuestPlan('linux', 'tcg', memory, load, vm)
+    extra = choose.choice(['', 'balloon', 'virtio-mem'])
+    if extra == 'balloon':
+        vm |= {'freed': FREED_MIB, 'args': BALLOON}
+    elif extra == 'virtio-mem':
+        # Of what there is in all, the kernel takes some for itself before it counts.
+        vm |= {'memory_mib': BOOT_MIB, 'plugged': BOOT_MIB + PLUGGED_MIB - 96, 'args': VIRTIO_MEM}
+    return GuestPlan('linux', 'tcg', memory, load, vm, extra)
 
 
 def draw_guest(choose):
@@ -159,6 +169,16 @@ def draw_capabilities(choose, plan):
     return tuple(sorted(found))
 
 
+def draw_change(choose, guest):
+    if guest.extra == 'balloon':
+        return f'balloon {choose.choice([400, 440, 480, 512])}'
+    if guest.extra == 'virtio-mem':
+        return f'virtio-mem {choose.choice([0, 64, 128, 192, 256])}'
+    if guest.can_plug:
+        return choose.choice(['memory', 'removal', 'removal'] + ['device'] * (guest.vm['machine'] == 'pc'))
+    return ''
+
+
 def draw_plan(choose, guest):
     mishap = draw_mishap(choose, guest)
     way = draw_way(choose, mishap)
@@ -184,9 +204,8 @@ def draw_plan(choose, guest):
         plan.switchover = choose.choices(['precopy', 'postcopy', 'auto'], [6, 1, 1])[0]
         plan.postcopy_bandwidth = 20 if isinstance(mishap, postcopy_mishaps.Late) else choose.choice([0, 0, 50])
     plan.capabilities = draw_capabilities(choose, plan)
-    changes = ['memory', 'removal', 'removal'] + ['device'] * (guest.vm['machine'] == 'pc')
-    if guest.can_plug and choose.random() < 0.25:
-        plan.change = choose.choice(changes)
+    if choose.random() < 0.3:
+        plan.change = draw_change(choose, guest)
     # What is rewritten as fast as it goes has to fit into a blackout at last.
     slowest = getattr(mishap, 'mib_s', 0) or plan.bandwidth
     if slowest:
