@@ -3,11 +3,15 @@
 
 from mishaps import HERE, THERE, Mishap
 
-ACTS = ('cut', 'withhold', 'reset main', 'keep main here', 'keep main there')
+CONNECTION_ACTS = ('cut', 'reset main', 'keep main here', 'keep main there')
+ACTS = (*CONNECTION_ACTS, 'withhold')
 
 
 class HandOff(Mishap):
-    """A frame of the hand-off meets with something: see ACTS. Only the first of its name does."""
+    """A frame of the hand-off meets with something: see ACTS. Only the first of its name does.
+
+    A network that drops one frame and passes the next does not exist: LOADED alone is withheld, as a destination can.
+    """
 
     name = 'hand-off disturbed'
     weight = 5
@@ -17,8 +21,8 @@ class HandOff(Mishap):
 
     @classmethod
     def draw(cls, choose):
-        return {'frame': choose.choice(['LOADED', 'LOADED', 'GO', 'GO', 'TAKEN', 'TAKEN', 'REACHED', 'COMPLETE']),
-                'act': choose.choice(ACTS)}
+        frame = choose.choice(['LOADED', 'LOADED', 'GO', 'GO', 'TAKEN', 'TAKEN', 'REACHED', 'COMPLETE'])
+        return {'frame': frame, 'act': choose.choice(ACTS if frame == 'LOADED' else CONNECTION_ACTS)}
 
     def settings(self):
         return {'network-timeout': 2000, 'switchover-timeout': 4000}

@@ -90,13 +90,11 @@ def settle_doubt(attempt):
 
     def look():
         if attempt.dst_ran():
-            return THERE
+            return THERE if attempt.dst.alive() else LOST
         return HERE if state(attempt.dst) == 'gone' or migration(attempt.dst) == 'failed' else None
 
     where = wait_for('the destination runs the guest, or has given up', look)
     if where == HERE:
-        if attempt.mishap.lost:
-            return LOST  # it had run there
         attempt.src.qmp('cont')
         wait_for('the source goes on', lambda: True if state(attempt.src) == 'running' else None)
     return where
