@@ -78,13 +78,12 @@ class Device(Plugged):
         device = {'id': self.ident, 'bus': 'pci.0', 'addr': f'{self.slot:#x}'}
         if self.backend:
             vm.qmp('object-add', {'qom-type': 'memory-backend-ram', 'id': self.backend, 'size': 4 << 20, 'share': True})
-            device = {'driver': 'ivshmem-plain', **device, 'memdev': self.backend, 'master': True}
+            device = {'driver': 'ivshmem-plain', **device, 'memdev': self.backend, 'master': 'on'}
             self.words = ['-object', f'memory-backend-ram,id={self.backend},size=4M,share=on']
         else:
             device = {'driver': 'e1000', **device, 'romfile': ''}
         vm.qmp('device_add', device)
-        self.words += ['-device', ','.join(f'{key}={value if value is not True else "on"}'
-                                           for key, value in device.items()).removeprefix('driver=')]
+        self.words += ['-device', ','.join(f'{key}={value}' for key, value in device.items())]
 
     def eject(self, vm):
         vm.port_write(4, PCI_PORT + PCI_SELECT, 0)
