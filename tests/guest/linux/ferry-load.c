@@ -127,7 +127,8 @@ uint64_t guest_kernel_warnings(char *last, unsigned int nr_bytes)
     ssize_t n;
 
     last[0] = '\0';
-    while (log >= 0 && ((n = read(log, record, sizeof(record) - 1)) > 0 || (n < 0 && errno == EPIPE))) {
+    while (log >= 0 &&
+           ((n = read(log, record, sizeof(record) - 1)) > 0 || (n < 0 && errno == EPIPE))) {
         const char *text;
 
         if (n < 0) {
