@@ -191,7 +191,7 @@ def draw_plan(choose, guest):
     tls = choose.choices(['', 'psk', 'anon'], [6, 2, 1])[0]
     plan.tls = '' if plan.transport == 'fd-pair' or mishap.frames else tls
     channels = choose.choices([0, 1, 2, 3, 4, 8], [8, 2, 2, 1, 1, 1])[0]
-    if channels and choose.random() < 0.5 and way != OWN:
+    if channels and choose.random() < 0.5 and way != OWN and plan.transport != 'fd':  # QEMU refuses multifd there
         plan.multifd = channels
         plan.multifd_there = choose.choice([0, 0, 0, channels + 1])
     else:
