@@ -7,13 +7,14 @@
 #   SUITES="A B"      what check runs (all suites if not given)
 #   RELEASES, TARGETS what check-debian runs (12 and 13; demo and check if not given)
 #   CASES="A B"       what check-asan, check-libvirt and faults run (all cases if not given)
+#   SOAK="--seed 7"   what soak is told, see tests/guest/soak --help
 #   BENCH="--quick"   what bench is told, see tests/bench/all --help
 
 PREFIX ?= /usr/local
 export QEMU_SRC
 
-.PHONY: help build setup demo check check-asan faults model check-upstream check-libvirt check-debian
-.PHONY: bench lint coverage mutate format install deb clean
+.PHONY: help build setup demo check check-asan faults soak model check-upstream check-libvirt
+.PHONY: check-debian bench lint coverage mutate format install deb clean
 
 build: setup ## build QEMU with Ferry: build/qemu-system-x86_64 and build/qemu-img
 	@scripts/build-qemu
@@ -38,6 +39,9 @@ model: setup ## check the model of the hand-off deeper than make check does: min
 
 check-upstream: setup ## compare QEMU's own migration tests on stock QEMU and on Ferry
 	@scripts/check-upstream
+
+soak: build ## migrate guests 3,000 times, in every way and whatever happens to them: hours
+	@tests/guest/soak --migrations 3000 --json build/soak.json $(SOAK)
 
 check-libvirt: build ## migrate domains of libvirt in every way that the tests know
 	@tests/libvirt/run $(CASES)

@@ -60,10 +60,10 @@ def native_guest(load, accel='kvm', **vm):
     return {'accel': accel, 'args': args, **vm}
 
 
-def linux_guest(load, accel='tcg', freed=0, **vm):
+def linux_guest(load, accel='tcg', freed=0, plugged=0, **vm):
     """VM's arguments for the Linux guest. Fetches its kernel once (or raises NoLinux), and builds
     its initramfs. With `freed`, it first loads virtio-balloon's driver, and writes and frees that
-    many MiB."""
+    many MiB. With `plugged`, it loads virtio-mem's, and waits until it has so many MiB."""
     made = subprocess.run([sys.executable, os.path.join(ROOT, 'tests', 'guest', 'linux', 'make')],
                           check=False, timeout=900, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True)
@@ -74,6 +74,7 @@ def linux_guest(load, accel='tcg', freed=0, **vm):
     made = made.stdout.split()
     # Were memory cleared when it is allocated, the balloon's driver would clear what it takes.
     more = f'freed={freed} init_on_alloc=0 ' if freed else ''
+    more += f'memory={plugged} memhp_default_state=online_movable ' if plugged else ''
     args = ['-kernel', made[0], '-initrd', made[1],
             '-append', f'console=ttyS0 quiet loglevel=1 panic=-1 nokaslr {more}ferry={load}',
             *vm.pop('args', ())]
@@ -203,6 +204,11 @@ class Guest:
     def free_mib(self):
         """MemFree of its kernel (Linux guest)."""
         return self.ask('M', 'MEMORY').free_kib / 1024
+
+    def kernel_warnings(self):
+        """(how many warnings or worse its kernel has logged, the last of them) (Linux guest)"""
+        answer = self.ask('K', 'KERNEL')
+        return answer.warnings, answer.text.partition(' last=')[2]
 
     def fill_more(self, mib):
         """Fill so much more, which verify() looks at from then on (Linux guest)."""

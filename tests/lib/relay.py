@@ -137,11 +137,11 @@ class Relay:
 
     @staticmethod
     def _reset(sock):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
         try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
             sock.shutdown(socket.SHUT_RD)
         except OSError:
-            pass
+            pass  # it is closed already, or has ended
         sock.close()
 
     def hold_main(self):

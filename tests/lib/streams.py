@@ -121,14 +121,17 @@ class Monitor(Stream):
         offered = self.greeting.get('capabilities', [])
         self.command('qmp_capabilities', {'enable': [c for c in offered if c == 'oob']}, timeout)
 
-    def command(self, name, arguments, timeout, oob=False):
-        """oob: out of band, for when QEMU's main thread may be waiting (for a page, say)."""
+    def command(self, name, arguments, timeout, oob=False, fds=()):
+        """oob: out of band, for when QEMU's main thread may be waiting (for a page, say). fds: go with it."""
         with self.send_lock:
             self.next_id += 1
             ident = self.next_id
             text = json.dumps({'exec-oob' if oob else 'execute': name, 'arguments': arguments,
                                'id': ident})
             try:
+                if fds:
+                    socket.send_fds(self.sock, [text[:1].encode()], fds)
+                    text = text[1:]
                 self.sock.sendall(text.encode() + b'\n')
             except OSError as e:
                 raise VMDied(f'{self.name}: {name}: {e}') from e

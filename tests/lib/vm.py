@@ -231,6 +231,10 @@ class VM:
         """The same out of band, which few commands allow."""
         return self.monitor.command(command, arguments, timeout, oob=True)
 
+    def pass_fd(self, fd, name):
+        """Give QEMU a copy of a file descriptor, which its commands know by `name` then."""
+        self.monitor.command('getfd', {'fdname': name}, 30, fds=[fd])
+
     def qmp_try(self, command, arguments=None, **more):
         """As qmp(), but None when QEMU does not know the command."""
         try:
@@ -285,6 +289,12 @@ class VM:
         answer = self._qtest.readline().strip()
         if answer != 'OK':
             raise QMPError('qtest', {'desc': answer})
+
+    def leave_qtest(self):
+        """Hang up what port_write() has opened."""
+        if self._qtest:
+            self._qtest.close()
+            self._qtest = None
 
     def set_capabilities(self, caps):
         """caps: {'multifd': True, ...}"""

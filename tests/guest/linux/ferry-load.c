@@ -24,6 +24,9 @@
 #define SPIN_NS  200000u /* shorter waits are not worth a sleep */
 #define SLEEP_NS 500000u
 
+#define LOG_LEVEL_MASK    7u
+#define LOG_LEVEL_WARNING 4u
+
 const char guest_name[] = "linux";
 
 static struct load_config config = {.seed = 1, .poll_ms = 2};
@@ -113,6 +116,35 @@ uint64_t guest_free_kib(void)
         fclose(f);
     }
     return kib;
+}
+
+/* /dev/kmsg gives a record at a time: "PRIORITY,NUMBER,TIME,...;TEXT". */
+uint64_t guest_kernel_warnings(char *last, unsigned int nr_bytes)
+{
+    int log = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
+    char record[1024];
+    uint64_t nr = 0;
+    ssize_t n;
+
+    last[0] = '\0';
+    while (log >= 0 &&
+           ((n = read(log, record, sizeof(record) - 1)) > 0 || (n < 0 && errno == EPIPE))) {
+        const char *text;
+
+        if (n < 0) {
+            continue; /* the log has lost records that nobody had read */
+        }
+        record[n] = '\0';
+        text = strchr(record, ';');
+        if (text && (strtoul(record, NULL, 10) & LOG_LEVEL_MASK) <= LOG_LEVEL_WARNING) {
+            nr++;
+            snprintf(last, nr_bytes, "%.*s", (int)strcspn(text + 1, "\n"), text + 1);
+        }
+    }
+    if (log >= 0) {
+        close(log);
+    }
+    return nr;
 }
 
 bool guest_has_pages(uint64_t nr_pages)

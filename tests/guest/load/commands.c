@@ -265,6 +265,23 @@ static void memory(void)
     }
 }
 
+static void kernel(void)
+{
+    static char last[160];
+    uint64_t nr = guest_kernel_warnings(last, sizeof(last));
+
+    if (nr == GUEST_NO_KERNEL) {
+        load_say("ERROR there is no kernel", NULL);
+        return;
+    }
+    say_number("KERNEL warnings=", nr);
+    if (nr) {
+        say(" last=");
+        say(last);
+    }
+    say_end();
+}
+
 void info(const char *word)
 {
     static const char *const kinds[] = {"random", "compressible", "mixed"};
@@ -306,6 +323,9 @@ static bool run_simple(char command)
         return true;
     case 'M':
         memory();
+        return true;
+    case 'K':
+        kernel();
         return true;
     case 'Z':
         check_untouched();
@@ -392,7 +412,7 @@ static void run_command(const char *line)
 {
     if (!(line[1] == '\0' ? run_simple(line[0])
                           : line[1] == ' ' && run_with_argument(line[0], line + 2))) {
-        load_say("ERROR commands: I T S H A F N L V Z M E P G R W X", NULL);
+        load_say("ERROR commands: I T S H A F N L V Z M K E P G R W X", NULL);
     }
 }
 

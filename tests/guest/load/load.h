@@ -58,6 +58,12 @@ volatile uint64_t *guest_page(uint64_t index);
 uint64_t guest_check_untouched(uint64_t *nr_pages, uint64_t *first);
 /* What the guest's kernel has free, in KiB; 0: there is no kernel. */
 uint64_t guest_free_kib(void);
+#define GUEST_NO_KERNEL UINT64_MAX
+/*
+ * How many warnings or worse the guest's kernel has logged, since it booted, or GUEST_NO_KERNEL; the last of them
+ * goes to @last, as far as it fits.
+ */
+uint64_t guest_kernel_warnings(char *last, unsigned int nr_bytes);
 /* Whether there are pages up to @nr_pages, with generations, that read as zero where nobody wrote. */
 bool guest_has_pages(uint64_t nr_pages);
 

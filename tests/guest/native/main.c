@@ -170,6 +170,13 @@ uint64_t guest_free_kib(void)
     return 0;
 }
 
+uint64_t guest_kernel_warnings(char *last, unsigned int nr_bytes)
+{
+    (void)last;
+    (void)nr_bytes;
+    return GUEST_NO_KERNEL;
+}
+
 /* All that is used was chosen at start. */
 bool guest_has_pages(uint64_t nr_pages)
 {
