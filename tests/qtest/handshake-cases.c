@@ -1,15 +1,20 @@
 /*
- * TLS handshakes that would take for ever.
+ * TLS handshakes that fail, or take too long: past the end of the migration, or for ever.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
 #include <arpa/inet.h>
 
+#include "qemu/atomic.h"
+
 #include "postcopy.h"
 
 /* As short as it can be. */
 #define IMPATIENT " -global ferry.network-timeout=2000"
+
+/* Longer than the test takes. */
+#define PATIENT " -global ferry.network-timeout=60000"
 
 static void make_psk(Run *run)
 {
@@ -41,6 +46,109 @@ static void migrate_to(Vm *vm, const char *uri, bool resume)
         g_strdup_printf("{ 'uri': '%s'%s }", uri, resume ? ", 'resume': true" : "");
 
     vm_do(vm, "migrate", arguments);
+}
+
+/* --- A stranger who ends his handshake when the migration is over ------------------------------------- */
+
+/* Another QEMU that migrates to the same destination, and the relay between them. */
+typedef struct Stranger {
+    Vm *vm;
+    int listener, client, server;
+    bool has_said_hello; /* atomic */
+    bool may_end;        /* atomic: what comes after the first flight gets through */
+} Stranger;
+
+static void forward(int from, int to)
+{
+    g_autofree char *buffer = g_malloc(64 << 10);
+    ssize_t nr;
+
+    while ((nr = recv(from, buffer, 64 << 10, 0)) > 0 &&
+           send(to, buffer, (size_t)nr, MSG_NOSIGNAL) == nr) {
+    }
+    shutdown(to, SHUT_WR);
+}
+
+static gpointer forward_answers(gpointer opaque)
+{
+    Stranger *stranger = opaque;
+
+    forward(stranger->server, stranger->client);
+    return NULL;
+}
+
+static gpointer forward_in_two_parts(gpointer opaque)
+{
+    Stranger *stranger = opaque;
+    char hello[4096], next;
+    ssize_t nr;
+
+    stranger->client = accept(stranger->listener, NULL, NULL);
+    g_thread_unref(g_thread_new("answers", forward_answers, stranger));
+    nr = recv(stranger->client, hello, sizeof(hello), 0);
+    g_assert_cmpint(nr, >, 0);
+    g_assert_cmpint(send(stranger->server, hello, (size_t)nr, MSG_NOSIGNAL), ==, nr);
+    /* The destination has answered, and the handshake lacks only this. */
+    g_assert_cmpint(recv(stranger->client, &next, 1, MSG_PEEK), ==, 1);
+    qatomic_set(&stranger->has_said_hello, true);
+    while (!qatomic_read(&stranger->may_end)) {
+        g_usleep(1000);
+    }
+    forward(stranger->client, stranger->server);
+    return NULL;
+}
+
+static void begin_strange_handshake(Run *run)
+{
+    Stranger *stranger = g_new0(Stranger, 1);
+    g_autofree char *uri = NULL;
+
+    run->opaque = stranger;
+    stranger->vm = run_start_vm(run, "stranger", false);
+    run_settings(run, stranger->vm, false);
+    stranger->listener = listen_somewhere(&uri);
+    stranger->server = connect_to(run->uri);
+    g_assert_cmpint(stranger->server, >=, 0);
+    g_thread_unref(g_thread_new("two-parts", forward_in_two_parts, stranger));
+    migrate_to(stranger->vm, uri, false);
+    while (!qatomic_read(&stranger->has_said_hello)) {
+        g_usleep(1000);
+    }
+}
+
+static void end_strange_handshake(Run *run)
+{
+    Stranger *stranger = run->opaque;
+    g_autofree char *state = NULL;
+
+    qatomic_set(&stranger->may_end, true);
+    g_free(vm_wait_status(stranger->vm, "failed"));
+    state = vm_run_state(run->destination);
+    g_assert_cmpstr(state, ==, "running");
+    memory_check(run->memory, run->destination);
+    vm_quit(stranger->vm);
+}
+
+/* They know nothing of TLS: each is hung up on. */
+static void come_without_tls(Run *run)
+{
+    static const char words[] = "GET / HTTP/1.0\r\n\r\n";
+    const struct timeval patience = {.tv_sec = VM_PATIENCE_S};
+
+    for (unsigned i = 0; i < 8; i++) {
+        int fd = connect_to(run->uri);
+        char buffer[256];
+        ssize_t nr;
+
+        g_assert_cmpint(fd, >=, 0);
+        g_assert_cmpint(send(fd, words, strlen(words), MSG_NOSIGNAL), ==, strlen(words));
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+        do {
+            nr = recv(fd, buffer, sizeof(buffer), 0);
+        } while (nr > 0);
+        g_assert_true(nr == 0 || errno == ECONNRESET);
+        close(fd);
+    }
 }
 
 /* --- A destination that takes the connection, and then says nothing ----------------------------------- */
@@ -119,6 +227,23 @@ static void wait_for_limit(Run *run)
 #define USE_TLS       "{ 'tls-creds': 'tls' }"
 
 static const Case cases[] = {
+    {
+        .name = "tls/without-tls",
+        .prepare = make_psk,
+        .source_options = PSK("client"),
+        .destination_options = PSK("server"),
+        .parameters = USE_TLS,
+        .before = come_without_tls,
+    },
+    {
+        .name = "tls/late-stranger",
+        .prepare = make_psk,
+        .source_options = PSK("client"),
+        .destination_options = PSK("server") PATIENT,
+        .parameters = USE_TLS,
+        .before = begin_strange_handshake,
+        .after = end_strange_handshake,
+    },
     {
         .name = "tls/silence/multifd-cancel",
         .prepare = make_psk,
