@@ -32,9 +32,24 @@ void ferry_outgoing_address(struct SocketAddress *address);
 /* @ioc, or none, is being connected for this migration; no other is waited for.  Main thread. */
 void ferry_outgoing_connecting(struct QIOChannel *ioc);
 
-/* The main channel's TLS handshake begins, or is over: the main loop goes on meanwhile.  Main thread. */
+/*
+ * The main channel's TLS handshake begins, or is over: the main loop goes on meanwhile, and network-timeout is the
+ * limit.  Main thread.
+ */
 void ferry_outgoing_handshake(struct QIOChannel *ioc);
 void ferry_outgoing_handshake_over(struct QIOChannel *ioc);
+
+/*
+ * The TLS handshake of one of multifd's channels begins on a thread of its own: it ends when the migration is
+ * cancelled, or after network-timeout.  Main thread.
+ */
+void ferry_outgoing_side_handshake(struct QIOChannel *ioc);
+
+/* The same is over, and @ioc perhaps gone.  Any thread. */
+void ferry_outgoing_side_handshake_over(const void *ioc);
+
+/* The main channel's has failed: if it was given up for taking too long, have @err say so.  Main thread. */
+void ferry_outgoing_handshake_failed(Error **err);
 
 /*
  * Whether @ioc, connected or failed, belongs to a migration that is over: then it is to be dropped.  Main
@@ -256,8 +271,8 @@ bool ferry_incoming_extra_multifd(struct QIOChannel *ioc, int id);
 bool ferry_incoming_may_start(bool may);
 
 /*
- * qio_channel_tls_handshake() for @tls, which calls @told when it is over: nobody waits for it in the main loop, one that
- * hangs is ended, and of several the one that came first is told first.  Main thread.
+ * qio_channel_tls_handshake() for @tls, which calls @told when it is over: nobody waits for it in the main
+ * loop, one that hangs is ended, and of several the one that came first is told first.  Main thread.
  */
 void ferry_incoming_handshake(struct QIOChannelTLS *tls,
                               void (*told)(struct QIOTask *task, void *opaque));

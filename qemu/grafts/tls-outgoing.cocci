@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // file: migration/tls.c
 // hooks: migration_tls_channel_connect, migration_tls_outgoing_handshake
-// why: QEMU shakes hands on the main thread, where nobody must wait for a peer.
-// places: 2
+// why: QEMU shakes hands on the main thread, where nobody must wait for a peer; nor does a migration wait for
+//      one for ever.
+// places: 3
 
 @@
 identifier tioc;
@@ -27,4 +28,15 @@ typedef QIOTask, gpointer, QIOChannel, Error, MigrationState;
  Error *err = NULL;
 +ferry_outgoing_handshake_over(ioc);
  ...
+ }
+
+@@
+identifier err;
+@@
+ migration_tls_outgoing_handshake(...)
+ {
+ <...
++ferry_outgoing_handshake_failed(&err);
+ trace_migration_tls_outgoing_handshake_error(error_get_pretty(err));
+ ...>
  }

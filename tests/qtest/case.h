@@ -177,6 +177,7 @@ void add_descriptor_cases(void);
 void add_device_cases(void);
 void add_ending_cases(void);
 void add_fallback_cases(void);
+void add_handshake_cases(void);
 void add_kind_cases(void);
 void add_opening_cases(void);
 void add_parameter_cases(void);

@@ -135,6 +135,7 @@ int main(int argc, char **argv)
     add_recovery_cases();
     add_refusal_cases();
     add_fallback_cases();
+    add_handshake_cases();
     add_opening_cases();
     add_parameter_cases();
     add_report_cases();

@@ -275,6 +275,21 @@ static void lose_source_blocked(Run *run)
     exit(0);
 }
 
+/*
+ * QEMU's stream broke, and the destination, which is frozen, has not noticed: the source serves on.  It is told to
+ * end meanwhile, and does so in good order.
+ */
+static void end_source_without_stream(Run *run)
+{
+    postcopy_go_over_slowly(run);
+    vm_freeze(run->destination);
+    proxy_cut_one(run->proxy, CHANNEL_MAIN);
+    g_usleep(500 * 1000);
+    vm_quit(run->source);
+    vm_kill(run->destination);
+    exit(0);
+}
+
 static const Case cases[] = {
     {
         .name = "postcopy/recover/all",
@@ -407,6 +422,13 @@ static const Case cases[] = {
         .capabilities = "postcopy-ram",
         .postcopy = true,
         .during = stay_away,
+    },
+    {
+        .name = "postcopy/end-source-without-stream",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = end_source_without_stream,
     },
     {
         .name = "postcopy/lose-source/abandon",

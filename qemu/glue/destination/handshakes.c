@@ -62,17 +62,34 @@ static void end(Handshake *handshake, const char *why)
     }
 }
 
-/* QEMU gets the channel, or the error. */
+/* Whether the migration is over, whatever has come of it: QEMU has no use for a connection then, and asserts that none comes. */
+static bool is_over(void)
+{
+    MigrationStatus state = qatomic_read(&migration_incoming_get_current()->state);
+
+    return state == MIGRATION_STATUS_COMPLETED || state == MIGRATION_STATUS_FAILED ||
+           state == MIGRATION_STATUS_CANCELLING;
+}
+
+/* QEMU gets the channel, or the error.  What was ended here may have succeeded all the same, with what had come before. */
 static void tell(guint i, Error *err)
 {
-    QIOTask *task = qio_task_new(OBJECT(get(i)->ioc), get(i)->tell, NULL, NULL);
+    const Handshake one = *get(i);
+    QIOTask *task;
 
-    qio_channel_set_blocking(get(i)->ioc, true, NULL);
     g_array_remove_index(handshakes, i);
+    if (!err && (one.ended || is_over())) {
+        object_unref(OBJECT(one.ioc));
+        return;
+    }
+    qio_channel_set_blocking(one.ioc, true, NULL);
+    task = qio_task_new(OBJECT(one.ioc), one.tell, NULL, NULL);
     if (err) {
         qio_task_set_error(task, err);
     }
     qio_task_complete(task);
+    /* With it goes a reference to the channel. */
+    qio_task_free(task);
 }
 
 /* Whether it matters which comes first. */
@@ -109,7 +126,9 @@ static void look(void *opaque)
     }
     for (guint at = 0; at < handshakes->len; at++) {
         waits |= get(at)->ready_ms != 0;
-        if (now_ms() - get(at)->since_ms > ferry_settings()->network_timeout_ms) {
+        if (is_over()) {
+            end(get(at), "the migration is over");
+        } else if (now_ms() - get(at)->since_ms > ferry_settings()->network_timeout_ms) {
             end(get(at), "it has taken longer than network-timeout");
         }
     }

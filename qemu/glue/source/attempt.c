@@ -4,13 +4,14 @@
  * QEMU calls a migration cancelled, or failed, before all of it is gone.  What is left may be a connection
  * still being made, or a thread.  Neither may meet the next migration.
  *
- * Threads: the main thread, but for what says otherwise.  `ending` is under its lock.
+ * Threads: the main thread, but for what says otherwise.  `side` and `ending` are under their locks.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
+#include "qemu/timer.h"
 #include "io/channel-tls.h"
 #include "qapi/error.h"
 #include "migration/migration.h"
@@ -31,6 +32,20 @@
  */
 static QIOChannel *awaited;
 
+/* The TLS handshake of the main channel that is under way, which its task keeps; and its limit. */
+static struct {
+    QIOChannel *ioc;
+    QEMUTimer *timer;
+    bool given_up; /* the last one */
+} handshake;
+
+/* The TLS handshakes of multifd's channels. */
+static struct {
+    QEMUTimer *timer; /* the main thread's */
+    GMutex lock;
+    GPtrArray *list; /* of QIOChannel, with a reference */
+} side;
+
 static bool had_error; /* when it was cancelled: the migration has a reason of its own */
 
 static struct {
@@ -46,18 +61,95 @@ void ferry_outgoing_connecting(QIOChannel *ioc)
     awaited = ioc;
 }
 
+/* It fails at once, and with it the connection. */
+static void give_up_handshake(void *opaque)
+{
+    handshake.given_up = true;
+    qio_channel_shutdown(handshake.ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+}
+
+static void forget_handshake(void)
+{
+    handshake.ioc = NULL;
+    if (handshake.timer) {
+        timer_del(handshake.timer);
+    }
+}
+
 void ferry_outgoing_handshake(QIOChannel *ioc)
 {
-    if (ferry_is_enabled()) {
-        qio_channel_set_blocking(ioc, false, NULL);
+    handshake.given_up = false;
+    if (!ferry_is_enabled()) {
+        return;
     }
+    qio_channel_set_blocking(ioc, false, NULL);
+    if (!handshake.timer) {
+        handshake.timer = timer_new_ms(QEMU_CLOCK_REALTIME, give_up_handshake, NULL);
+    }
+    handshake.ioc = ioc;
+    timer_mod(handshake.timer,
+              qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ferry_settings()->network_timeout_ms);
 }
 
 void ferry_outgoing_handshake_over(QIOChannel *ioc)
 {
-    if (ferry_is_enabled()) {
-        qio_channel_set_blocking(ioc, true, NULL);
+    if (ioc == handshake.ioc) {
+        forget_handshake();
     }
+    qio_channel_set_blocking(ioc, true, NULL);
+}
+
+void ferry_outgoing_handshake_failed(Error **err)
+{
+    if (handshake.given_up) {
+        error_prepend(err, "the destination took longer than network-timeout (%u ms): ",
+                      ferry_settings()->network_timeout_ms);
+    }
+}
+
+void ferry_outgoing_break_handshakes(void)
+{
+    g_mutex_lock(&side.lock);
+    for (guint i = 0; side.list && i < side.list->len; i++) {
+        qio_channel_shutdown(g_ptr_array_index(side.list, i), QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    }
+    g_mutex_unlock(&side.lock);
+}
+
+static void give_up_side_handshakes(void *opaque)
+{
+    ferry_outgoing_break_handshakes();
+}
+
+void ferry_outgoing_side_handshake(QIOChannel *ioc)
+{
+    if (!ferry_is_enabled()) {
+        return;
+    }
+    if (!side.timer) {
+        side.timer = timer_new_ms(QEMU_CLOCK_REALTIME, give_up_side_handshakes, NULL);
+    }
+    g_mutex_lock(&side.lock);
+    if (!side.list) {
+        side.list = g_ptr_array_new_with_free_func(object_unref);
+    }
+    g_ptr_array_add(side.list, object_ref(ioc));
+    g_mutex_unlock(&side.lock);
+    timer_mod(side.timer,
+              qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ferry_settings()->network_timeout_ms);
+    if (migrate_get_current()->state == MIGRATION_STATUS_CANCELLING) {
+        /* It was being connected when that was ended. */
+        ferry_outgoing_break_handshakes();
+    }
+}
+
+void ferry_outgoing_side_handshake_over(const void *ioc)
+{
+    g_mutex_lock(&side.lock);
+    if (side.list) {
+        g_ptr_array_remove(side.list, (gpointer)ioc);
+    }
+    g_mutex_unlock(&side.lock);
 }
 
 bool ferry_outgoing_is_late(QIOChannel *ioc)
@@ -82,6 +174,7 @@ bool ferry_outgoing_abandon(void)
     /* A handshake ends at once; a connect() goes on, and its connection is closed when it is there. */
     qio_channel_shutdown(awaited, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
     awaited = NULL;
+    forget_handshake();
     return true;
 }
 

@@ -10,6 +10,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qapi/error.h"
@@ -329,8 +330,12 @@ migration_init(make_context);
 
 static bool begin_handshake(MigrationState *s, Call *call, Shaking *shaking, Error **errp)
 {
-    QIOChannelTLS *tls = migration_tls_client_create(call->ioc, s->hostname, errp);
+    QIOChannelTLS *tls;
 
+    /* Credentials are an object, and their name a parameter, that the monitor may take away. */
+    bql_lock();
+    tls = migration_tls_client_create(call->ioc, s->hostname, errp);
+    bql_unlock();
     if (!tls) {
         return false;
     }

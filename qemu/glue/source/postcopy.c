@@ -195,7 +195,8 @@ bool ferry_has_sent_all(MigrationState *s)
     while (!has_sent_all()) {
         if (!push(PUSH_MS, &error)) {
             ferry_session_error(s->to_dst_file, error);
-            return false;
+            /* If this QEMU is told to end meanwhile, QEMU is not to pause what it has cancelled. */
+            return s->state != MIGRATION_STATUS_POSTCOPY_ACTIVE;
         }
     }
     note_lost_bitmaps(s);

@@ -432,6 +432,7 @@ void ferry_return_path_error(MigrationState *s, const Error *error)
 
 void ferry_outgoing_cancel(void)
 {
+    ferry_outgoing_break_handshakes();
     ferry_peer_cancel();
     g_mutex_lock(&outgoing.lock);
     if (outgoing.source) {
