@@ -20,10 +20,10 @@
 
 /* Network time-outs: where nothing but silence tells that something is wrong, and where something else does. */
 #define SHORT_MS 2000
-#define LONG_MS  60000
+#define LONG_MS  120000
 
 /* An attempt that takes longer waits for something that does not come. */
-#define LIMIT_MS 30000
+#define LIMIT_MS 60000
 
 /* The same for a side that is known to wait for ever. */
 #define SHORT_LIMIT_MS 3000

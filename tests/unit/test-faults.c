@@ -28,7 +28,7 @@
 #define TRIES_MAX 3
 
 /* A referee that takes longer is stuck itself. */
-#define REFEREE_S 240
+#define REFEREE_S 900
 
 static const char *const side_names[] = {"source", "destination"};
 
