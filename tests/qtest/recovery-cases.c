@@ -409,7 +409,8 @@ static const Case cases[] = {
     },
     {
         .name = "postcopy/recover/hangs",
-        .options = IMPATIENT " -global ferry.open-timeout=1000",
+        .source_options = IMPATIENT " -global ferry.open-timeout=1000",
+        .destination_options = "-global ferry.network-timeout=5000 -global ferry.open-timeout=1000",
         .proxy = true,
         .capabilities = "postcopy-ram",
         .postcopy = true,

@@ -135,6 +135,12 @@ bool ferry_load_state(QEMUFile *f, int *ret)
     return true;
 }
 
+/* What cannot be read is not what cannot be loaded. */
+static bool has_stream_broken(MigrationIncomingState *mis)
+{
+    return mis->from_src_file && qemu_file_get_error(mis->from_src_file) == -EIO;
+}
+
 void ferry_load_cleanup(void)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
@@ -154,5 +160,7 @@ void ferry_load_cleanup(void)
     }
     ferry_incoming_keep_last(failed);
     ferry_postcopy_hold_stream(NULL);
-    ferry_incoming_end("it could not load the state of the guest", !failed);
+    ferry_incoming_end(has_stream_broken(mis) ? "the migration stream broke"
+                                              : "it could not load the state of the guest",
+                       !failed);
 }
