@@ -74,7 +74,7 @@ class Link:
         self.passes.set()
         self.lock = threading.Lock()
         self.pairs = []  # (the source's end, the destination's or None), in the order in which they came
-        self.kept = set()  # ends that nobody tells that the other has gone
+        self.kept = set()  # ends of which only cut() says how they end
         self.nr_bytes = 0
         if uri.startswith('unix:'):
             self.path = uri.split(':', 1)[1] + '.link'
@@ -154,7 +154,7 @@ class Link:
             chosen = [pair for i, pair in enumerate(self.pairs) if which is None or i in which]
         for source, destination in chosen:
             ends = {'source': source, 'destination': destination}
-            self.kept.update(sock for side, sock in ends.items() if side not in towards)
+            self.kept.update(ends.values())
             for side in towards:
                 if ends[side]:
                     (end if hang_up else reset)(ends[side])
