@@ -29,7 +29,8 @@ static void expect_paused(Run *run)
     "Unable to write to socket: |Unable to read from socket: "
 
 /* Whichever end sees it first: the destination may get to say so yet. */
-#define CUT_OFF "lost the connection to the destination|the destination says: the migration stream broke"
+#define CUT_OFF \
+    "lost the connection to the destination|the destination says: the migration stream broke"
 
 static const Case cases[] = {
     {
