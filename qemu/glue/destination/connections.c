@@ -26,6 +26,7 @@
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
 #include "connections.h"
+#include "parked.h"
 #include "recovery.h"
 #include "session.h"
 
@@ -209,7 +210,7 @@ bool ferry_incoming_channel(QIOChannel *ioc)
     }
     if (mis->state != MIGRATION_STATUS_CANCELLING &&
         (!mis->from_src_file || !migration_has_all_channels())) {
-        return false;
+        return ferry_park(ioc);
     }
     if (mis->state != MIGRATION_STATUS_CANCELLING && is_undecided(mis)) {
         keep(ioc);
