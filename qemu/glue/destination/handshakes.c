@@ -62,7 +62,10 @@ static void end(Handshake *handshake, const char *why)
     }
 }
 
-/* Whether the migration is over, whatever has come of it: QEMU has no use for a connection then, and asserts that none comes. */
+/*
+ * Whether the migration is over, whatever has come of it: QEMU has no use for a connection then, and asserts that
+ * none comes.
+ */
 static bool is_over(void)
 {
     MigrationStatus state = qatomic_read(&migration_incoming_get_current()->state);
@@ -71,7 +74,7 @@ static bool is_over(void)
            state == MIGRATION_STATUS_CANCELLING;
 }
 
-/* QEMU gets the channel, or the error.  What was ended here may have succeeded all the same, with what had come before. */
+/* QEMU gets the channel, or the error.  What was ended here may have succeeded, with what had come before. */
 static void tell(guint i, Error *err)
 {
     const Handshake one = *get(i);
