@@ -26,20 +26,6 @@ static void make_psk(Run *run)
         file, "qemu:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n", -1, NULL));
 }
 
-/* A socket that takes connections, and where it is. */
-static int listen_somewhere(char **uri)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof(address);
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    g_assert_cmpint(bind(listener, (struct sockaddr *)&address, sizeof(address)), ==, 0);
-    g_assert_cmpint(listen(listener, 8), ==, 0);
-    g_assert_cmpint(getsockname(listener, (struct sockaddr *)&address, &length), ==, 0);
-    *uri = g_strdup_printf("tcp:127.0.0.1:%u", ntohs(address.sin_port));
-    return listener;
-}
-
 static void migrate_to(Vm *vm, const char *uri, bool resume)
 {
     g_autofree char *arguments =
@@ -106,7 +92,7 @@ static void begin_strange_handshake(Run *run)
     run->opaque = stranger;
     stranger->vm = run_start_vm(run, "stranger", false);
     run_settings(run, stranger->vm, false);
-    stranger->listener = listen_somewhere(&uri);
+    stranger->listener = listen_somewhere(8, &uri);
     stranger->server = connect_to(run->uri);
     g_assert_cmpint(stranger->server, >=, 0);
     g_thread_unref(g_thread_new("two-parts", forward_in_two_parts, stranger));
@@ -165,7 +151,7 @@ static void expect_limit(Run *run, gint64 began)
 static void ask_the_silent(Run *run)
 {
     g_autofree char *uri = NULL;
-    int listener = listen_somewhere(&uri);
+    int listener = listen_somewhere(8, &uri);
     gint64 began = g_get_monotonic_time();
 
     migrate_to(run->source, uri, false);
@@ -177,7 +163,7 @@ static void ask_the_silent(Run *run)
 static void resume_to_the_silent(Run *run)
 {
     g_autofree char *uri = NULL;
-    int listener = listen_somewhere(&uri);
+    int listener = listen_somewhere(8, &uri);
     gint64 began;
 
     postcopy_go_over_slowly(run);

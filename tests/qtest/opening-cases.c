@@ -81,17 +81,8 @@ static void wait_completed(Run *run)
 /* A port at which a connection is neither taken nor refused: its backlog is full. */
 static int listen_deaf(char **uri)
 {
-    struct sockaddr_in address = {
-        .sin_family = AF_INET,
-        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-    };
-    socklen_t length = sizeof(address);
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int listener = listen_somewhere(0, uri);
 
-    g_assert_cmpint(bind(listener, (struct sockaddr *)&address, sizeof(address)), ==, 0);
-    g_assert_cmpint(listen(listener, 0), ==, 0);
-    g_assert_cmpint(getsockname(listener, (struct sockaddr *)&address, &length), ==, 0);
-    *uri = g_strdup_printf("tcp:127.0.0.1:%u", ntohs(address.sin_port));
     g_assert_cmpint(connect_to(*uri), >=, 0);
     return listener;
 }
@@ -217,19 +208,11 @@ enum {
 /* A port whose owner's host takes no more than a few KiB that nobody has read. */
 static void listen_narrow(Run *run)
 {
-    struct sockaddr_in address = {
-        .sin_family = AF_INET,
-        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-    };
-    socklen_t length = sizeof(address);
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), bytes = 4096;
+    int listener, bytes = 4096;
 
-    g_assert_cmpint(setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes)), ==, 0);
-    g_assert_cmpint(bind(listener, (struct sockaddr *)&address, sizeof(address)), ==, 0);
-    g_assert_cmpint(listen(listener, 1), ==, 0);
-    g_assert_cmpint(getsockname(listener, (struct sockaddr *)&address, &length), ==, 0);
     g_free(run->uri);
-    run->uri = g_strdup_printf("tcp:127.0.0.1:%u", ntohs(address.sin_port));
+    listener = listen_somewhere(1, &run->uri);
+    g_assert_cmpint(setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes)), ==, 0);
     run->opaque = GINT_TO_POINTER(listener);
 }
 

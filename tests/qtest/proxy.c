@@ -57,6 +57,27 @@ static struct sockaddr_in inet_address(const char *uri)
     return address;
 }
 
+/* Where a socket is bound. */
+static char *bound_uri(int fd)
+{
+    struct sockaddr_in address;
+    socklen_t length = sizeof(address);
+
+    g_assert_cmpint(getsockname(fd, (struct sockaddr *)&address, &length), ==, 0);
+    return g_strdup_printf("tcp:127.0.0.1:%u", ntohs(address.sin_port));
+}
+
+int listen_somewhere(int backlog, char **uri)
+{
+    struct sockaddr_in address = inet_address("tcp:127.0.0.1:0");
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(bind(listener, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    g_assert_cmpint(listen(listener, backlog), ==, 0);
+    *uri = bound_uri(listener);
+    return listener;
+}
+
 int connect_to(const char *uri)
 {
     struct sockaddr_in address = inet_address(uri);
@@ -223,8 +244,8 @@ static gpointer serve(gpointer opaque)
 
 Proxy *proxy_new(const char *target)
 {
-    struct sockaddr_in address = inet_address("tcp:127.0.0.1:0");
     Proxy *proxy = g_new0(Proxy, 1);
+    g_autofree char *uri = NULL;
 
     proxy->target = g_strdup(target);
     proxy->limit = UINT_MAX;
@@ -233,20 +254,14 @@ Proxy *proxy_new(const char *target)
     proxy->connections = g_ptr_array_new();
     g_mutex_init(&proxy->lock);
     g_cond_init(&proxy->changed);
-    proxy->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    g_assert_cmpint(bind(proxy->listener, (struct sockaddr *)&address, sizeof(address)), ==, 0);
-    g_assert_cmpint(listen(proxy->listener, 64), ==, 0);
+    proxy->listener = listen_somewhere(64, &uri);
     g_thread_unref(g_thread_new("proxy", serve, proxy));
     return proxy;
 }
 
 char *proxy_uri(const Proxy *proxy)
 {
-    struct sockaddr_in address;
-    socklen_t length = sizeof(address);
-
-    g_assert_cmpint(getsockname(proxy->listener, (struct sockaddr *)&address, &length), ==, 0);
-    return g_strdup_printf("tcp:127.0.0.1:%u", ntohs(address.sin_port));
+    return bound_uri(proxy->listener);
 }
 
 void proxy_limit(Proxy *proxy, unsigned nr)

@@ -58,6 +58,9 @@ unsigned proxy_nr_connections(Proxy *proxy);
 /* Break every connection, but not new ones. */
 void proxy_cut_all(Proxy *proxy);
 
+/* A socket of the test's own that takes connections, with this backlog; *@uri, to be freed, says where it is. */
+int listen_somewhere(int backlog, char **uri);
+
 /* A connection to tcp:127.0.0.1:PORT, or -1 when it is refused. */
 int connect_to(const char *uri);
 

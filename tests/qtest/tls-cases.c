@@ -191,16 +191,11 @@ static void come_plainly(Run *run)
 /* A destination that takes the connection, and then says nothing: the source answers, and gives up when told. */
 static void ask_the_silent(Run *run)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof(address);
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    g_autofree char *arguments = NULL;
+    g_autofree char *uri = NULL, *arguments = NULL;
+    int listener = listen_somewhere(8, &uri);
     gint64 began;
 
-    g_assert_cmpint(bind(listener, (struct sockaddr *)&address, sizeof(address)), ==, 0);
-    g_assert_cmpint(listen(listener, 8), ==, 0);
-    g_assert_cmpint(getsockname(listener, (struct sockaddr *)&address, &length), ==, 0);
-    arguments = g_strdup_printf("{ 'uri': 'tcp:127.0.0.1:%u' }", ntohs(address.sin_port));
+    arguments = g_strdup_printf("{ 'uri': '%s' }", uri);
     vm_do(run->source, "migrate", arguments);
     g_usleep(300 * 1000);
     began = g_get_monotonic_time();

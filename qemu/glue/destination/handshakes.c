@@ -62,18 +62,6 @@ static void end(Handshake *handshake, const char *why)
     }
 }
 
-/*
- * Whether the migration is over, whatever has come of it: QEMU has no use for a connection then, and asserts that
- * none comes.
- */
-static bool is_over(void)
-{
-    MigrationStatus state = qatomic_read(&migration_incoming_get_current()->state);
-
-    return state == MIGRATION_STATUS_COMPLETED || state == MIGRATION_STATUS_FAILED ||
-           state == MIGRATION_STATUS_CANCELLING;
-}
-
 /* QEMU gets the channel, or the error.  What was ended here may have succeeded, with what had come before. */
 static void tell(guint i, Error *err)
 {
@@ -81,7 +69,7 @@ static void tell(guint i, Error *err)
     QIOTask *task;
 
     g_array_remove_index(handshakes, i);
-    if (!err && (one.ended || is_over())) {
+    if (!err && (one.ended || ferry_incoming_is_over())) {
         object_unref(OBJECT(one.ioc));
         return;
     }
@@ -129,7 +117,7 @@ static void look(void *opaque)
     }
     for (guint at = 0; at < handshakes->len; at++) {
         waits |= get(at)->ready_ms != 0;
-        if (is_over()) {
+        if (ferry_incoming_is_over()) {
             end(get(at), "the migration is over");
         } else if (now_ms() - get(at)->since_ms > ferry_settings()->network_timeout_ms) {
             end(get(at), "it has taken longer than network-timeout");

@@ -67,15 +67,6 @@ static Said look_at_word(const QIOChannelSocket *socket)
     return poll(&pollfd, 1, 0) > 0 ? SAID_NEVER : SAID_PART;
 }
 
-/* Whether the migration is over, whatever has come of it: QEMU has no use for a connection then. */
-static bool is_over(void)
-{
-    MigrationStatus state = qatomic_read(&migration_incoming_get_current()->state);
-
-    return state == MIGRATION_STATUS_COMPLETED || state == MIGRATION_STATUS_FAILED ||
-           state == MIGRATION_STATUS_CANCELLING;
-}
-
 /* Takes it off the list; returns its channel, with the reference. */
 static QIOChannel *take(Parked *one)
 {
@@ -110,7 +101,7 @@ static bool look_at(Parked *one)
 {
     Said said = look_at_word(QIO_CHANNEL_SOCKET(one->ioc));
 
-    if (said == SAID_NEVER || is_over() ||
+    if (said == SAID_NEVER || ferry_incoming_is_over() ||
         (said != SAID_ALL && now_ms() - one->since_ms > ferry_settings()->network_timeout_ms)) {
         drop(one);
     } else if (said == SAID_ALL) {

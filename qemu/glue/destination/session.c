@@ -100,6 +100,14 @@ bool ferry_incoming_active(void)
     return incoming.active;
 }
 
+bool ferry_incoming_is_over(void)
+{
+    MigrationStatus state = qatomic_read(&migration_incoming_get_current()->state);
+
+    return state == MIGRATION_STATUS_COMPLETED || state == MIGRATION_STATUS_FAILED ||
+           state == MIGRATION_STATUS_CANCELLING;
+}
+
 void ferry_incoming_set_reason(const char *reason)
 {
     g_free(incoming.reason);

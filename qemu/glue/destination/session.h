@@ -39,6 +39,12 @@ void ferry_incoming_begin(void);
 /* Whether it has said so. */
 bool ferry_incoming_active(void);
 
+/*
+ * Whether the incoming migration is over, whatever has come of it: QEMU has no use for a connection then, and asserts
+ * that none comes.  Any thread.
+ */
+bool ferry_incoming_is_over(void);
+
 /* Why Ferry is not in use; NULL if it is. */
 void ferry_incoming_set_reason(const char *reason);
 

@@ -145,12 +145,6 @@ class CancelPostcopy(Cancel):
     weight = 2
     ways = ('post-copy',)
 
-    def act(self, attempt):
-        try:
-            attempt.src.qmp('migrate_cancel')
-        except QMPError as e:
-            attempt.note(f'migrate_cancel was refused: {e}')
-
 
 class KillTarget(Sudden):
     name = 'target killed'
