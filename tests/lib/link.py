@@ -16,6 +16,7 @@ import threading
 import time
 
 PART_BYTES = 256 << 10
+DIAL_S = 10
 PAUSE_S = 0.05  # at a rate, nothing is sent at once that takes longer
 
 
@@ -94,7 +95,9 @@ class Link:
             sock.connect(self.target.split(':', 1)[1])
             return sock
         host, port = self.target.split(':', 1)[1].rsplit(':', 1)
-        return socket.create_connection((host, int(port)))
+        sock = socket.create_connection((host, int(port)), timeout=DIAL_S)
+        sock.settimeout(None)
+        return sock
 
     def _accept(self):
         while True:
@@ -104,12 +107,12 @@ class Link:
                 return
             what = self.admit(len(self.pairs))
             destination = None
-            try:
-                if what == 'pass':
-                    destination = self._dial()
-            except OSError:
-                what = 'refuse'
-            with self.lock:
+            with self.lock:  # a connection that the destination has taken can be cut
+                try:
+                    if what == 'pass':
+                        destination = self._dial()
+                except OSError:
+                    what = 'refuse'
                 self.pairs.append((source, destination))
             if what == 'refuse':
                 reset(source)

@@ -40,13 +40,13 @@ static void test_race_at_once(void)
     bed->at_once = true;
     bed_start_migration(bed);
     bed_list_region(bed, 0, 0, 0, nr_pages);
-    for (unsigned i = 0; i < 40; i++) {
-        const RawJob jobs[] = {{.nr = nr_pages, .nr_writes = 10000, .seed = g_test_rand_int() | 1U},
-                               {.nr = nr_pages, .nr_writes = 10000, .seed = i + 1}};
+    for (unsigned i = 0; i < 10; i++) {
+        const RawJob jobs[] = {{.nr = nr_pages, .nr_writes = 4000, .seed = g_test_rand_int() | 1U},
+                               {.nr = nr_pages, .nr_writes = 4000, .seed = i + 1}};
 
         raw_vm_begin(bed->vm, 0, &jobs[0]);
         raw_vm_begin(bed->vm, 1, &jobs[1]);
-        while (raw_vm_nr_writes(bed->vm, 0) < 10000 || raw_vm_nr_writes(bed->vm, 1) < 10000) {
+        while (raw_vm_nr_writes(bed->vm, 0) < 4000 || raw_vm_nr_writes(bed->vm, 1) < 4000) {
             bed_migrate_round(bed);
         }
         raw_vm_wait(bed->vm, 0);
