@@ -75,6 +75,7 @@ FerryChannel *ferry_channel_new_ioc(QIOChannel *ioc, const char *name)
         .destroy = ioc_destroy,
     };
 
+    qio_channel_set_delay(ioc, false);
     object_ref(OBJECT(ioc));
     return ferry_channel_new(&ops, ioc, name);
 }

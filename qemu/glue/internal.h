@@ -40,7 +40,10 @@ void ferry_propagate_error(Error **errp, GError *error);
 /* Why @s fails, unless it has a reason already: the first one counts.  Any thread. */
 void ferry_set_migration_error(MigrationState *s, const GError *why);
 
-/* A channel over @ioc, which gets a reference. */
+/*
+ * A channel over @ioc, which gets a reference.  Nothing that is said on it waits for the peer to acknowledge what was
+ * said before: that may take a peer 40 ms, in the blackout as well.
+ */
 FerryChannel *ferry_channel_new_ioc(QIOChannel *ioc, const char *name);
 
 /* The socket at the bottom of @ioc, plain or TLS; NULL if it is something else. */

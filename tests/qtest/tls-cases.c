@@ -296,7 +296,7 @@ static const Case cases[] = {
         .hold = HOLD_NOT,
         .outcome = FAILS,
         /* The handshake is over at the source before the destination has looked who it is. */
-        .error = "Unable to read from socket: |Unable to write to socket: |TLS",
+        .error = HANGS_UP "|TLS",
         .destination_log = "TLS x509 authz check for CN=the-source is denied",
         .destination_stays = true,
     },

@@ -5,6 +5,8 @@
  */
 #include "qemu/osdep.h"
 #include <linux/vm_sockets.h>
+#include <netinet/tcp.h>
+#include <sys/syscall.h>
 
 #include "postcopy.h"
 
@@ -40,6 +42,66 @@ static const char *no_vsock(void)
     close(client);
     return reason;
 }
+
+/* --- Sockets of the QEMUs -------------------------------------------------------------------------- */
+
+static const char *no_pidfd(void)
+{
+    int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    int fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, 0, 0);
+    bool can = fd >= 0;
+
+    close(fd);
+    close(pidfd);
+    return can ? NULL : "this kernel does not show us other processes' descriptors (pidfd_getfd)";
+}
+
+/* Whether a connection over TCP sends what is short at once; -1 if @fd is none. */
+static int sends_at_once(int fd)
+{
+    struct sockaddr_storage peer;
+    socklen_t length = sizeof(peer), size = sizeof(int);
+    int value = 0;
+
+    if (getpeername(fd, (struct sockaddr *)&peer, &length) != 0 ||
+        (peer.ss_family != AF_INET && peer.ss_family != AF_INET6)) {
+        return -1;
+    }
+    g_assert_cmpint(getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &value, &size), ==, 0);
+    return value != 0;
+}
+
+/* How many connections over TCP a QEMU has, none of which waits for acknowledgements. */
+static unsigned expect_at_once(const Vm *vm)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd", qtest_pid(vm->qts));
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    int pidfd = (int)syscall(SYS_pidfd_open, qtest_pid(vm->qts), 0);
+    const char *entry;
+    unsigned nr = 0;
+
+    g_assert_nonnull(dir);
+    g_assert_cmpint(pidfd, >=, 0);
+    while ((entry = g_dir_read_name(dir))) {
+        int fd = (int)syscall(SYS_pidfd_getfd, pidfd, (int)strtol(entry, NULL, 10), 0);
+        int at_once = fd < 0 ? -1 : sends_at_once(fd);
+
+        g_assert_cmpint(at_once, !=, 0);
+        nr += at_once > 0;
+        close(fd);
+    }
+    close(pidfd);
+    return nr;
+}
+
+/* The main connection, control, two for data, one to fetch. */
+static void all_send_at_once(Run *run)
+{
+    g_assert_cmpuint(expect_at_once(run->source), ==, 5);
+    g_assert_cmpuint(expect_at_once(run->destination), ==, 5);
+}
+
+/* --- Ways ------------------------------------------------------------------------------------------ */
 
 /* Connects to the destination ourselves, and hands the source the socket. */
 static void pass_connected_socket(Run *run)
@@ -173,6 +235,14 @@ static const Case cases[] = {
         .ferry_parameters = "{ 'channels': 1 }",
         .hold = HOLD_ROUNDS,
         .channels = 1,
+    },
+    {
+        .name = "transport/tcp-at-once",
+        .cannot = no_pidfd,
+        .capabilities = "postcopy-ram",
+        .ferry_parameters = "{ 'channels': 2 }",
+        .hold = HOLD_ROUNDS,
+        .during = all_send_at_once,
     },
     {
         .name = "channels/2",

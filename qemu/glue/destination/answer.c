@@ -123,6 +123,8 @@ static void answer(MigrationIncomingState *mis)
 
     ferry_incoming_identify(&version, &token);
     ferry_watch_channel(qemu_file_get_ioc(mis->from_src_file), 0);
+    /* It is some words, one after the other, and the return path's last word ends the source's blackout. */
+    qio_channel_set_delay(qemu_file_get_ioc(mis->from_src_file), false);
     if (!mis->transport_data) {
         /* In a recovery this is not the main thread. */
         BQL_LOCK_GUARD();

@@ -388,7 +388,6 @@ static Call *make_channels(Calls *calls, Error **errp)
         call->fd = -1;
         call->ioc = QIO_CHANNEL(socket);
         qio_channel_set_name(call->ioc, "ferry-socket-outgoing");
-        qio_channel_set_delay(call->ioc, false);
     }
     return NULL;
 }

@@ -110,8 +110,7 @@ bool ferry_peer_ask(MigrationState *s, gint64 deadline_us, uint8_t *version, uin
     bool answered;
 
     /* What is sent on it now is short and waited for; at the switchover too. */
-    qio_channel_set_delay(QIO_CHANNEL(ferry_underlying_socket(qemu_file_get_ioc(s->to_dst_file))),
-                          false);
+    qio_channel_set_delay(qemu_file_get_ioc(s->to_dst_file), false);
     qemu_savevm_send_ping(s->to_dst_file, FERRY_PING_MAGIC << 16 | FERRY_WIRE_VERSION_MIN << 8 |
                                               FERRY_WIRE_VERSION_MAX);
     qemu_fflush(s->to_dst_file);
