@@ -10,6 +10,7 @@ relay.py is for who must know the frames that pass; this one knows none, so TLS 
 """
 
 import os
+import queue
 import socket
 import struct
 import threading
@@ -17,6 +18,7 @@ import time
 
 PART_BYTES = 256 << 10
 DIAL_S = 10
+FAR_PARTS = 256  # that may be under way on a connection which is far
 PAUSE_S = 0.05  # at a rate, nothing is sent at once that takes longer
 
 
@@ -63,12 +65,14 @@ class Link:
     """uri: where the destination listens, tcp: or unix:.
 
     rate      bytes a second that pass from the source, on all connections together; 0: no limit
+    delay_s   how long a byte is under way, in either direction
     admit     called with the number of each connection, from 0 on: 'pass', 'refuse', which resets it, or
               'swallow', which takes it and forwards nothing
     """
 
-    def __init__(self, uri, *, rate=0, admit=lambda _: 'pass'):
+    def __init__(self, uri, *, rate=0, delay_s=0, admit=lambda _: 'pass'):
         self.target = uri
+        self.delay_s = delay_s
         self.admit = admit
         self.budget = Budget(rate)
         self.passes = threading.Event()
@@ -121,15 +125,43 @@ class Link:
                 threading.Thread(target=self._copy, args=(destination, source, None), daemon=True).start()
 
     def _copy(self, a, b, budget):
+        pipe = queue.Queue(FAR_PARTS)
+        if self.delay_s:
+            threading.Thread(target=self._deliver, args=(pipe, a, b), daemon=True).start()
         try:
             while data := a.recv(budget.part() if budget else PART_BYTES):
                 self.passes.wait()
                 if budget:
                     budget.spend(len(data))
                     self.nr_bytes += len(data)
-                b.sendall(data)
+                if self.delay_s:
+                    pipe.put((time.monotonic() + self.delay_s, data))
+                else:
+                    b.sendall(data)
         except OSError:
             pass
+        if self.delay_s:
+            pipe.put((time.monotonic() + self.delay_s, None))
+        else:
+            self._end_of(b)
+
+    def _deliver(self, pipe, a, b):
+        """What comes from `a` arrives at `b` when it is time."""
+        broken = False
+        while True:
+            due, data = pipe.get()
+            time.sleep(max(0, due - time.monotonic()))
+            if data is None:
+                break
+            try:
+                if not broken:
+                    b.sendall(data)
+            except OSError:
+                broken = True
+                end(a)  # nobody reads what it says
+        self._end_of(b)
+
+    def _end_of(self, b):
         if b not in self.kept:
             try:
                 b.shutdown(socket.SHUT_WR)

@@ -81,7 +81,8 @@ class Attempt:
     def through(self, uri):
         """A URI that leads through a link, if the mishap needs one."""
         if self.mishap.links:
-            self.link = Link(uri, rate=getattr(self.mishap, 'mib_s', 0) * MIB, admit=self.mishap.admit)
+            self.link = Link(uri, rate=getattr(self.mishap, 'mib_s', 0) * MIB,
+                             delay_s=getattr(self.mishap, 'delay_s', 0), admit=self.mishap.admit)
         elif self.mishap.frames:
             self.link = Relay(uri, self.mishap.on_frame)
         return self.link.uri if self.link else uri

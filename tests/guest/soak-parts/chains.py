@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs a chain (plan.py): its guests at the same time, each from QEMU to QEMU, each migration checked and noted."""
 
+import contextlib
 import threading
 import time
 
@@ -12,6 +13,8 @@ from logs import attach_log
 from mishaps import HERE, LOST
 from oracle import Wrong, check
 from holdings import growth, holdings, shrunk_pages
+from plan import POOL_MEMORY
+from resources import Unavailable, huge_pages
 from suite import Skip
 from vm import SMALL_PAGES, VM
 
@@ -168,8 +171,29 @@ class Journey:
             self.account.resources('smaller pages', f'{words} (chain {self.chain.number}, {self.guest.memory})')
 
 
+@contextlib.contextmanager
+def pool_for(guests, account):
+    """Huge pages for those guests that live in them, twice; where there are none they live in a memfd."""
+    takers = [guest for guest in guests if guest.memory == POOL_MEMORY]
+    mib = sum(2 * guest.vm['memory_mib'] for guest in takers)
+    with contextlib.ExitStack() as stack:
+        try:
+            if takers:
+                stack.enter_context(huge_pages(mib // 2))
+        except Unavailable as e:
+            account.note(f'a memfd instead of huge pages: {e}')
+            for guest in takers:
+                guest.vm['backend'] = 'memfd'
+        yield
+
+
 def run_chain(chain, account, missing):
     """Raises what went wrong first."""
+    with pool_for(chain.guests, account):
+        run_guests(chain, account, missing)
+
+
+def run_guests(chain, account, missing):
     for guest in chain.guests:
         print(f'# chain {chain.number}: {guest}: {Load(**guest.load)}', flush=True)
     journeys = [Journey(chain, i, account, missing) for i in range(len(chain.guests))]

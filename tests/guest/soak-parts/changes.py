@@ -12,6 +12,7 @@ from oracle import Wrong
 MORE_MIB = 64
 PATIENCE_S = 20
 EJECT = 1 << 3
+CPU_PORTS = {'pc': 0xaf00, 'q35': 0xcd8}
 MEMORY_PORT = 0xa00
 PCI_PORT = 0xae00
 PCI_EJECT, PCI_SELECT = 8, 0x10
@@ -64,6 +65,35 @@ class Memory(Plugged):
     def remove(self, vm):
         super().remove(vm)
         vm.qmp('object-del', id=self.backend)
+
+
+class Cpu(Plugged):
+    """A vCPU, which no guest of ours starts."""
+
+    def __init__(self, number):
+        super().__init__(f'cpu{number}', [])
+        self.index = None
+
+    @staticmethod
+    def room(vm):
+        return any('qom-path' not in slot for slot in vm.qmp('query-hotpluggable-cpus'))
+
+    def plug(self, vm):
+        slots = vm.qmp('query-hotpluggable-cpus')
+        free = [i for i, slot in enumerate(reversed(slots)) if 'qom-path' not in slot]
+        self.index = free[0]
+        slot = slots[len(slots) - 1 - self.index]
+        device = {'driver': slot['type'], 'id': self.ident, **slot['props']}
+        vm.qmp('device_add', device)
+        self.words = ['-device', ','.join(f'{key}={value}' for key, value in device.items())]
+
+    def remove(self, vm):
+        vm.port_write(1, CPU_PORTS[vm.machine], 0)  # to the newer interface, without which QEMU removes none
+        super().remove(vm)
+
+    def eject(self, vm):
+        vm.port_write(4, CPU_PORTS[vm.machine], self.index)
+        vm.port_write(1, CPU_PORTS[vm.machine] + 4, EJECT)
 
 
 class Device(Plugged):
@@ -126,13 +156,13 @@ class Changes:
         self.nr = 0
 
     def make(self, vm, what):
-        """what: 'memory', 'device', 'removal', 'balloon MIB', 'virtio-mem MIB', or '' for none; settled then, or a
-        word about why not."""
+        """what: 'memory', 'device', 'cpu', 'removal', 'balloon MIB', 'virtio-mem MIB', or '' for none; settled then, or
+        a word about why not."""
         if what.startswith(('balloon', 'virtio-mem')):
             kind, mib = what.split()
             return {'balloon': inflate, 'virtio-mem': resize}[kind](vm, int(mib) << 20)
-        if what in ('memory', 'device'):
-            new = {'memory': Memory, 'device': Device}[what](self.nr)
+        if what in ('memory', 'device') or (what == 'cpu' and Cpu.room(vm)):
+            new = {'memory': Memory, 'device': Device, 'cpu': Cpu}[what](self.nr)
             self.nr += 1
             new.plug(vm)
             self.plugged.append(new)

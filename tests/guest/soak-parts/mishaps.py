@@ -299,6 +299,18 @@ class SlowLink(Mishap):
         return {'mib_s': choose.choice([15, 30, 60])}
 
 
+class FarAway(Mishap):
+    """Each byte takes its time, in either direction."""
+
+    name = 'far away'
+    weight = 3
+    links = True
+
+    @classmethod
+    def draw(cls, choose):
+        return {'delay_s': choose.choice([0.002, 0.02, 0.075])}
+
+
 class Yank(Sudden):
     """The operator's last resort at the source: all sockets of the migration are shut."""
 
@@ -431,5 +443,5 @@ class OtherBandwidth(Sudden):
             attempt.src.qmp('migrate-set-parameters', {'max-bandwidth': 0})
 
 
-ALL = [Mishap, Cancel, CancelPostcopy, KillTarget, KillSource, Cut, Silence, ShortSilence, Frozen, SlowLink, Yank,
-       WrongTarget, OneConnection, Paused, Reset, OtherBandwidth]
+ALL = [Mishap, Cancel, CancelPostcopy, KillTarget, KillSource, Cut, Silence, ShortSilence, Frozen, SlowLink, FarAway,
+       Yank, WrongTarget, OneConnection, Paused, Reset, OtherBandwidth]

@@ -87,6 +87,10 @@ MEMORY = {
     'memfd': {'backend': 'memfd'},
     'two nodes': {'backend': ['ram', 'memfd']},
 }
+# Of a native guest only.
+POOL = {'backend': 'memory-backend-memfd,id=ram,size=512M,hugetlb=on,hugetlbsize=2M'}
+POOL_MEMORY = "the pool's huge pages"
+SPARE_CPUS = 2
 
 KVM = ['kvm', 'kvm', 'kvm', 'kvm,dirty-ring-size=1024', 'kvm,dirty-ring-size=4096', 'kvm,dirty-ring-size=0']
 
@@ -94,7 +98,7 @@ KVM = ['kvm', 'kvm', 'kvm', 'kvm,dirty-ring-size=1024', 'kvm,dirty-ring-size=409
 def draw_native(choose):
     accel = choose.choice(KVM) if choose.random() < 0.93 else 'tcg'
     cpus = choose.randint(1, 4) if accel != 'tcg' else choose.randint(1, 2)
-    memory = choose.choice(list(MEMORY))
+    memory = choose.choice([*MEMORY, POOL_MEMORY] if accel != 'tcg' else list(MEMORY))
     rate = choose.choice([0, 2000, 2000, 20000])
     write = choose.choice([4, 8]) if rate == 0 else choose.choice([16, 64, 100])
     load = {'fill': choose.choice([64, 128, 128, 200]) if accel != 'tcg' else 32, 'write': write,
@@ -103,7 +107,8 @@ def draw_native(choose):
             'seed': choose.randint(1, 1000)}
     load['write'] = min(load['write'], load['fill'])
     vm = {'cpus': cpus, 'memory_mib': 512, 'machine': choose.choice(['pc', 'pc', 'q35']),
-          'args': ['-action', 'reboot=reset', '-m', 'slots=16,maxmem=4G'], **MEMORY[memory]}
+          'args': ['-action', 'reboot=reset', '-m', 'slots=16,maxmem=4G', '-smp', f'maxcpus={cpus + SPARE_CPUS}'],
+          **(POOL if memory == POOL_MEMORY else MEMORY[memory])}
     return GuestPlan('native', accel, memory, load, vm)
 
 
@@ -175,7 +180,8 @@ def draw_change(choose, guest):
     if guest.extra == 'virtio-mem':
         return f'virtio-mem {choose.choice([0, 64, 128, 192, 256])}'
     if guest.can_plug:
-        return choose.choice(['memory', 'removal', 'removal'] + ['device'] * (guest.vm['machine'] == 'pc'))
+        return choose.choice(['memory', 'cpu', 'removal', 'removal', 'removal'] +
+                             ['device'] * (guest.vm['machine'] == 'pc'))
     return ''
 
 
@@ -188,7 +194,7 @@ def draw_plan(choose, guest):
         plan.tracker, plan.tracker_used = 'auto', ''
         if mishap.name != 'one connection only':
             plan.own_path = choose.choice(['off here', 'off there', 'xbzrle'])
-    tls = choose.choices(['', 'psk', 'anon'], [6, 2, 1])[0]
+    tls = choose.choices(['', 'psk', 'anon', 'x509'], [6, 2, 1, 1])[0]
     plan.tls = '' if plan.transport == 'fd-pair' or mishap.frames else tls
     channels = choose.choices([0, 1, 2, 3, 4, 8], [8, 2, 2, 1, 1, 1])[0]
     if channels and choose.random() < 0.5 and way != OWN and plan.transport != 'fd':  # QEMU refuses multifd there

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What both QEMUs are told before a migration, and where it goes; all of it each time, as they remember the last."""
 
+import atexit
+import functools
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 
 from cases.channels import free_vsock_port
+from certificates import make_certificates
 from migration import listen
 from suite import Skip
 
@@ -19,13 +23,24 @@ def set_capabilities(vm, names):
     vm.set_capabilities({'events': True, **{name: name in names for name in CAPABILITIES}})
 
 
+@functools.cache
+def host_certificates():
+    """Where a host's certificates are that both sides use; as long as this program runs."""
+    directory = tempfile.mkdtemp(prefix='ferry-soak-')
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    make_certificates(directory, ['ferry'])
+    return directory
+
+
 def make_credentials(vm, kind, ident, server):
-    """An object of that kind for TLS: 'psk' or 'anon'."""
+    """An object of that kind for TLS: 'psk', 'anon' or 'x509'."""
     end = {'endpoint': 'server' if server else 'client'}
     if kind == 'psk':
         with open(os.path.join(vm.dir, 'keys.psk'), 'w', encoding='ascii') as f:
             f.write('ferry:' + '5a' * 32 + '\n')
         end |= {'dir': vm.dir} if server else {'dir': vm.dir, 'username': 'ferry'}
+    elif kind == 'x509':
+        end |= {'dir': host_certificates(), 'verify-peer': True}
     vm.qmp('object-add', {'qom-type': f'tls-creds-{kind}', 'id': ident, **end})
 
 
@@ -48,6 +63,8 @@ def tell(vm, plan, *, server, more):
         ident = f"tls-{'in' if server else 'out'}"
         make_credentials(vm, plan.tls, ident, server)
         parameters['tls-creds'] = ident
+        if plan.tls == 'x509' and not server:
+            parameters['tls-hostname'] = 'ferry'
     vm.qmp('migrate-set-parameters', parameters)
     off = plan.own_path == ('off there' if server else 'off here')
     vm.qmp('ferry-set-parameters', {

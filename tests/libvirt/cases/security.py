@@ -1,39 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Certificates, and QEMUs that may not do everything."""
 
-import os
-import subprocess
-
 from case import BUSY, Case, check, check_path
 from cases.postcopy import test_postcopy
+from certificates import CannotMake, make_certificates
 from suite import Failure, Skip, require
 
 
-def make_certificates(bench):
+def install_certificates(bench):
     """An authority, and certificates with which either host is server and client."""
     a, b = bench.pair.a, bench.pair.b
     made = f'{a.dir}/pki'
-    os.makedirs(made)
-
-    def certtool(*words):
-        done = subprocess.run(['certtool', *words], check=False, timeout=60, cwd=made, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if done.returncode:
-            raise Failure(f'certtool: {done.stdout}')
-
-    def template(name, *lines):
-        with open(f'{made}/{name}', 'w', encoding='ascii') as f:
-            f.write('\n'.join(('expiration_days = 30', *lines)) + '\n')
-
-    template('ca', 'cn = "authority"', 'ca', 'cert_signing_key')
-    template('host', 'cn = "host"', 'tls_www_server', 'tls_www_client', 'signing_key', 'encryption_key',
-             *(f'dns_name = "{name}"' for host in (a, b) for name in (host.name, f'{host.name}-migrate')))
-    for name in ('ca', 'host'):
-        certtool('--generate-privkey', '--ecc', '--outfile', f'{name}-key.pem')
-    certtool('--generate-self-signed', '--template', 'ca', '--load-privkey', 'ca-key.pem',
-             '--outfile', 'ca-cert.pem')
-    certtool('--generate-certificate', '--template', 'host', '--load-privkey', 'host-key.pem',
-             '--load-ca-certificate', 'ca-cert.pem', '--load-ca-privkey', 'ca-key.pem', '--outfile', 'host-cert.pem')
+    try:
+        make_certificates(made, [name for host in (a, b) for name in (host.name, f'{host.name}-migrate')])
+    except CannotMake as e:
+        raise Failure(e) from e
     for host in (a, b):
         host.run('mkdir', '-p', '/etc/pki/qemu')
         host.run('cp', f'{made}/ca-cert.pem', '/etc/pki/qemu/')
@@ -60,9 +41,9 @@ def test_not_permitted(bench):
 
 
 CASES = [
-    Case('TLS', '--live --tls', prepare=make_certificates),
+    Case('TLS', '--live --tls', prepare=install_certificates),
     Case('TLS, post-copy', '--live --tls --postcopy',
-         prepare=make_certificates, test=test_postcopy, load=BUSY, fast=False),
+         prepare=install_certificates, test=test_postcopy, load=BUSY, fast=False),
     Case("as libvirt's user", hosts={'user': 'libvirt-qemu', 'devices': ['kvm']}, short=True),
     Case("as libvirt's user, post-copy", '--live --postcopy', test=test_postcopy, load=BUSY, fast=False,
          hosts={'user': 'libvirt-qemu', 'devices': ['kvm', 'userfaultfd']}),
