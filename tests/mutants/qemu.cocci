@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+// strangers-connected: strangers that are too many stay connected
+//    file: migration/destination/acceptor.c
+//    tests: qtest:/ferry/strangers/silent-crowd
+@@
+expression oldest;
+@@
+  oldest->dropped = true;
+- ferry_channel_shutdown(oldest->channel);
+
+// handshakes-kept: handshakes that are too many, or take too long, stay
+//    file: qemu/glue/destination/handshakes.c
+//    tests: qtest:/ferry/tls/half-open
+@@
+expression handshake;
+@@
+- qio_channel_shutdown(handshake->ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+
+// handshake-late: whose handshake ends after the migration is let in
+//    file: qemu/glue/destination/handshakes.c
+//    tests: qtest:/ferry/tls/late-stranger
+@@
+@@
+- if (!err && (one.ended || ferry_incoming_is_over()))
++ if (!err && one.ended)
+  {
+      ...
+  }
+
+// handshake-order: a handshake that is over waits for all before it
+//    file: qemu/glue/destination/handshakes.c
+//    tests: qtest:/ferry/tls/strangers-multifd
+@@
+expression one;
+@@
+- now_ms() - one->ready_ms >= ORDER_MS
++ false
+
+// parked-never: a connection that says nothing goes to QEMU
+//    file: qemu/glue/destination/parked.c
+//    tests: qtest:/ferry/strangers/first-of-multifd
+@@
+@@
+  said = look_at_word(socket);
+- if (said == SAID_ALL)
++ if (said == SAID_ALL || said == SAID_NOTHING)
+  {
+      return false;
+  }
+
+// recovery-unlimited: a recovery that does not get on stays
+//    file: qemu/glue/destination/recovery.c
+//    tests: qtest:/ferry/postcopy/recover/hangs
+@@
+@@
+- qio_channel_shutdown(recovery.main, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+
+// lost-runs: a guest whose source is lost goes on until it needs a page
+//    file: qemu/glue/destination/lost.c
+//    tests: guest:the_source_is_lost
+@@
+@@
+- vm_stop(RUN_STATE_IO_ERROR);
+
+// slots-unaligned: slots begin where the memory before them ends
+//    file: qemu/glue/kvm/kvm-all.c.inc
+//    tests: qtest:/ferry/tracker/kvm-slots
+@@
+expression longest, start_addr;
+@@
+- longest -= start_addr % longest;
+
+// handed-nothing: query-ferry says that nothing was left missing
+//    file: qemu/glue/monitor.c
+//    tests: qtest:/ferry/postcopy/recover/all guest-storm:kvm/postcopy-shared
+@@
+expression fetch, stats;
+@@
+- fetch->handed_pages = stats->handed_pages;
++ fetch->handed_pages = 0;
+
+// dial-unlimited: channels may take as long as they like to be connected
+//    file: qemu/glue/source/dial.c
+//    tests: qtest:/ferry/opening/relay-drops
+@@
+expression now, calls;
+@@
+- now >= calls->deadline_us
++ now >= calls->deadline_us + 3600 * G_USEC_PER_SEC
+
+// storm-stop-waits: a storm that is stopped waits for what it cannot write
+//    file: hw/misc/ferry-storm.c
+//    tests: qtest:/ferry/ending/storm-stop
+@@
+expression s;
+@@
+- wait_for_thread(s)
++ (wait_for_thread(s) || true)
+
+// silence-kept: a guest that was given to a silent destination is not taken back when that speaks
+//    file: qemu/glue/source/release.c
+//    tests: qtest:/ferry/opening/late-words
+@@
+@@
+- if (!ferry_peer_is_given_up()) {
+-     BQL_LOCK_GUARD();
+-     take_guest_back(s, old_state);
+- }
+
+// side-handshakes-kept: the handshakes of multifd's channels have no limit
+//    file: qemu/glue/source/attempt.c
+//    tests: qtest:/ferry/tls/silence/multifd-limit
+@@
+@@
+  static void give_up_side_handshakes(void *opaque)
+  {
+-     ferry_outgoing_break_handshakes();
+  }
+
+// handshake-kept: the handshake of the main channel has no limit
+//    file: qemu/glue/source/attempt.c
+//    tests: qtest:/ferry/tls/silence/limit
+@@
+@@
+  handshake.given_up = true;
+- qio_channel_shutdown(handshake.ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+
+// late-connection: a connection that comes after its migration was cancelled is the next one's
+//    file: qemu/glue/source/attempt.c
+//    tests: qtest:/ferry/opening/cancel-before-connected
+@@
+@@
+  bool was_dialled = ...;
+
+- if (base != awaited && (tls || was_dialled)) {
+-     return true;
+- }
+
+// cancel-after-go: a guest that was given away can be cancelled
+//    file: qemu/glue/source/release.c
+//    tests: qtest:/ferry/postcopy/lose-source
+@@
+@@
+- if (!is_out_of_hand()) {
+-     return false;
+- }
++ return false;
+
+// channels-delayed: what is short waits until what was said before is acknowledged
+//    file: qemu/glue/channel.c
+//    tests: qtest:/ferry/transport/tcp-at-once
+@@
+@@
+- qio_channel_set_delay(ioc, false);
+
+// main-delayed: the destination's words on the return path wait so
+//    file: qemu/glue/destination/answer.c
+//    tests: qtest:/ferry/transport/tcp-at-once
+@@
+@@
+- qio_channel_set_delay(qemu_file_get_ioc(mis->from_src_file), false);
