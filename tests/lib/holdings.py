@@ -41,6 +41,7 @@ def descriptors(pid):
             continue  # closed just now
     if found[UFFD_DEVICE]:
         found[UFFD_DEVICE] -= 1  # QEMU keeps the first for good
+    del found['kvm-vcpu']  # QEMU keeps a vCPU that was ejected, for another to come
     return found
 
 
