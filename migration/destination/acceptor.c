@@ -320,6 +320,16 @@ void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *
     }
 }
 
+bool ferry_destination_is_met(FerryDestination *destination)
+{
+    bool met;
+
+    g_mutex_lock(&destination->lock);
+    met = destination->control && !destination->error;
+    g_mutex_unlock(&destination->lock);
+    return met;
+}
+
 bool ferry_destination_has_all_channels(FerryDestination *destination)
 {
     bool all;

@@ -47,6 +47,12 @@ static void drop_second(Run *run)
     proxy_end_after(run->proxy, 1, false);
 }
 
+/* Nobody tells the destination that the source has gone. */
+static void keep_main(Run *run)
+{
+    proxy_stall(run->proxy, 0);
+}
+
 /* One that is reset as soon as it is there. */
 static gpointer reset_run(gpointer opaque)
 {
@@ -308,6 +314,15 @@ static const Case cases[] = {
         .during = wait_completed,
         .fallback = "did not say in time that it takes the RAM blocks (open-timeout is 1000 ms)",
         .destination_fallback = "the source gave up before the session was open",
+    },
+    {
+        .name = "opening/relay-keeps-main",
+        .destination_options = HASTY " -global ferry.network-timeout=2000",
+        .proxy = true,
+        .hold = HOLD_CHANNELS,
+        .during = keep_main,
+        .then = THEN_KILL_SOURCE,
+        .destination_log = "neither opened it nor gone on without for 3000 ms",
     },
     {
         .name = "opening/relay-resets",

@@ -24,6 +24,7 @@
 #include "../internal.h"
 #include "load.h"
 #include "lost.h"
+#include "opening.h"
 #include "postcopy.h"
 #include "run.h"
 #include "session.h"
@@ -192,4 +193,5 @@ void ferry_incoming_ping(MigrationIncomingState *mis, uint32_t value)
     }
     ferry_incoming_open(MIN(newest, FERRY_WIRE_VERSION_MAX), &ops);
     answer(mis);
+    ferry_opening_begin(qemu_file_get_ioc(mis->from_src_file));
 }

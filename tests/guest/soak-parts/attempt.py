@@ -13,7 +13,7 @@ from oracle import Before, Wrong, check
 from postcopy import free_tcp_port
 from relay import Relay
 from holdings import wait_settled
-from settling import settle
+from settling import settle, wait_for
 from streams import QMPError
 
 LIMIT_S = 180
@@ -173,17 +173,28 @@ class Attempt:
         if self.recoveries == RECOVERIES:
             raise Wrong(f'paused again after {RECOVERIES} recoveries')
         self.recoveries += 1
-        self.dst.wait_event('MIGRATION', 45, self.dst_mark, lambda d: d['status'] == 'postcopy-paused')
         self.dst_mark = self.dst.event_mark()
         if self.link:
             self.link.close()
         uri = (f'tcp:127.0.0.1:{free_tcp_port()}' if self.plan.transport != 'unix' else
                f'unix:{os.path.join(self.dst.dir, f"again{self.recoveries}")}')
-        self.dst.qmp_oob('migrate-recover', uri=uri)
+        wait_for(f'{self.dst.name} is paused, and can be recovered', lambda: self.recovers_at(uri))
         if self.mishap.links:
             self.link = Link(uri)
             uri = self.link.uri
         self.src.qmp('migrate', {'uri': uri, 'resume': True})
+
+    def recovers_at(self, uri):
+        """True, or None if it is too early.  It says no word of another pause where no recovery had begun there."""
+        if self.dst.qmp('query-migrate')['status'] != 'postcopy-paused':
+            return None
+        try:
+            self.dst.qmp_oob('migrate-recover', uri=uri)
+        except QMPError as e:
+            if 'paused' in str(e):
+                return None  # what was left of the last recovery has just come
+            raise
+        return True
 
     # What must hold
 

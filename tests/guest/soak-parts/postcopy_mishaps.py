@@ -47,9 +47,9 @@ class Break(Late):
     def act(self, attempt):
         try:
             attempt.src.qmp('migrate-pause')
-        except QMPError:
-            if attempt.src.qmp('query-migrate')['status'] == 'postcopy-active':
-                raise  # else it has just come to its end
+        except QMPError as e:
+            # It has just come to its end, or its connection has.
+            attempt.note(f'migrate-pause: {e}')
 
 
 class CutLate(Late):

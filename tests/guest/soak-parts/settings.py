@@ -54,6 +54,8 @@ def drop_credentials(vm):
 
 def tell(vm, plan, *, server, more):
     """more: parameters of Ferry's, besides the plan's."""
+    off = plan.own_path == ('off there' if server else 'off here')
+    vm.qmp('ferry-set-parameters', {'enabled': not off})  # first: without Ferry, fewer capabilities go together
     set_capabilities(vm, plan.capabilities)
     drop_credentials(vm)
     parameters = {'max-bandwidth': plan.bandwidth * MIB, 'max-postcopy-bandwidth': plan.postcopy_bandwidth * MIB,
@@ -66,9 +68,8 @@ def tell(vm, plan, *, server, more):
         if plan.tls == 'x509' and not server:
             parameters['tls-hostname'] = 'ferry'
     vm.qmp('migrate-set-parameters', parameters)
-    off = plan.own_path == ('off there' if server else 'off here')
     vm.qmp('ferry-set-parameters', {
-        'enabled': not off, 'channels': plan.channels, 'checksum': plan.checksum, 'compression': plan.compression,
+        'channels': plan.channels, 'checksum': plan.checksum, 'compression': plan.compression,
         'tracker': plan.tracker, 'switchover': plan.switchover, 'open-timeout': 10000, 'network-timeout': 10000,
         'switchover-timeout': 60000, **more})
 

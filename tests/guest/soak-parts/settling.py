@@ -55,9 +55,8 @@ def expect_never_ran(attempt):
     def given_up():
         if attempt.dst_ran():
             raise Wrong('both sides run the guest: the destination runs one that is at the source')
-        if state(attempt.dst) == 'gone' or migration(attempt.dst) == 'failed':
-            return True
-        return None
+        # 'setup': no main channel has got as far as to be one; it waits for its source, as at the start.
+        return True if state(attempt.dst) == 'gone' or migration(attempt.dst) in ('failed', 'setup') else None
 
     wait_for(f'{attempt.dst.name} gives up', given_up)
 
