@@ -31,6 +31,25 @@ bool ferry_converge_wants_round(const FerryConverge *converge, uint64_t pending_
            converge->nr_rounds < FERRY_CONVERGE_ROUNDS_MAX;
 }
 
+void ferry_wire_cost_note(FerryWireCost *cost, uint64_t page_bytes, uint64_t wire_bytes)
+{
+    if (page_bytes < FERRY_WIRE_COST_LEAST_BYTES) {
+        return;
+    }
+    cost->page_bytes = cost->page_bytes / 2 + page_bytes;
+    cost->wire_bytes =
+        cost->wire_bytes / 2 + CLAMP(wire_bytes, page_bytes / FERRY_WIRE_COST_LEAST_PART, page_bytes);
+}
+
+uint64_t ferry_wire_cost_of(const FerryWireCost *cost, uint64_t page_bytes)
+{
+    double ratio = cost->page_bytes ? (double)cost->wire_bytes / (double)cost->page_bytes : 1;
+    uint64_t wire_bytes = (uint64_t)((double)page_bytes * ratio);
+
+    /* As long as there is a page left, there is something left. */
+    return page_bytes ? MAX(wire_bytes, 1) : 0;
+}
+
 unsigned ferry_throttle_next(FerryThrottle *throttle, const FerryThrottleParams *params,
                              uint64_t sent_bytes, uint64_t dirty_bytes, unsigned percent)
 {

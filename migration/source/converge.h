@@ -40,6 +40,27 @@ void ferry_converge_note(FerryConverge *converge, uint64_t pending_bytes, uint64
  */
 bool ferry_converge_wants_round(const FerryConverge *converge, uint64_t pending_bytes);
 
+/* With less in a round, what it took on the wire says nothing. */
+#define FERRY_WIRE_COST_LEAST_BYTES (UINT64_C(256) * 1024)
+
+/* A page costs at least this part of its bytes: to look at it and to place it takes time, too. */
+#define FERRY_WIRE_COST_LEAST_PART 16
+
+/*
+ * What pages take on the wire: compressed ones less than they have, zero pages next to nothing.  A blackout is limited
+ * by what the wire carries, and so is the rate at which a guest may write.  Of the rounds so far, each counts
+ * half as much as the one after it.  All zero: nothing is known, and each byte counts as one.
+ */
+typedef struct FerryWireCost {
+    uint64_t page_bytes, wire_bytes;
+} FerryWireCost;
+
+/* A round of pages that were written again: @page_bytes of them took @wire_bytes. */
+void ferry_wire_cost_note(FerryWireCost *cost, uint64_t page_bytes, uint64_t wire_bytes);
+
+/* What @page_bytes will take. */
+uint64_t ferry_wire_cost_of(const FerryWireCost *cost, uint64_t page_bytes);
+
 typedef struct FerryThrottleParams {
     unsigned trigger_percent;   /* dirtied / sent in a round, above which a round is bad */
     unsigned initial_percent;   /* first throttle */

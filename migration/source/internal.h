@@ -72,6 +72,7 @@ struct FerrySource {
     FerryRoundStats round;
     FerryRoundMark round_start; /* of the round under way */
     FerryConverge converge;
+    FerryWireCost wire_cost;
     uint64_t start_ns, end_ns;
 
     GMutex lock; /* for what follows: what the destination has said */

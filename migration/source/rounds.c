@@ -262,6 +262,11 @@ static void turn_round(FerrySource *source, const FerryRoundMark *mark, uint64_t
         g_array_remove_index(source->rounds, ROUNDS_KEPT / 2);
     }
     g_array_append_val(source->rounds, finished);
+    if (source->nr_rounds > 0) {
+        /* The first pass has other pages than those that are written again. */
+        ferry_wire_cost_note(&source->wire_cost,
+                             (finished.pages + finished.zero_pages) * FERRY_PAGE_BYTES, finished.bytes);
+    }
     source->round_start = *mark;
     source->round = (FerryRoundStats){.dirty_pages = dirty_pages, .harvest_ns = harvest_ns};
     ferry_event(round_begun, ++source->nr_rounds, dirty_pages, harvest_ns);
@@ -314,13 +319,24 @@ bool ferry_source_harvest(FerrySource *source, uint64_t *dirty_pages, GError **e
     return ferry_source_look(source, false, dirty_pages, errp);
 }
 
+uint64_t ferry_source_wire_bytes(FerrySource *source, uint64_t page_bytes)
+{
+    uint64_t wire_bytes;
+
+    g_mutex_lock(&source->stats_lock);
+    wire_bytes = ferry_wire_cost_of(&source->wire_cost, page_bytes);
+    g_mutex_unlock(&source->stats_lock);
+    return wire_bytes;
+}
+
 bool ferry_source_wants_round(FerrySource *source, uint64_t limit_bytes)
 {
     uint64_t pending = ferry_source_remaining_bytes(source);
+    uint64_t wire_bytes = ferry_source_wire_bytes(source, pending);
     bool wants;
 
     g_mutex_lock(&source->stats_lock);
-    ferry_converge_note(&source->converge, pending, limit_bytes);
+    ferry_converge_note(&source->converge, wire_bytes, limit_bytes);
     wants = ferry_converge_wants_round(&source->converge, pending);
     g_mutex_unlock(&source->stats_lock);
     return wants;

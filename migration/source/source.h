@@ -133,6 +133,12 @@ bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp);
 /* Bytes still to send as far as known; memory not looked at yet counts in full. */
 uint64_t ferry_source_remaining_bytes(const FerrySource *source);
 
+/*
+ * What @page_bytes of pages will take on the wire, by what the last rounds took: compared with a bandwidth, or with what
+ * was sent, that is what counts.  Any thread.
+ */
+uint64_t ferry_source_wire_bytes(FerrySource *source, uint64_t page_bytes);
+
 /* True once every chunk was armed and queued: from then on a harvest makes sense. */
 bool ferry_source_first_pass_done(const FerrySource *source);
 

@@ -534,3 +534,21 @@ typedef gint64;
 @@
 - (nr_changed * FERRY_HEAT_MAX + nr - 1) / nr
 + 0
+
+// cost-in-full: pages count in full, however little they take on the wire
+//    file: migration/source/converge.c
+//    tests: converge:/converge/wire-cost
+@@
+expression cost;
+@@
+- cost->page_bytes ? (double)cost->wire_bytes / (double)cost->page_bytes : 1
++ 1
+
+// cost-of-old: rounds long past count as much as the last one
+//    file: migration/source/converge.c
+//    tests: converge:/converge/wire-cost
+@@
+expression cost;
+@@
+- cost->page_bytes / 2
++ cost->page_bytes

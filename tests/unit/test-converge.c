@@ -98,6 +98,32 @@ static void test_throttle_tailslow(void)
     g_assert_cmpuint(ferry_throttle_next(&throttle, &params, 1000, 5000, 50), ==, 60);
 }
 
+static void test_wire_cost(void)
+{
+    const uint64_t mib = 1024 * 1024;
+    FerryWireCost cost = {0};
+
+    /* Nothing is known: each byte counts. */
+    g_assert_cmpuint(ferry_wire_cost_of(&cost, 10 * mib), ==, 10 * mib);
+    /* Too few pages say nothing. */
+    ferry_wire_cost_note(&cost, FERRY_WIRE_COST_LEAST_BYTES - 4096, 100);
+    g_assert_cmpuint(ferry_wire_cost_of(&cost, 10 * mib), ==, 10 * mib);
+    ferry_wire_cost_note(&cost, 8 * mib, 2 * mib);
+    g_assert_cmpuint(ferry_wire_cost_of(&cost, 10 * mib), ==, 10 * mib / 4);
+    /* Headers and beats cost nothing that pages could be said to. */
+    ferry_wire_cost_note(&cost, 100 * mib, 101 * mib);
+    g_assert_cmpuint(ferry_wire_cost_of(&cost, 104 * mib), ==, 101 * mib);
+    /* Later rounds count more, and it is never less than a part. */
+    for (unsigned i = 0; i < 40; i++) {
+        ferry_wire_cost_note(&cost, 100 * mib, 0);
+    }
+    g_assert_cmpuint(ferry_wire_cost_of(&cost, 160 * mib), <=, 11 * mib);
+    g_assert_cmpuint(ferry_wire_cost_of(&cost, 160 * mib), >=, 10 * mib);
+    /* Nothing is nothing, and something is something. */
+    g_assert_cmpuint(ferry_wire_cost_of(&cost, 0), ==, 0);
+    g_assert_cmpuint(ferry_wire_cost_of(&cost, 1), ==, 1);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -108,5 +134,6 @@ int main(int argc, char **argv)
     g_test_add_func("/converge/never-forever", test_never_forever);
     g_test_add_func("/converge/throttle", test_throttle);
     g_test_add_func("/converge/throttle-tailslow", test_throttle_tailslow);
+    g_test_add_func("/converge/wire-cost", test_wire_cost);
     return g_test_run();
 }

@@ -216,7 +216,9 @@ static void note_round(uint64_t dirty_pages)
     if (period_ms < 1000) {
         return;
     }
-    throttle_guest(bytes - saving.period_start_bytes, saving.period_dirty_pages * FERRY_PAGE_BYTES);
+    throttle_guest(bytes - saving.period_start_bytes,
+                   ferry_source_wire_bytes(ferry_outgoing_source(),
+                                           saving.period_dirty_pages * FERRY_PAGE_BYTES));
     stat64_set(&mig_stats.dirty_pages_rate, saving.period_dirty_pages * 1000 / period_ms);
     saving.period_start_ms = now_ms;
     saving.period_start_bytes = bytes;
@@ -270,12 +272,20 @@ static bool harvest_or_fail(MigrationState *s)
     return true;
 }
 
+/* What is left takes so much of the bandwidth that QEMU has measured. */
+static uint64_t remaining_wire_bytes(void)
+{
+    FerrySource *source = ferry_outgoing_source();
+
+    return ferry_source_wire_bytes(source, ferry_source_remaining_bytes(source));
+}
+
 /* How much QEMU is to think is left; *round_ended: everything that is known of has just been sent. */
 static uint64_t pending_bytes(bool exact, bool *round_ended)
 {
     MigrationState *s = migrate_get_current();
     uint64_t limit = s->threshold_size;
-    uint64_t pending = ferry_source_remaining_bytes(ferry_outgoing_source());
+    uint64_t pending = remaining_wire_bytes();
     bool go_on;
 
     *round_ended = false;
@@ -301,11 +311,11 @@ static uint64_t pending_bytes(bool exact, bool *round_ended)
         go_on = (runstate_is_running() &&
                  ferry_source_wants_round(ferry_outgoing_source(), limit ? limit : UINT64_MAX)) ||
                 (limit == 0 && migrate_downtime_limit() > 0 &&
-                 ferry_source_remaining_bytes(ferry_outgoing_source()) > 0);
+                 remaining_wire_bytes() > 0);
     } else {
         go_on = true;
     }
-    pending = ferry_source_remaining_bytes(ferry_outgoing_source());
+    pending = remaining_wire_bytes();
     trace_ferry_switch_considered(pending, limit, *round_ended, go_on);
     /*
      * QEMU switches over as soon as the rest fits downtime-limit.  When another round would still

@@ -9,7 +9,9 @@ import subprocess
 
 from case import HALF, Bench, Case, test_migrate
 from cases.postcopy import test_postcopy
-from suite import Failure, Skip
+from link import Link
+from migration import listen
+from suite import Failure, Skip, require
 
 
 def make_psk(vm):
@@ -61,12 +63,33 @@ def test_vsock(case):
     test_migrate(dataclasses.replace(case, uri=f'vsock:1:{free_vsock_port()}'))
 
 
+def test_far_away(case):
+    """It ends by itself: what is left takes a part of its bytes on the wire, and that part fits into the blackout."""
+    with Bench(case) as bench:
+        src, dst = bench.source(), bench.start(True)
+        src.qmp('migrate-set-parameters', {'max-bandwidth': 100 << 20})
+        link = Link(listen(dst, 'unix'), delay_s=0.02)
+        try:
+            mark = src.event_mark()
+            src.set_capabilities({'events': True})
+            src.qmp('migrate', uri=link.uri)
+            src.wait_event('MIGRATION', 60, mark, lambda data: data['status'] in ('completed', 'failed'))
+            ferry, ended = src.qmp('query-ferry'), src.qmp('query-migrate')['status']
+            require(ended == 'completed' and 'phase' in ferry, f'{ended}, or not by Ferry', ferry)
+            dst.wait_event('RESUME', 30)
+        finally:
+            link.close()
+        bench.check_goes_on(dst)
+
+
 CASES = [
     Case('native kvm: TLS, 4 channels', {**HALF, 'rate': 5000}, caps={'multifd': True},
          params={'multifd-channels': 4, 'tls-creds': 'tls'}, prepare=make_psk,
          test=test_channels),
     Case('native kvm: checksums', {**HALF, 'kind': 'mixed'}, prepare=checksum_on),
     Case('native kvm: compressed', {**HALF, 'kind': 'mixed'}, vm={'cpus': 2}, prepare=compression_on),
+    Case('native kvm: compressed, far away', {'fill': 200, 'write': 16, 'rate': 6666, 'kind': 'compressible'},
+         vm={'cpus': 3}, prepare=compression_on, test=test_far_away),
     Case('native kvm: post-copy, compressed', {**HALF, 'kind': 'mixed'}, vm={'cpus': 2},
          prepare=compression_on, test=test_postcopy),
     Case('native kvm: vsock', HALF, test=test_vsock),
