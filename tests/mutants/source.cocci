@@ -389,7 +389,7 @@ expression list es;
 //    tests: release:/release/limit
 @@
 @@
-- !give_up_us || g_get_monotonic_time() < give_up_us
+- !give_up_us || ferry_now_us() < give_up_us
 + true
 
 // blackout-too-short: a blackout may be over the limit when it begins
@@ -406,7 +406,7 @@ typedef gint64;
 //    tests: opening:/opening/silent
 @@
 @@
-- late = g_get_monotonic_time() > MAX(deadline_us, source->heard_us + patience_us);
+- late = ferry_now_us() > MAX(deadline_us, source->heard_us + patience_us);
 
 // opening-unlimited: opening a session has no limit
 //    file: migration/source/connect.c
@@ -421,7 +421,7 @@ typedef gint64;
 //    tests: opening:/opening/at-work
 @@
 @@
-- source->heard_us = g_get_monotonic_time();
+- source->heard_us = ferry_now_us();
 
 // opening-impatient: a destination that is at work is given up
 //    file: migration/source/settle.c
