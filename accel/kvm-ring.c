@@ -14,7 +14,9 @@
 #include <stdatomic.h>
 #include <sys/ioctl.h>
 
+#include "../migration/clock.h"
 #include "../migration/error.h"
+#include "../migration/thread.h"
 #include "ring-overrun.h"
 
 /*
@@ -101,9 +103,9 @@ static void give_way(FerryKvmRing *ring)
     if (atomic_load(&ring->nr_waiting) == 0) {
         return;
     }
-    end_us = g_get_monotonic_time() + GIVE_WAY_US;
+    end_us = ferry_now_us() + GIVE_WAY_US;
     g_mutex_unlock(&ring->lock);
-    while (atomic_load(&ring->nr_waiting) > 0 && g_get_monotonic_time() < end_us) {
+    while (atomic_load(&ring->nr_waiting) > 0 && ferry_now_us() < end_us) {
         sched_yield();
     }
     lock(ring);
@@ -237,12 +239,12 @@ static gpointer collect_run(gpointer opaque)
 {
     FerryKvmRing *ring = opaque;
     gint64 period_us = LOOK_MIN_US;
-    gint64 last_us = g_get_monotonic_time();
+    gint64 last_us = ferry_now_us();
 
     lock(ring);
     while (!ring->quit) {
         uint32_t nr_new = look_all(ring), nr_most = 0;
-        gint64 now_us = g_get_monotonic_time();
+        gint64 now_us = ferry_now_us();
 
         for (guint i = 0; i < ring->vcpus->len; i++) {
             if (!ring->fill) {
@@ -253,7 +255,7 @@ static gpointer collect_run(gpointer opaque)
         reset_and_report(ring, ring->set.client.early);
         period_us = next_period_us(ring, nr_new, MAX(now_us - last_us, 1), nr_most);
         last_us = now_us;
-        g_cond_wait_until(&ring->stopping, &ring->lock, now_us + period_us);
+        ferry_cond_wait_until(&ring->stopping, &ring->lock, now_us + period_us);
     }
     g_mutex_unlock(&ring->lock);
     return NULL;
@@ -271,7 +273,7 @@ bool ferry_kvm_ring_start(FerryKvmRing *ring, const FerryTrackerClient *client, 
         ferry_vcpu_ring_begin(vcpu_at(ring, i));
     }
     g_mutex_unlock(&ring->lock);
-    ring->thread = g_thread_try_new("ferry-collect", collect_run, ring, errp);
+    ring->thread = ferry_thread_new("ferry-collect", collect_run, ring, errp);
     return ring->thread != NULL;
 }
 

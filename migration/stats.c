@@ -5,8 +5,6 @@
  */
 #include "stats.h"
 
-#include <time.h>
-
 void ferry_stats_clear(FerryStats *stats)
 {
     g_clear_pointer(&stats->channels, g_array_unref);
@@ -84,12 +82,4 @@ uint64_t ferry_latency_percentile(const FerryLatency *latency, unsigned per_100k
         }
     }
     return 0;
-}
-
-uint64_t ferry_now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }

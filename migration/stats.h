@@ -114,7 +114,4 @@ void ferry_latency_add(FerryLatency *latency, uint64_t ns);
 /* The latency that @per_100k of 100,000 do not exceed, in ns; exact to the bucket.  0 if none. */
 uint64_t ferry_latency_percentile(const FerryLatency *latency, unsigned per_100k);
 
-/* CLOCK_MONOTONIC in nanoseconds. */
-uint64_t ferry_now_ns(void);
-
 #endif

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "../wire/control.h"
+#include "../clock.h"
 #include "../error.h"
 #include "../events.h"
 #include "../fault.h"
@@ -60,11 +61,11 @@ static bool is_next(const FerryDestination *destination, const FerryHello *hello
 /* The connection is broken, and a channel of a new one has come.  With the lock held. */
 static void make_way(FerryDestination *destination, const FerryHello *hello)
 {
-    gint64 deadline = g_get_monotonic_time() + ORDER_US;
+    gint64 deadline = ferry_now_us() + ORDER_US;
 
     while (hello->role != FERRY_ROLE_CONTROL && ferry_destination_is_cut_off(destination) &&
            !is_next(destination, hello) && !destination->closing &&
-           g_cond_wait_until(&destination->changed, &destination->lock, deadline)) {
+           ferry_cond_wait_until(&destination->changed, &destination->lock, deadline)) {
     }
     if (hello->role != FERRY_ROLE_CONTROL) {
         return;
@@ -85,7 +86,7 @@ static void make_way(FerryDestination *destination, const FerryHello *hello)
     destination->nr_data = destination->nr_fetch = 0;
     /* What they have read, they still place. */
     while (is_any_stale_alive(destination) && !destination->closing) {
-        g_cond_wait(&destination->changed, &destination->lock);
+        ferry_cond_wait(&destination->changed, &destination->lock);
     }
     destination->resuming = ferry_destination_is_cut_off(destination);
     g_cond_broadcast(&destination->changed);

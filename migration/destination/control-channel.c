@@ -8,6 +8,7 @@
 #include <inttypes.h>
 
 #include "../wire/control.h"
+#include "../clock.h"
 #include "../error.h"
 #include "../events.h"
 #include "control-channel.h"
@@ -112,7 +113,7 @@ static bool wait_for_channels(ChannelReader *reader, const FerryLayout *layout)
 
     while (!has_channels(destination, layout) && destination->phase != FERRY_DESTINATION_FAILED &&
            !destination->closing && !reader->stale) {
-        g_cond_wait(&destination->changed, &destination->lock);
+        ferry_cond_wait(&destination->changed, &destination->lock);
     }
     return !reader->stale && has_channels(destination, layout);
 }

@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "../wire/control.h"
+#include "../clock.h"
 #include "../error.h"
 #include "../events.h"
 #include "../fault.h"
@@ -23,7 +24,7 @@ static bool wait_ready(ChannelReader *reader)
     while ((destination->phase == FERRY_DESTINATION_OPENING ||
             ferry_destination_is_cut_off(destination)) &&
            !destination->closing && !reader->stale) {
-        g_cond_wait(&destination->changed, &destination->lock);
+        ferry_cond_wait(&destination->changed, &destination->lock);
     }
     ready =
         destination->phase != FERRY_DESTINATION_FAILED && !destination->closing && !reader->stale;

@@ -6,6 +6,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "../wire/control.h"
+#include "../clock.h"
 #include "../events.h"
 #include "acceptor.h"
 #include "state.h"
@@ -77,7 +78,7 @@ void ferry_destination_running(FerryDestination *destination)
 
 void ferry_destination_free(FerryDestination *destination, const char *reason)
 {
-    gint64 deadline = g_get_monotonic_time() + LAST_WORDS_US;
+    gint64 deadline = ferry_now_us() + LAST_WORDS_US;
     ChannelReader *control = NULL;
 
     if (!destination) {
@@ -97,7 +98,7 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
     g_mutex_lock(&destination->lock);
     /* The source hangs up when it has read the reason; before that we would drown it. */
     while (control && !control->over &&
-           g_cond_wait_until(&destination->changed, &destination->lock, deadline)) {
+           ferry_cond_wait_until(&destination->changed, &destination->lock, deadline)) {
     }
     ferry_destination_shut_down_locked(destination);
     g_mutex_unlock(&destination->lock);

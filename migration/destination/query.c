@@ -7,6 +7,7 @@
  */
 #include <stdatomic.h>
 
+#include "../clock.h"
 #include "../wire/control.h"
 #include "state.h"
 

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 
 #include "../wire/control.h"
+#include "../clock.h"
 #include "../error.h"
 #include "../events.h"
 #include "../fault.h"
@@ -317,7 +318,7 @@ bool ferry_destination_abandon(FerryDestination *destination, GError **errp)
     g_mutex_lock(&destination->lock);
     /* After it has failed, nobody is to be told to run the guest any more. */
     while (destination->telling_go) {
-        g_cond_wait(&destination->changed, &destination->lock);
+        ferry_cond_wait(&destination->changed, &destination->lock);
     }
     /* Without GO the guest is not this side's, whatever has come. */
     parted = destination->phase == FERRY_DESTINATION_PARTED && !destination->may_run;
@@ -376,7 +377,7 @@ bool ferry_destination_wait_complete(FerryDestination *destination, GError **err
     g_mutex_lock(&destination->lock);
     while (!ferry_destination_has_all(destination) &&
            destination->phase != FERRY_DESTINATION_FAILED) {
-        g_cond_wait(&destination->changed, &destination->lock);
+        ferry_cond_wait(&destination->changed, &destination->lock);
     }
     complete = is_complete_locked(destination, errp);
     g_mutex_unlock(&destination->lock);
@@ -399,7 +400,7 @@ bool ferry_destination_wait_left(FerryDestination *destination, GError **errp)
 
     g_mutex_lock(&destination->lock);
     while (ferry_destination_is_before_handoff(destination) && !destination->closing) {
-        g_cond_wait(&destination->changed, &destination->lock);
+        ferry_cond_wait(&destination->changed, &destination->lock);
     }
     left =
         destination->phase != FERRY_DESTINATION_FAILED && ferry_destination_has_left(destination);

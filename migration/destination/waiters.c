@@ -9,6 +9,7 @@
 
 #include <stdatomic.h>
 
+#include "../clock.h"
 #include "../events.h"
 
 typedef struct Pending {

@@ -8,6 +8,7 @@
  */
 #include "scan.h"
 
+#include "../clock.h"
 #include "holes.h"
 #include "kernel-abi.h"
 #include "zero.h"
@@ -19,7 +20,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 /* Regions a PAGEMAP_SCAN call returns at most: 12 KiB of stack. */
@@ -107,15 +107,10 @@ static uint64_t measure_quick_ns(const FerryScanner *scanner)
     }
     best_ns = UINT64_MAX;
     for (int i = 0; i < QUICK_TRIES; i++) {
-        struct timespec before, after;
-        uint64_t took_ns;
+        uint64_t began_ns = ferry_now_ns();
 
-        clock_gettime(CLOCK_MONOTONIC, &before);
         (void)ferry_scan(scanner, &target, 0, QUICK_BYTES, ignore, NULL, NULL);
-        clock_gettime(CLOCK_MONOTONIC, &after);
-        took_ns = (uint64_t)(after.tv_sec - before.tv_sec) * 1000000000 + (uint64_t)after.tv_nsec -
-                  (uint64_t)before.tv_nsec;
-        best_ns = MIN(best_ns, took_ns);
+        best_ns = MIN(best_ns, ferry_now_ns() - began_ns);
     }
     munmap(target.host, QUICK_BYTES);
     return MAX(QUICK_NS, 2 * best_ns);

@@ -5,6 +5,7 @@
  */
 #include "cause.h"
 
+#include "../clock.h"
 #include "../error.h"
 #include "../events.h"
 
@@ -95,12 +96,12 @@ bool ferry_cause_is_cancelled(FerryCause *cause)
 
 GError *ferry_cause_wait(FerryCause *cause, unsigned timeout_ms)
 {
-    gint64 deadline = g_get_monotonic_time() + (gint64)timeout_ms * 1000;
+    gint64 deadline = ferry_now_us() + (gint64)timeout_ms * 1000;
     GError *error;
 
     g_mutex_lock(&cause->lock);
     while (rank(cause->error) < RANK_PEER && !atomic_load(&cause->closed) &&
-           g_cond_wait_until(&cause->changed, &cause->lock, deadline)) {
+           ferry_cond_wait_until(&cause->changed, &cause->lock, deadline)) {
     }
     error = cause->error ? g_error_copy(cause->error) : NULL;
     g_mutex_unlock(&cause->lock);

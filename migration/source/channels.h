@@ -32,7 +32,7 @@ typedef bool FerryDialFn(void *opaque, const char *const *names, unsigned nr, gi
 void ferry_channels_init(FerryChannels *channels);
 
 /*
- * Open @layout's channels until @deadline_us, of g_get_monotonic_time(); then say hello on each, on the
+ * Open @layout's channels until @deadline_us, of ferry_now_us(); then say hello on each, on the
  * control channel first: like @hello, with its own role and index.
  */
 bool ferry_channels_open(FerryChannels *channels, const FerryLayout *layout,

@@ -4,6 +4,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "../clock.h"
 #include "../error.h"
 #include "internal.h"
 
@@ -26,8 +27,7 @@ static void silent(void *opaque, GError *error)
 void ferry_source_limit_blackout(FerrySource *source, unsigned limit_ms)
 {
     source->limit_ms = limit_ms;
-    atomic_store(&source->give_up_us,
-                 limit_ms ? g_get_monotonic_time() + (gint64)limit_ms * 1000 : 0);
+    atomic_store(&source->give_up_us, limit_ms ? ferry_now_us() + (gint64)limit_ms * 1000 : 0);
 }
 
 /* The guest must not stay stopped for ever, whatever it is that is waited for. */
@@ -38,7 +38,7 @@ static GError *look_at_blackout(void *opaque)
     bool handed_off = ferry_source_phase(source) == FERRY_SOURCE_HANDED_OFF;
 
     /* Decided once: it may be about to be let go of. */
-    if (!give_up_us || g_get_monotonic_time() < give_up_us || ferry_source_is_gone(source) ||
+    if (!give_up_us || ferry_now_us() < give_up_us || ferry_source_is_gone(source) ||
         ferry_source_is_over(source) || !ferry_source_enter(source, FERRY_SOURCE_FAILED)) {
         return NULL;
     }

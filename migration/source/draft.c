@@ -4,6 +4,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "../clock.h"
 #include "../events.h"
 #include "../fault.h"
 #include "../wire/control.h"
@@ -38,7 +39,7 @@ static bool drain(FerrySource *source)
     g_mutex_lock(&source->lock);
     while (source->reached < source->last_fence && !ferry_cause_is_closed(&source->cause) &&
            !ferry_cause_is_known(&source->cause)) {
-        g_cond_wait(&source->changed, &source->lock);
+        ferry_cond_wait(&source->changed, &source->lock);
     }
     reached = source->reached >= source->last_fence;
     g_mutex_unlock(&source->lock);

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "../clock.h"
 #include "../fault.h"
 #include "first-pass-internal.h"
 
@@ -185,13 +186,13 @@ bool ferry_first_pass_prepare(FerryFirstPass *pass, GError **errp)
 {
     bool ok = look_ahead(pass, errp);
 
-    pass->looked_us = g_get_monotonic_time();
+    pass->looked_us = ferry_now_us();
     return ok;
 }
 
 static gint64 looked_ago_us(const FerryFirstPass *pass)
 {
-    return g_get_monotonic_time() - pass->looked_us;
+    return ferry_now_us() - pass->looked_us;
 }
 
 void ferry_first_pass_settle(FerryFirstPass *pass, uint64_t bytes_per_second)
@@ -204,7 +205,7 @@ void ferry_first_pass_settle(FerryFirstPass *pass, uint64_t bytes_per_second)
         wait_us = (gint64)MIN(copy_s / SETTLE_PART * G_USEC_PER_SEC, (double)SETTLE_MAX_US) -
                   looked_ago_us(pass);
         if (wait_us > 0) {
-            g_usleep((gulong)wait_us);
+            ferry_sleep_us(wait_us);
         }
     }
     pass->settled = true;

@@ -4,6 +4,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "../clock.h"
 #include "../error.h"
 #include "../events.h"
 #include "../wire/control.h"
@@ -196,16 +197,16 @@ static bool has_last_words(FerrySource *source)
 
 bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp)
 {
-    gint64 deadline = g_get_monotonic_time() + (gint64)timeout_ms * 1000;
+    gint64 deadline = ferry_now_us() + (gint64)timeout_ms * 1000;
     bool over = false;
 
     while (!ferry_source_is_complete(source)) {
-        gint64 look = MIN(deadline, g_get_monotonic_time() + LOOK_MS * 1000);
+        gint64 look = MIN(deadline, ferry_now_us() + LOOK_MS * 1000);
 
         if (over || ferry_cause_is_known(&source->cause)) {
             return has_last_words(source) || ferry_source_fail(source, errp);
         }
-        if (g_get_monotonic_time() >= deadline) {
+        if (ferry_now_us() >= deadline) {
             return true;
         }
         if (ferry_backlog_queued(source->backlog) == 0 &&
@@ -214,7 +215,7 @@ bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp)
         }
         g_mutex_lock(&source->lock);
         while (!ferry_source_has_all(source) && !ferry_cause_is_closed(&source->cause)) {
-            if (!g_cond_wait_until(&source->changed, &source->lock, look)) {
+            if (!ferry_cond_wait_until(&source->changed, &source->lock, look)) {
                 break;
             }
         }
@@ -310,7 +311,7 @@ static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
 
 bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t session, GError **errp)
 {
-    gint64 deadline = g_get_monotonic_time() + (gint64)source->config.timeout_ms * 1000;
+    gint64 deadline = ferry_now_us() + (gint64)source->config.timeout_ms * 1000;
     FerryLayout layout = {
         .nr_data = source->config.nr_channels,
         .nr_fetch = source->config.nr_fetch,

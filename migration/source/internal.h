@@ -150,7 +150,7 @@ bool ferry_source_settle(FerrySource *source, const FerryLayout *layout, gint64 
 
 /* --- connect.c --- */
 
-/* Open @layout's channels, until @deadline_us of g_get_monotonic_time(). */
+/* Open @layout's channels, until @deadline_us of ferry_now_us(). */
 bool ferry_source_open(FerrySource *source, const FerryLayout *layout, gint64 deadline_us,
                        GError **errp);
 

@@ -10,6 +10,8 @@
  */
 #include "pace.h"
 
+#include "../clock.h"
+
 /*
  * What an idle or late pace may catch up on.  QEMU accounts for max-bandwidth in periods of this
  * length; with much less, a busy host that runs a sender late makes the limit unreachable.
@@ -76,7 +78,7 @@ void ferry_pace_set_rate(FerryPace *pace, uint64_t bytes_per_second)
         bytes_per_second = 0;
     }
     g_mutex_lock(&pace->lock);
-    now_us = g_get_monotonic_time();
+    now_us = ferry_now_us();
     pace->base_bytes = served_bytes(pace, now_us);
     pace->base_us = now_us;
     pace->bytes_per_second = bytes_per_second;
@@ -92,7 +94,7 @@ void ferry_pace_set_rate(FerryPace *pace, uint64_t bytes_per_second)
 /* How long until the claim that starts at @start_bytes is due. With the lock held. */
 static int64_t wait_us(const FerryPace *pace, uint64_t start_bytes)
 {
-    uint64_t served = served_bytes(pace, g_get_monotonic_time());
+    uint64_t served = served_bytes(pace, ferry_now_us());
     double left_s;
 
     if (served >= start_bytes) {
@@ -114,7 +116,7 @@ static bool take_slowly(FerryPace *pace, uint64_t nr_bytes)
     if (pace->bytes_per_second == 0) {
         return true;
     }
-    served = served_bytes(pace, g_get_monotonic_time());
+    served = served_bytes(pace, ferry_now_us());
     burst = MIN(bytes_in(pace, BURST_US), served);
     start = MAX(pace->reserved_bytes, served - burst);
     pace->reserved_bytes = start + nr_bytes;
@@ -124,7 +126,7 @@ static bool take_slowly(FerryPace *pace, uint64_t nr_bytes)
         return true;
     }
     while (left_us > 0) {
-        g_cond_wait_until(&pace->changed, &pace->lock, g_get_monotonic_time() + left_us);
+        ferry_cond_wait_until(&pace->changed, &pace->lock, ferry_now_us() + left_us);
         if (pace->nr_interrupts != nr_interrupts) {
             return false;
         }
@@ -152,7 +154,7 @@ void ferry_pace_interrupt(FerryPace *pace)
     pace->interrupted = true;
     pace->nr_interrupts++;
     /* Waiters leave without their bytes: their claims lapse. */
-    pace->reserved_bytes = MIN(pace->reserved_bytes, served_bytes(pace, g_get_monotonic_time()));
+    pace->reserved_bytes = MIN(pace->reserved_bytes, served_bytes(pace, ferry_now_us()));
     open_update(pace);
     g_cond_broadcast(&pace->changed);
     g_mutex_unlock(&pace->lock);

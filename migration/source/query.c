@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "../clock.h"
 #include "internal.h"
 
 void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second)

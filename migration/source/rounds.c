@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "../clock.h"
 #include "../error.h"
 #include "../events.h"
 #include "../fault.h"
@@ -143,7 +144,7 @@ static void end_round(FerrySource *source, gint64 deadline)
     }
     g_mutex_lock(&source->lock);
     while (source->reached < source->round_fence && !ferry_cause_is_closed(&source->cause)) {
-        if (!g_cond_wait_until(&source->changed, &source->lock, deadline)) {
+        if (!ferry_cond_wait_until(&source->changed, &source->lock, deadline)) {
             break;
         }
     }
@@ -152,7 +153,7 @@ static void end_round(FerrySource *source, gint64 deadline)
 
 bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
 {
-    gint64 deadline = g_get_monotonic_time() + (gint64)timeout_ms * 1000;
+    gint64 deadline = ferry_now_us() + (gint64)timeout_ms * 1000;
 
     if (!ferry_source_undraft(source, errp)) {
         return false;
@@ -176,7 +177,7 @@ bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp)
         if (is_round_over(source)) {
             break;
         }
-    } while (g_get_monotonic_time() < deadline);
+    } while (ferry_now_us() < deadline);
     return true;
 }
 

@@ -9,6 +9,7 @@
 
 #include <stdatomic.h>
 
+#include "../clock.h"
 #include "../fault.h"
 #include "../thread.h"
 #include "../wire/frame.h"
@@ -145,7 +146,7 @@ static uint64_t wait_for_work(Sender *sender, uint64_t seen, bool *quit)
         senders->nr_busy--;
         g_cond_signal(&senders->idle);
         while (senders->generation == seen && senders->fence == sender->fenced && !senders->quit) {
-            g_cond_wait(&senders->work, &senders->lock);
+            ferry_cond_wait(&senders->work, &senders->lock);
         }
         if (senders->generation == seen && senders->fence != sender->fenced) {
             fence = senders->fence;
@@ -299,7 +300,7 @@ void ferry_senders_kick(FerrySenders *senders)
 static bool wait_dry_until(FerrySenders *senders, gint64 deadline)
 {
     while (senders->nr_busy > 0 && !senders->quit &&
-           g_cond_wait_until(&senders->idle, &senders->lock, deadline)) {
+           ferry_cond_wait_until(&senders->idle, &senders->lock, deadline)) {
     }
     return senders->nr_busy == 0 && !senders->quit;
 }
@@ -309,7 +310,7 @@ bool ferry_senders_wait_dry(FerrySenders *senders, unsigned timeout_ms)
     bool dry;
 
     g_mutex_lock(&senders->lock);
-    dry = wait_dry_until(senders, g_get_monotonic_time() + (gint64)timeout_ms * 1000);
+    dry = wait_dry_until(senders, ferry_now_us() + (gint64)timeout_ms * 1000);
     g_mutex_unlock(&senders->lock);
     return dry;
 }
@@ -339,7 +340,7 @@ bool ferry_senders_wait_fenced(FerrySenders *senders)
 
     g_mutex_lock(&senders->lock);
     while (senders->nr_fenced < senders->nr && !senders->quit) {
-        g_cond_wait(&senders->idle, &senders->lock);
+        ferry_cond_wait(&senders->idle, &senders->lock);
     }
     done = !senders->quit;
     g_mutex_unlock(&senders->lock);

@@ -4,6 +4,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "../clock.h"
 #include "../error.h"
 #include "../memory/mark.h"
 #include "internal.h"
@@ -24,12 +25,12 @@ static bool wait_ready(FerrySource *source, gint64 deadline_us, GError **errp)
     while (!ready && !closed && !lost && !late) {
         g_mutex_lock(&source->lock);
         if (!source->ready && !ferry_cause_is_closed(&source->cause)) {
-            g_cond_wait_until(&source->changed, &source->lock,
-                              g_get_monotonic_time() + OPENING_POLL_US);
+            ferry_cond_wait_until(&source->changed, &source->lock,
+                                  ferry_now_us() + OPENING_POLL_US);
         }
         ready = source->ready;
         closed = ferry_cause_is_closed(&source->cause);
-        late = g_get_monotonic_time() > MAX(deadline_us, source->heard_us + patience_us);
+        late = ferry_now_us() > MAX(deadline_us, source->heard_us + patience_us);
         g_mutex_unlock(&source->lock);
         lost = ferry_channels_find_hung_up(&source->channels);
     }

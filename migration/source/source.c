@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../wire/control.h"
+#include "../clock.h"
 #include "../error.h"
 #include "../events.h"
 #include "../fault.h"
@@ -311,7 +312,7 @@ static bool take_control_frame(FerrySource *source, GError **errp)
         return take_missing(source, &frame, body, errp);
     case FERRY_FRAME_BEAT:
         g_mutex_lock(&source->lock);
-        source->heard_us = g_get_monotonic_time();
+        source->heard_us = ferry_now_us();
         g_mutex_unlock(&source->lock);
         return true;
     case FERRY_FRAME_ERROR:
@@ -533,7 +534,7 @@ static bool wait_for(FerrySource *source, const bool *what, gint64 deadline, boo
     g_mutex_lock(&source->lock);
     while (!*what && !ferry_cause_is_closed(&source->cause) &&
            (whatever_fails || !ferry_cause_is_known(&source->cause)) &&
-           g_cond_wait_until(&source->changed, &source->lock, deadline)) {
+           ferry_cond_wait_until(&source->changed, &source->lock, deadline)) {
     }
     came = *what;
     g_mutex_unlock(&source->lock);
@@ -542,12 +543,11 @@ static bool wait_for(FerrySource *source, const bool *what, gint64 deadline, boo
 
 bool ferry_source_await(FerrySource *source, const bool *what, unsigned timeout_ms)
 {
-    return wait_for(source, what, g_get_monotonic_time() + (gint64)timeout_ms * 1000, true);
+    return wait_for(source, what, ferry_now_us() + (gint64)timeout_ms * 1000, true);
 }
 
 bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_ms)
 {
     return wait_for(source, what,
-                    timeout_ms ? g_get_monotonic_time() + (gint64)timeout_ms * 1000 : G_MAXINT64,
-                    false);
+                    timeout_ms ? ferry_now_us() + (gint64)timeout_ms * 1000 : G_MAXINT64, false);
 }

@@ -62,13 +62,13 @@ typedef struct FerrySourceConfig {
     bool checksum; /* send a CRC32C of each payload (costs a stable copy of it) */
     bool send_hot; /* do not put off pages that stay hot: to measure what that saves */
     /*
-     * Until when READY must have come, of g_get_monotonic_time(); 0: no limit.  A destination that says
+     * Until when READY must have come, of ferry_now_us(); 0: no limit.  A destination that says
      * that it is at work gets open_timeout_ms more, each time.
      */
     gint64 open_deadline_us;
     unsigned open_timeout_ms;
     /*
-     * Open @nr connections to the destination, all at once, until @deadline_us of g_get_monotonic_time().
+     * Open @nr connections to the destination, all at once, until @deadline_us of ferry_now_us().
      * Called from the driving thread while it connects.  @names are for messages, the control channel's
      * first.  Fills @dialled, which begins with NULLs; on failure with none.
      */

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../clock.h"
 #include "../error.h"
 
 FerryChannel *ferry_channel_new(const FerryChannelOps *ops, void *opaque, const char *name)
@@ -72,8 +73,7 @@ bool ferry_channel_readv_all(FerryChannel *channel, struct iovec *iov, int nr_io
     while (nr_iov > 0) {
         ssize_t done;
 
-        atomic_store_explicit(&channel->read_began_us, g_get_monotonic_time(),
-                              memory_order_relaxed);
+        atomic_store_explicit(&channel->read_began_us, ferry_now_us(), memory_order_relaxed);
         done = channel->ops->readv(channel->opaque, iov, nr_iov > IOV_MAX ? IOV_MAX : nr_iov, errp);
         atomic_store_explicit(&channel->read_began_us, 0, memory_order_relaxed);
         if (done < 0) {
@@ -100,8 +100,7 @@ static bool writev_locked(FerryChannel *channel, struct iovec *iov, int nr_iov, 
     while (nr_iov > 0) {
         ssize_t done;
 
-        atomic_store_explicit(&channel->write_began_us, g_get_monotonic_time(),
-                              memory_order_relaxed);
+        atomic_store_explicit(&channel->write_began_us, ferry_now_us(), memory_order_relaxed);
         done =
             channel->ops->writev(channel->opaque, iov, nr_iov > IOV_MAX ? IOV_MAX : nr_iov, errp);
         if (done < 0) {

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "crc32c.h"
+#include "../clock.h"
 #include "../error.h"
 #include "../fault.h"
 
@@ -66,7 +67,7 @@ void ferry_control_send_error(FerryChannel *channel, const char *text)
             return;
         }
         if (!written) {
-            g_usleep(ERROR_TRY_MS * 1000);
+            ferry_sleep_us(ERROR_TRY_MS * 1000);
         }
     }
 }

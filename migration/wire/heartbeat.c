@@ -5,6 +5,7 @@
  */
 #include "heartbeat.h"
 
+#include "../clock.h"
 #include "../error.h"
 #include "../fault.h"
 #include "../thread.h"
@@ -69,12 +70,12 @@ void ferry_heartbeat_set_watch(FerryHeartbeat *heartbeat, FerryWatchFn *watch, v
 /* Sleep; false when it is over. */
 static bool wait_ms(FerryHeartbeat *heartbeat, unsigned ms)
 {
-    gint64 deadline = g_get_monotonic_time() + (gint64)ms * 1000;
+    gint64 deadline = ferry_now_us() + (gint64)ms * 1000;
     bool quit;
 
     g_mutex_lock(&heartbeat->lock);
     while (!heartbeat->quit &&
-           g_cond_wait_until(&heartbeat->quitting, &heartbeat->lock, deadline)) {
+           ferry_cond_wait_until(&heartbeat->quitting, &heartbeat->lock, deadline)) {
     }
     quit = heartbeat->quit;
     g_mutex_unlock(&heartbeat->lock);
@@ -121,7 +122,7 @@ static bool is_stuck(BeatingChannel *one, gint64 now_us, unsigned timeout_ms)
 /* What is wrong with a channel, or NULL. */
 static GError *look_at(FerryHeartbeat *heartbeat, BeatingChannel *one)
 {
-    gint64 now_us = g_get_monotonic_time();
+    gint64 now_us = ferry_now_us();
     gint64 began_us = one->channel->read_began_us;
 
     if (one->reads && began_us && now_us - began_us > (gint64)heartbeat->timeout_ms * 1000) {

@@ -2,13 +2,42 @@
 
 // report-first: pages are reported before KVM protects them
 //    file: accel/kvm-ring.c
-//    tests: kvm-ring-races:/kvm-ring/race/at-once kvm-ring-races:/kvm-ring/race/small
+//    tests: ring-orders
 //    places: 2
 @@
 @@
 - reset_flagged(ring);
   report_batch(ring, report);
 + reset_flagged(ring);
+
+// feed-reported-first: what is fed is reported before KVM protects it
+//    file: accel/kvm-ring.c
+//    tests: ring-orders
+@@
+@@
+  ferry_kvm_ring_feed(...)
+  {
+  ...
+- reset_and_report(ring, ring->set.client.report);
++ report_batch(ring, ring->set.client.report);
++ reset_flagged(ring);
+  ...
+  }
+
+// drain-unlocked: a ring may be drained while somebody else flags entries of it
+//    file: accel/kvm-ring.c
+//    tests: ring-orders
+//    places: 2
+@@
+@@
+  ferry_kvm_ring_drain(...)
+  {
+  ...
+- lock(ring);
+  ...
+- g_mutex_unlock(&ring->lock);
+  ...
+  }
 
 // slot-undrained: entries are left when a slot changes its meaning
 //    file: accel/kvm-ring.c
@@ -156,7 +185,7 @@
 
 // told-before-found: the client is told of a page before it can be reset
 //    file: accel/pagemap.c
-//    tests: pagemap-race:/pagemap/race/at-once
+//    tests: tracking-orders
 //    places: 2
 @@
 @@

@@ -457,3 +457,28 @@ expression a;
 @@
 - return FERRY_ANSWER_IN_FULL;
 + return FERRY_ANSWER_EMPTY;
+
+// placed-unlocked: two threads may place pages of one granule at the same time
+//    file: migration/destination/fetch-place.c
+//    tests: fetch-orders
+//    places: 2
+@@
+@@
+  ferry_fetch_place(...)
+  {
+  ...
+- g_mutex_lock(lock);
+  ...
+- g_mutex_unlock(lock);
+  ...
+  }
+
+// asked-before-live: pages that are waited for are asked for before it is known that they can be
+//    file: migration/destination/fetch.c
+//    tests: fetch-orders
+//    places: 2
+@@
+@@
++ ferry_fetch_ask_again(fetch);
+  atomic_store(&fetch->live, true);
+- ferry_fetch_ask_again(fetch);

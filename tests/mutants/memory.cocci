@@ -2,7 +2,7 @@
 
 // stripe-once: a stripe that filled while its hint was withdrawn is not announced again
 //    file: migration/memory/pageset.c
-//    tests: pageset-steps
+//    tests: pageset-orders
 //    sample: yes
 @@
 @@
@@ -12,7 +12,7 @@
 
 // hint-after-pages: a taker withdraws the hint after the pages
 //    file: migration/memory/pageset.c
-//    tests: pageset-steps
+//    tests: pageset-orders
 //    places: 2
 @@
 @@
@@ -27,7 +27,7 @@
 
 // announce-first: a granule is announced before its page is in the set
 //    file: migration/memory/pageset.c
-//    tests: pageset-steps
+//    tests: pageset-orders
 //    places: 2
 @@
 @@
@@ -40,7 +40,7 @@
 
 // stripe-first: a stripe is announced before its granule
 //    file: migration/memory/pageset.c
-//    tests: pageset-steps
+//    tests: pageset-orders
 //    places: 2
 @@
 @@

@@ -2,7 +2,7 @@
 
 // read-before-reset: pages found while they are taken are read before they are reset
 //    file: migration/source/backlog.c
-//    tests: backlog
+//    tests: tracking-orders
 @@
 @@
 - nr_pages && !ferry_backlog_make_readable(backlog, region, first, errp)
@@ -10,7 +10,7 @@
 
 // reset-of-found: what is found during a reset counts as reset
 //    file: migration/source/backlog.c
-//    tests: backlog
+//    tests: tracking-orders
 @@
 @@
 - atomic_store(&chunk->reset_seq, seen);
@@ -18,7 +18,7 @@
 
 // found-late: a page is queued before it is noted that it needs a reset
 //    file: migration/source/backlog-rounds.c
-//    tests: backlog-steps
+//    tests: tracking-orders
 //    places: 2
 //    sample: yes
 @@
@@ -26,6 +26,16 @@
 - atomic_fetch_add(&ferry_backlog_chunk(backlog, region, word * 64)->found_seq, 1);
   add_written(backlog, region, word, mask, false);
 + atomic_fetch_add(&ferry_backlog_chunk(backlog, region, word * 64)->found_seq, 1);
+
+// reset-unlocked: two who read pages of a chunk may reset it at the same time
+//    file: migration/source/backlog.c
+//    tests: tracking-orders
+//    places: 2
+@@
+@@
+- g_mutex_lock(&chunk->lock);
+  ...
+- g_mutex_unlock(&chunk->lock);
 
 // early-lost: a page that is reported early is not sent
 //    file: migration/source/backlog-rounds.c
@@ -120,7 +130,7 @@
 
 // withdrawn-written: a page that is withdrawn while it is written is not sent
 //    file: migration/source/backlog-spare.c
-//    tests: backlog-steps
+//    tests: backlog-orders
 @@
 @@
 - back = taken & get_told(state, round, word);
@@ -128,7 +138,7 @@
 
 // withdrawn-round: a page that is withdrawn while a round ends is not sent
 //    file: migration/source/backlog-spare.c
-//    tests: backlog-steps
+//    tests: backlog-orders
 @@
 @@
 - ferry_backlog_is_stopped(backlog) || atomic_load(&backlog->round) != round
@@ -136,7 +146,7 @@
 
 // withdrawn-stopped: a page that is withdrawn while the guest stops is not sent
 //    file: migration/source/backlog-spare.c
-//    tests: backlog-steps
+//    tests: backlog-orders
 @@
 @@
 - ferry_backlog_is_stopped(backlog) || atomic_load(&backlog->round) != round
@@ -389,7 +399,7 @@ expression list es;
 //    tests: release:/release/limit
 @@
 @@
-- !give_up_us || g_get_monotonic_time() < give_up_us
+- !give_up_us || ferry_now_us() < give_up_us
 + true
 
 // blackout-too-short: a blackout may be over the limit when it begins
@@ -406,7 +416,7 @@ typedef gint64;
 //    tests: opening:/opening/silent
 @@
 @@
-- late = g_get_monotonic_time() > MAX(deadline_us, source->heard_us + patience_us);
+- late = ferry_now_us() > MAX(deadline_us, source->heard_us + patience_us);
 
 // opening-unlimited: opening a session has no limit
 //    file: migration/source/connect.c
@@ -421,7 +431,7 @@ typedef gint64;
 //    tests: opening:/opening/at-work
 @@
 @@
-- source->heard_us = g_get_monotonic_time();
+- source->heard_us = ferry_now_us();
 
 // opening-impatient: a destination that is at work is given up
 //    file: migration/source/settle.c

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "migration/wire/heartbeat.h"
+#include "steered-clock.h"
 
 /* What one write takes: more than any socket holds. */
 #define BYTES (8 << 20)
@@ -104,7 +105,7 @@ static void test_slow(gconstpointer data)
     ferry_heartbeat_start(bed->heartbeat);
     for (int i = 0; i < FERRY_NETWORK_TIMEOUT_MIN_MS * 2 / 100; i++) {
         g_assert_cmpint(recv(bed->there, bytes, sizeof(bytes), 0), >, 0);
-        g_usleep(100000);
+        ferry_sleep_us(100000);
     }
     g_assert_cmpint(bed->here->write_began_us, !=, 0);
     g_assert_cmpuint(bed->nr_silent, ==, 0);
@@ -132,7 +133,7 @@ static void test_quiet(void)
     bed->thread = g_thread_new("reader", read_one, bed);
     ferry_heartbeat_start(bed->heartbeat);
     for (int i = 0; i < 3; i++) {
-        g_usleep(FERRY_NETWORK_TIMEOUT_MIN_MS * 600);
+        ferry_sleep_us(FERRY_NETWORK_TIMEOUT_MIN_MS * 600);
         g_assert_cmpint(send(bed->there, "b", 1, 0), ==, 1);
     }
     g_assert_cmpuint(bed->nr_silent, ==, 0);
@@ -167,5 +168,6 @@ int main(int argc, char **argv)
     g_test_add_func("/heartbeat/stuck", test_stuck);
     g_test_add_func("/heartbeat/quiet", test_quiet);
     g_test_add_func("/heartbeat/beat-does-not-wait", test_beat_does_not_wait);
-    return g_test_run();
+    steered_clock_start();
+    return steered_clock_report(g_test_run());
 }

@@ -13,6 +13,7 @@
 #include "fake-machine.h"
 #include "migration/error.h"
 #include "migration/wire/control.h"
+#include "steered-clock.h"
 
 /* Nothing in it was touched: there is nothing to send. */
 static const FakeRegion empty[] = {{.id = "pc.ram", .nr_pages = 64}, {0}};
@@ -74,7 +75,7 @@ static void refuse(Ends *ends)
 static void beat(Ends *ends)
 {
     for (unsigned i = 0; i < 4; i++) {
-        g_usleep(LIMIT_MS * 1000 / 2);
+        ferry_sleep_us(LIMIT_MS * 1000 / 2);
         say(ends, i < 3 ? FERRY_FRAME_BEAT : FERRY_FRAME_READY);
     }
 }
@@ -131,7 +132,7 @@ static void test_opening(gconstpointer data)
     FakeMachine *machine = fake_machine_new(empty, true);
     FerryTracker tracker = fake_machine_tracker(machine, false);
     FerryRegions regions = fake_machine_list(machine);
-    gint64 start_us = g_get_monotonic_time(), took_ms;
+    gint64 start_us = ferry_now_us(), took_ms;
     FerrySourceConfig config = {
         .dial = dial,
         .opaque = &ends,
@@ -145,7 +146,7 @@ static void test_opening(gconstpointer data)
     g_autoptr(GError) error = NULL;
 
     g_assert_cmpint(ferry_source_connect(source, &error), ==, opening->opens);
-    took_ms = (g_get_monotonic_time() - start_us) / 1000;
+    took_ms = (ferry_now_us() - start_us) / 1000;
     if (!opening->opens) {
         g_assert_error(error, FERRY_ERROR, opening->code);
         g_assert_nonnull(strstr(error->message, opening->words));
@@ -218,5 +219,6 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &openings[i], test_opening);
     }
-    return g_test_run();
+    steered_clock_start();
+    return steered_clock_report(g_test_run());
 }

@@ -12,6 +12,7 @@
 #include "fake-machine.h"
 #include "migration/error.h"
 #include "migration/wire/control.h"
+#include "steered-clock.h"
 
 /* Nothing in it was touched: there is nothing to send. */
 static const FakeRegion empty[] = {{.id = "pc.ram", .nr_pages = 64}, {0}};
@@ -149,7 +150,7 @@ static void test_taken(void)
     g_assert_true(ferry_source_wait_taken(bed->source, &error));
     /* All that counts is done: that the destination hangs up is no failure. */
     ferry_channel_shutdown(bed->control);
-    g_usleep(50000);
+    ferry_sleep_us(50000);
     g_assert_null(ferry_source_cause(bed->source, 0));
     ferry_source_finish(bed->source, 100);
     g_assert_cmpint(ferry_source_phase(bed->source), ==, FERRY_SOURCE_DONE);
@@ -235,7 +236,7 @@ static void test_limit_is_met(void)
     say(bed, FERRY_FRAME_LOADED);
     g_assert_true(ferry_source_wait_loaded(bed->source, &error));
     g_assert_true(ferry_source_go(bed->source));
-    g_usleep(1500000);
+    ferry_sleep_us(1500000);
     say(bed, FERRY_FRAME_TAKEN);
     g_assert_true(ferry_source_wait_taken(bed->source, &error));
     bed_free(bed);
@@ -265,5 +266,6 @@ int main(int argc, char **argv)
     g_test_add_func("/release/control-breaks", test_control_breaks);
     g_test_add_func("/release/limit", test_limit);
     g_test_add_func("/release/limit-is-met", test_limit_is_met);
-    return g_test_run();
+    steered_clock_start();
+    return steered_clock_report(g_test_run());
 }
