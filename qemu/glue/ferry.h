@@ -96,6 +96,9 @@ void ferry_negotiate(MigrationState *s);
 /* Whether a PONG's value was meant for Ferry.  Return path thread. */
 bool ferry_outgoing_pong(uint32_t value);
 
+/* The destination's last word on the return path: how loading ended.  Return path thread. */
+void ferry_outgoing_shut(uint32_t error);
+
 /*
  * The return path broke with @error, as it does when the destination dies.  If Ferry carries the
  * memory it knows better why; its error comes first then.  Return path thread.
@@ -117,8 +120,8 @@ int ferry_save_devices(QEMUFile *f);
 /*
  * Precopy is over: send the device state, wait until the destination has loaded it, have it run the guest,
  * and wait until it says that it does.  In post-copy too: wait for what it reports, and end the return path.
- * Not 0: the migration fails.  Where Ferry is not in use it sees to it that nobody waits for the word of a peer
- * that never says any.  Migration thread, no BQL.
+ * Not 0: the migration fails.  Where Ferry is not in use, and the return path is there for its question only, it
+ * waits for the last word that comes on that, and not for one that does not come.  Migration thread, no BQL.
  */
 int ferry_let_go(MigrationState *s);
 
