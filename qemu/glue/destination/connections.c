@@ -36,9 +36,6 @@
 /* How often it is looked for something that has become true. */
 #define LOOK_MS 50
 
-/* What a multifd channel's first packet begins with. */
-#define MULTIFD_MAGIC 0x11223344U
-
 /* QEMU has no more multifd channels. */
 #define KEPT_MAX 255
 
@@ -114,10 +111,8 @@ static void close_kept(gpointer ioc)
     object_unref(OBJECT(ioc));
 }
 
-/* A connection more than QEMU has channels: QEMU at the source would take it for a failure if it broke. */
-static void keep(QIOChannel *ioc)
+void ferry_incoming_keep(QIOChannel *ioc)
 {
-    migration_ioc_unregister_yank(ioc);
     if (!connections.kept) {
         connections.kept = g_ptr_array_new_with_free_func(close_kept);
     }
@@ -126,6 +121,12 @@ static void keep(QIOChannel *ioc)
     } else {
         qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
     }
+}
+
+static void keep(QIOChannel *ioc)
+{
+    migration_ioc_unregister_yank(ioc);
+    ferry_incoming_keep(ioc);
 }
 
 static bool is_undecided(MigrationIncomingState *mis)
@@ -179,7 +180,7 @@ static bool is_multifd(QIOChannel *ioc)
 
     return socket &&
            recv(socket->fd, &word, sizeof(word), MSG_PEEK | MSG_DONTWAIT) == sizeof(word) &&
-           be32_to_cpu(word) == MULTIFD_MAGIC;
+           be32_to_cpu(word) == FERRY_MULTIFD_MAGIC;
 }
 
 int ferry_listen_backlog(int backlog)
