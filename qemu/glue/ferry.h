@@ -11,7 +11,9 @@
 struct MigrationIncomingState;
 struct MigrationInfo;
 struct QIOChannel;
+struct QIOChannelTLS;
 struct QIONetListener;
+struct QIOTask;
 struct SaveVMHandlers;
 struct SocketAddress;
 
@@ -275,7 +277,8 @@ bool ferry_incoming_may_start(bool may);
 
 /*
  * qio_channel_tls_handshake() for @tls, which calls @told when it is over: nobody waits for it in the main
- * loop, one that hangs is ended, and of several the one that came first is told first.  Main thread.
+ * loop, one that hangs is ended, and of several the one that came first is told first.  The thread that takes
+ * connections.
  */
 void ferry_incoming_handshake(struct QIOChannelTLS *tls,
                               void (*told)(struct QIOTask *task, void *opaque));

@@ -6,7 +6,8 @@
  * spoken and no more have come for a while, the stream is read: with Ferry the numbers need not be equal.
  * Where QEMU's own path has to carry the migration after all, the rest is waited for then.
  *
- * Threads: the main thread.
+ * Threads: the main thread; in a recovery that an oob migrate-recover began, the monitor's own, which may get on
+ * while the main one waits for a page.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -206,7 +207,9 @@ bool ferry_incoming_channel(QIOChannel *ioc)
         /* From here on it is yanked with the session. */
         migration_ioc_unregister_yank(ioc);
         qio_channel_set_blocking(ioc, true, NULL);
-        ferry_destination_add_channel(destination, ferry_channel_new_ioc(ioc, "new"));
+        if (!ferry_incoming_add(ioc)) {
+            qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+        }
         return true;
     }
     if (mis->state != MIGRATION_STATUS_CANCELLING &&
@@ -239,13 +242,11 @@ bool ferry_incoming_extra_multifd(QIOChannel *ioc, int id)
 
 bool ferry_has_all_channels(bool all)
 {
-    FerryDestination *destination = ferry_incoming_destination();
-
     if (!all || !ferry_settings()->enabled) {
         return all;
     }
-    if (!destination) {
+    if (!ferry_incoming_has_all(&all)) {
         return !is_undecided(migration_incoming_get_current());
     }
-    return ferry_destination_has_all_channels(destination);
+    return all;
 }
