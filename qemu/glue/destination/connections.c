@@ -27,6 +27,7 @@
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
 #include "connections.h"
+#include "kept.h"
 #include "parked.h"
 #include "recovery.h"
 #include "session.h"
@@ -37,14 +38,10 @@
 /* How often it is looked for something that has become true. */
 #define LOOK_MS 50
 
-/* QEMU has no more multifd channels. */
-#define KEPT_MAX 255
-
 static struct {
     QEMUTimer *timer; /* to look whether the source has spoken */
     bool began;       /* the stream is read, although multifd channels are missing */
     bool decided;     /* it is known which path carries the memory */
-    GPtrArray *kept;  /* of QIOChannel: multifd channels beyond those that QEMU has here */
 } connections;
 
 static int64_t now_ms(void)
@@ -106,28 +103,10 @@ bool ferry_incoming_may_start(bool may)
     return false;
 }
 
-static void close_kept(gpointer ioc)
-{
-    qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
-    object_unref(OBJECT(ioc));
-}
-
-void ferry_incoming_keep(QIOChannel *ioc)
-{
-    if (!connections.kept) {
-        connections.kept = g_ptr_array_new_with_free_func(close_kept);
-    }
-    if (connections.kept->len < KEPT_MAX) {
-        g_ptr_array_add(connections.kept, object_ref(OBJECT(ioc)));
-    } else {
-        qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
-    }
-}
-
 static void keep(QIOChannel *ioc)
 {
     migration_ioc_unregister_yank(ioc);
-    ferry_incoming_keep(ioc);
+    ferry_kept_add(ioc);
 }
 
 static bool is_undecided(MigrationIncomingState *mis)
@@ -139,13 +118,8 @@ void ferry_incoming_decide(bool ferry)
 {
     connections.decided = true;
     if (!ferry) {
-        ferry_incoming_drop_kept();
+        ferry_kept_drop();
     }
-}
-
-void ferry_incoming_drop_kept(void)
-{
-    g_clear_pointer(&connections.kept, g_ptr_array_unref);
 }
 
 bool coroutine_mixed_fn ferry_incoming_wait_multifd(void)

@@ -8,25 +8,11 @@
 
 #include "qemu/coroutine.h"
 
-struct QIOChannel;
-
-/* What a multifd channel's first packet begins with. */
-#define FERRY_MULTIFD_MAGIC 0x11223344U
-
 /*
  * It is known who carries the memory: @ferry, or QEMU's own path, for which multifd channels beyond those that
  * QEMU has here are closed, as it would close them.
  */
 void ferry_incoming_decide(bool ferry);
-
-/*
- * Keep @ioc, a connection more than QEMU has channels, open until the migration is over: QEMU at the source would take
- * it for a failure if it broke.  It is registered for yank no more.
- */
-void ferry_incoming_keep(struct QIOChannel *ioc);
-
-/* The migration is over: close what was kept open only for the source's sake. */
-void ferry_incoming_drop_kept(void);
 
 /*
  * QEMU's own path carries the memory: wait until its multifd channels are all there, where it was not known

@@ -26,7 +26,7 @@
 
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
-#include "connections.h"
+#include "kept.h"
 #include "parked.h"
 #include "session.h"
 
@@ -146,7 +146,7 @@ static void let_go(Parked *one)
 
     if (ferry_incoming_destination()) {
         /* It came before that, so it is none of the session's. */
-        ferry_incoming_keep(ioc);
+        ferry_kept_add(ioc);
     } else {
         migration_channel_process_incoming(ioc);
     }
