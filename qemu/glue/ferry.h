@@ -11,7 +11,9 @@
 struct MigrationIncomingState;
 struct MigrationInfo;
 struct QIOChannel;
+struct QIOChannelTLS;
 struct QIONetListener;
+struct QIOTask;
 struct SaveVMHandlers;
 struct SocketAddress;
 
@@ -96,6 +98,9 @@ void ferry_negotiate(MigrationState *s);
 /* Whether a PONG's value was meant for Ferry.  Return path thread. */
 bool ferry_outgoing_pong(uint32_t value);
 
+/* The destination's last word on the return path: how loading ended.  Return path thread. */
+void ferry_outgoing_shut(uint32_t error);
+
 /*
  * The return path broke with @error, as it does when the destination dies.  If Ferry carries the
  * memory it knows better why; its error comes first then.  Return path thread.
@@ -117,8 +122,8 @@ int ferry_save_devices(QEMUFile *f);
 /*
  * Precopy is over: send the device state, wait until the destination has loaded it, have it run the guest,
  * and wait until it says that it does.  In post-copy too: wait for what it reports, and end the return path.
- * Not 0: the migration fails.  Where Ferry is not in use it sees to it that nobody waits for the word of a peer
- * that never says any.  Migration thread, no BQL.
+ * Not 0: the migration fails.  Where Ferry is not in use, and the return path is there for its question only, it
+ * waits for the last word that comes on that, and not for one that does not come.  Migration thread, no BQL.
  */
 int ferry_let_go(MigrationState *s);
 
@@ -272,7 +277,8 @@ bool ferry_incoming_may_start(bool may);
 
 /*
  * qio_channel_tls_handshake() for @tls, which calls @told when it is over: nobody waits for it in the main
- * loop, one that hangs is ended, and of several the one that came first is told first.  Main thread.
+ * loop, one that hangs is ended, and of several the one that came first is told first.  The thread that takes
+ * connections.
  */
 void ferry_incoming_handshake(struct QIOChannelTLS *tls,
                               void (*told)(struct QIOTask *task, void *opaque));

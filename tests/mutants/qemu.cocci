@@ -21,9 +21,10 @@ expression handshake;
 //    file: qemu/glue/destination/handshakes.c
 //    tests: qtest:/ferry/tls/late-stranger
 @@
+expression one;
 @@
-- if (!err && (one.ended || ferry_incoming_is_over()))
-+ if (!err && one.ended)
+- if (!err && (one->ended || ferry_incoming_is_over()))
++ if (!err && one->ended)
   {
       ...
   }
@@ -42,12 +43,37 @@ expression one;
 //    tests: qtest:/ferry/strangers/first-of-multifd
 @@
 @@
-  said = look_at_word(socket);
+  said = look_at_words(ioc);
 - if (said == SAID_ALL)
 + if (said == SAID_ALL || said == SAID_NOTHING)
   {
       return false;
   }
+
+// packet-unread: a connection of multifd's goes to QEMU when it has said a word
+//    file: qemu/glue/destination/parked.c
+//    tests: qtest:/ferry/strangers/half-of-multifd
+@@
+@@
+- return MULTIFD_FIRST_BYTES;
++ return 4;
+
+// handshake-main-loop: handshakes go on in the main loop, whoever takes connections
+//    file: qemu/glue/destination/handshakes.c
+//    tests: qtest:/ferry/postcopy/blocked/recover-tls
+@@
+@@
+- qio_channel_tls_handshake(tls, over, NULL, NULL, handshake.context);
++ qio_channel_tls_handshake(tls, over, NULL, NULL, NULL);
+
+// abandoned-twice: who abandons a migration before GO has it fail as well
+//    file: qemu/glue/destination/run.c
+//    tests: qtest:/ferry/ending/abandon-before-go
+@@
+expression mis;
+@@
+- mis->state == MIGRATION_STATUS_CANCELLING
++ false
 
 // recovery-unlimited: a recovery that does not get on stays
 //    file: qemu/glue/destination/recovery.c
@@ -103,10 +129,18 @@ expression s;
 //    tests: qtest:/ferry/opening/late-words
 @@
 @@
-- if (!ferry_peer_is_given_up()) {
+- if (kept) {
 -     BQL_LOCK_GUARD();
--     take_guest_back(s, old_state);
+-     take_guest_back(s, borrowed.old_state);
 - }
+
+// last-word-missed: a return path that breaks on QEMU's own path brings the guest back
+//    file: qemu/glue/source/release.c
+//    tests: qtest:/ferry/fallback/last-word-breaks
+@@
+@@
+- borrowed.old_state = give_up_guest(s);
++ borrowed.old_state = s->vm_old_state;
 
 // side-handshakes-kept: the handshakes of multifd's channels have no limit
 //    file: qemu/glue/source/attempt.c

@@ -178,6 +178,7 @@ void case_skip(const char *reason);
 
 /* Registers cases; called by main() for each group. */
 void cases_add(const Case *cases, size_t nr_cases);
+void add_blocked_cases(void);
 void add_descriptor_cases(void);
 void add_device_cases(void);
 void add_ending_cases(void);

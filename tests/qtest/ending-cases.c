@@ -128,6 +128,29 @@ static void abandon_while_recovering(Run *run)
     exit(0);
 }
 
+/* The device state is in, and whether the source lets go of the guest will never be heard: it is dead. */
+static void abandon_before_go(Run *run)
+{
+    Vm *vm = run->destination;
+
+    for (unsigned i = 0; i < proxy_nr_connections(run->proxy); i++) {
+        proxy_stall(run->proxy, i);
+    }
+    vm_thaw(vm);
+    vm_wait_ferry_phase(vm, "fetch");
+    vm_kill(run->source);
+    proxy_cut_all(run->proxy);
+    g_free(vm_wait_status(vm, "postcopy-paused"));
+    vm_do(vm, "ferry-abandon", NULL);
+    g_free(vm_wait_status(vm, "failed"));
+    g_assert_false(has_thread(vm, "mig/dst/listen"));
+    vm_wait_run_state(vm, "inmigrate");
+    /* Nobody waits for it any more. */
+    vm_do(vm, "system_reset", NULL);
+    vm_quit(vm);
+    exit(0);
+}
+
 static void prepare_disk(Run *run)
 {
     g_autofree char *path = in_dir("{dir}/disk.qcow2");
@@ -370,6 +393,15 @@ static const Case cases[] = {
         .capabilities = "postcopy-ram",
         .postcopy = true,
         .during = abandon_and_save_at_once,
+    },
+    {
+        .name = "ending/abandon-before-go",
+        .source_options = "-global ferry.switchover=postcopy",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .hold = HOLD_HAND_OFF,
+        .during = abandon_before_go,
     },
     {
         .name = "ending/abandon-recovering",

@@ -34,7 +34,79 @@ static const char *no_stock(void)
     return NULL;
 }
 
+/* --- The destination's last word, on a return path that only Ferry wanted ------------------------------ */
+
+/* What a QEMU without Ferry says before it: the answers to two PINGs. */
+#define BYTES_OF_ECHOES (2 * 8)
+
+static void relay_echoes(Run *run, bool closes)
+{
+    g_autofree char *target = g_steal_pointer(&run->uri);
+
+    run->proxy = proxy_new(target);
+    run->uri = proxy_uri(run->proxy);
+    proxy_halve(run->proxy, 0, BYTES_OF_ECHOES, closes);
+}
+
+static void break_last_word(Run *run)
+{
+    relay_echoes(run, true);
+}
+
+static void keep_last_word(Run *run)
+{
+    relay_echoes(run, false);
+}
+
+/* The guest runs there: it must not here, though all that the source sees is a connection that broke. */
+static void expect_doubt(Run *run)
+{
+    g_autofree char *error = NULL, *here = NULL, *there = NULL;
+
+    g_free(vm_wait_status(run->destination, "completed"));
+    g_free(vm_wait_status(run->source, "failed completed"));
+    here = vm_run_state(run->source);
+    there = vm_run_state(run->destination);
+    g_assert_cmpstr(there, ==, "running");
+    g_assert_cmpstr(here, ==, "postmigrate");
+    error = vm_migration_error(run->source);
+    g_assert_nonnull(error);
+    g_assert_nonnull(strstr(error, "let the guest go on here only if"));
+    memory_check(run->memory, run->destination);
+    vm_quit(run->source);
+    vm_quit(run->destination);
+    exit(0);
+}
+
+/* It waits for no word that does not come; meanwhile nobody cancels what has happened. */
+static void expect_end(Run *run)
+{
+    g_autofree char *refused = NULL;
+
+    g_free(vm_wait_status(run->destination, "completed"));
+    refused = vm_command_fails(run->source, "migrate_cancel", NULL);
+    g_assert_nonnull(strstr(refused, "cannot cancel"));
+    g_free(vm_wait_status(run->source, "completed"));
+}
+
 static const Case cases[] = {
+    {
+        .name = "fallback/last-word-breaks",
+        .destination_options = "-global ferry.enabled=off",
+        .before = break_last_word,
+        .hold = HOLD_NOT,
+        .during = expect_doubt,
+    },
+    {
+        .name = "fallback/last-word-kept",
+        .source_options = "-global ferry.switchover-timeout=2000",
+        .destination_options = "-global ferry.enabled=off",
+        .fallback = "the destination has no Ferry",
+        .destination_fallback = "switched off",
+        .before = keep_last_word,
+        .hold = HOLD_NOT,
+        .during = expect_end,
+    },
     {
         .name = "fallback/source-off",
         .source_options = "-global ferry.enabled=off",

@@ -209,6 +209,96 @@ static void wait_for_limit(Run *run)
     g_assert_cmpint(g_get_monotonic_time() - began, <, 6 * G_USEC_PER_SEC);
 }
 
+/* --- Channels of multifd's that shake hands, and then say nothing ---------------------------------------- */
+
+#define TLS_HEADER_BYTES     5
+#define TLS_APPLICATION_DATA 23
+
+typedef struct Way {
+    int from, to;
+    bool handshake_only;
+} Way;
+
+/* With TLS 1.3, a client's second record of this type is the first that is no part of its handshake. */
+static void forward_handshake(int from, int to)
+{
+    g_autofree uint8_t *record = g_malloc(TLS_HEADER_BYTES + UINT16_MAX);
+    unsigned nr_data = 0;
+
+    while (recv(from, record, TLS_HEADER_BYTES, MSG_WAITALL) == TLS_HEADER_BYTES) {
+        ssize_t length = record[3] << 8 | record[4];
+
+        g_assert_cmpint(recv(from, record + TLS_HEADER_BYTES, length, MSG_WAITALL), ==, length);
+        nr_data += record[0] == TLS_APPLICATION_DATA;
+        if (nr_data < 2) {
+            send(to, record, TLS_HEADER_BYTES + length, MSG_NOSIGNAL);
+        }
+    }
+    shutdown(to, SHUT_WR);
+}
+
+static gpointer go_one_way(gpointer opaque)
+{
+    const Way *way = opaque;
+
+    if (way->handshake_only) {
+        forward_handshake(way->from, way->to);
+    } else {
+        forward(way->from, way->to);
+    }
+    return NULL;
+}
+
+static void start_way(Way way)
+{
+    g_thread_unref(g_thread_new("way", go_one_way, g_memdup2(&way, sizeof(way))));
+}
+
+/* A relay for three connections, of which all but the first say nothing after their handshakes. */
+typedef struct Relay {
+    int listener;
+    char *target;
+    unsigned nr; /* atomic */
+} Relay;
+
+static gpointer relay_all(gpointer opaque)
+{
+    Relay *relay = opaque;
+
+    for (unsigned i = 0; i < 3; i++) {
+        int client = accept(relay->listener, NULL, NULL), server = connect_to(relay->target);
+
+        start_way((Way){.from = client, .to = server, .handshake_only = i > 0});
+        start_way((Way){.from = server, .to = client});
+        qatomic_inc(&relay->nr);
+    }
+    return NULL;
+}
+
+static void relay_handshakes(Run *run)
+{
+    Relay *relay = g_new0(Relay, 1);
+
+    run->opaque = relay;
+    relay->target = g_steal_pointer(&run->uri);
+    relay->listener = listen_somewhere(8, &run->uri);
+    g_thread_unref(g_thread_new("relay", relay_all, relay));
+}
+
+static void expect_monitor(Run *run)
+{
+    Relay *relay = run->opaque;
+    gint64 began;
+
+    while (qatomic_read(&relay->nr) < 3) {
+        g_usleep(1000);
+    }
+    g_usleep(700 * 1000);
+    began = g_get_monotonic_time();
+    g_free(vm_run_state(run->destination));
+    g_assert_cmpint(g_get_monotonic_time() - began, <, G_USEC_PER_SEC);
+}
+
 #define PSK(endpoint) "-object tls-creds-psk,id=tls,dir={dir}/tls,endpoint=" endpoint
 #define USE_TLS       "{ 'tls-creds': 'tls' }"
 
@@ -241,6 +331,19 @@ static const Case cases[] = {
         .before = answer_first,
         .hold = HOLD_NOT,
         .during = wait_for_channels,
+        .then = THEN_CANCEL,
+    },
+    {
+        .name = "tls/silence/multifd-packet",
+        .prepare = make_psk,
+        .source_options = PSK("client"),
+        .destination_options = PSK("server"),
+        .second_options = PSK("server"),
+        .capabilities = "multifd",
+        .parameters = "{ 'tls-creds': 'tls', 'multifd-channels': 2 }",
+        .before = relay_handshakes,
+        .hold = HOLD_NOT,
+        .during = expect_monitor,
         .then = THEN_CANCEL,
     },
     {

@@ -133,6 +133,7 @@ int main(int argc, char **argv)
     add_phase_cases();
     add_postcopy_cases();
     add_recovery_cases();
+    add_blocked_cases();
     add_refusal_cases();
     add_fallback_cases();
     add_handshake_cases();

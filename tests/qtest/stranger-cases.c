@@ -106,6 +106,59 @@ static void come_first(Run *run)
     g_assert_cmpint(g_get_monotonic_time() - began, <, G_USEC_PER_SEC);
 }
 
+/* What multifd's first packet begins with; and all of that but a byte. */
+static void come_with_half_a_packet(Run *run)
+{
+    static const uint8_t packet[64] = {0x11, 0x22, 0x33, 0x44};
+    gint64 began = g_get_monotonic_time();
+
+    strangers_make(run);
+    stranger_comes(run, packet, 4);
+    stranger_comes(run, packet, sizeof(packet) - 1);
+    /* None of QEMU's. */
+    stranger_comes(run, "GET / HTTP/1.0\r\n\r\n", 18);
+    g_free(vm_run_state(run->destination));
+    g_assert_cmpint(g_get_monotonic_time() - began, <, G_USEC_PER_SEC);
+    stranger_expect_hung_up(run, 2);
+    stranger_expect_kept(run, 0);
+}
+
+/* As many as a source may open, before it says a word on any: none has to go for another. */
+#define MANY_CHANNELS 200
+
+static void come_in_numbers(Run *run)
+{
+    strangers_make(run);
+    for (unsigned i = 0; i < MANY_CHANNELS; i++) {
+        stranger_comes(run, NULL, 0);
+    }
+    g_usleep(500 * 1000);
+    for (unsigned i = 0; i < MANY_CHANNELS; i++) {
+        stranger_expect_kept(run, i);
+    }
+}
+
+/* With post-copy, QEMU takes the first connection for the main one, and waits for a packet on all others. */
+static void expect_monitor(Run *run)
+{
+    gint64 began;
+
+    proxy_wait_connections(run->proxy, 3);
+    g_usleep(300 * 1000);
+    began = g_get_monotonic_time();
+    g_free(vm_run_state(run->destination));
+    g_assert_cmpint(g_get_monotonic_time() - began, <, G_USEC_PER_SEC);
+}
+
+static void stall_all_but_main(Run *run)
+{
+    g_autofree char *target = g_steal_pointer(&run->uri);
+
+    run->proxy = proxy_new(target);
+    run->uri = proxy_uri(run->proxy);
+    proxy_stall_from(run->proxy, 1);
+}
+
 static void wait_completed(Run *run)
 {
     g_free(vm_wait_status(run->source, "completed"));
@@ -195,6 +248,34 @@ static const Case cases[] = {
         .hold = HOLD_NOT,
         .during = wait_completed,
         .after = strangers_expect_hung_up,
+    },
+    {
+        .name = "strangers/half-of-multifd",
+        .capabilities = "multifd",
+        .before = come_with_half_a_packet,
+        .hold = HOLD_NOT,
+        .during = wait_completed,
+        .after = strangers_expect_hung_up,
+    },
+    {
+        .name = "strangers/many-of-multifd",
+        .capabilities = "multifd",
+        .source_parameters = "{ 'multifd-channels': 2 }",
+        .destination_parameters = "{ 'multifd-channels': 200 }",
+        .before = come_in_numbers,
+        .hold = HOLD_NOT,
+        .during = wait_completed,
+        .after = strangers_expect_hung_up,
+    },
+    {
+        .name = "strangers/mute-multifd-of-postcopy",
+        .capabilities = "multifd postcopy-ram",
+        .second_capabilities = "no-multifd no-postcopy-ram",
+        .parameters = "{ 'multifd-channels': 2 }",
+        .before = stall_all_but_main,
+        .hold = HOLD_NOT,
+        .during = expect_monitor,
+        .then = THEN_CANCEL,
     },
     {
         .name = "strangers/late",

@@ -9,7 +9,6 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "qemu/guest-random.h"
-#include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "exec/cpu-common.h"
 #include "io/net-listener.h"
@@ -26,6 +25,7 @@
 #include "lost.h"
 #include "opening.h"
 #include "postcopy.h"
+#include "recovery.h"
 #include "run.h"
 #include "session.h"
 
@@ -108,7 +108,10 @@ static bool open_listener(MigrationIncomingState *mis, uint32_t *number)
         bound = qio_channel_socket_get_local_address(listener->sioc[0], NULL);
         *number = bound ? strtoul(bound->u.inet.port, NULL, 10) : 0;
     }
-    qio_net_listener_set_client_func(listener, accepted, NULL, NULL);
+    /* Where the main channel came in: the main thread may be waiting for a page that is to be recovered. */
+    qio_net_listener_set_client_func_full(
+        listener, accepted, NULL, NULL,
+        mis->state == MIGRATION_STATUS_POSTCOPY_RECOVER ? ferry_recovery_context() : NULL);
     ferry_watch_listener(listener);
     ferry_incoming_set_listener(listener);
     return true;
@@ -127,8 +130,6 @@ static void answer(MigrationIncomingState *mis)
     /* It is some words, one after the other, and the return path's last word ends the source's blackout. */
     qio_channel_set_delay(qemu_file_get_ioc(mis->from_src_file), false);
     if (!mis->transport_data) {
-        /* In a recovery this is not the main thread. */
-        BQL_LOCK_GUARD();
         ferry_incoming_set_listener(NULL);
         listens = open_listener(mis, &number);
     }

@@ -6,7 +6,8 @@
  * spoken and no more have come for a while, the stream is read: with Ferry the numbers need not be equal.
  * Where QEMU's own path has to carry the migration after all, the rest is waited for then.
  *
- * Threads: the main thread.
+ * Threads: the main thread; in a recovery that an oob migrate-recover began, the monitor's own, which may get on
+ * while the main one waits for a page.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -26,6 +27,7 @@
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
 #include "connections.h"
+#include "kept.h"
 #include "parked.h"
 #include "recovery.h"
 #include "session.h"
@@ -36,17 +38,10 @@
 /* How often it is looked for something that has become true. */
 #define LOOK_MS 50
 
-/* What a multifd channel's first packet begins with. */
-#define MULTIFD_MAGIC 0x11223344U
-
-/* QEMU has no more multifd channels. */
-#define KEPT_MAX 255
-
 static struct {
     QEMUTimer *timer; /* to look whether the source has spoken */
     bool began;       /* the stream is read, although multifd channels are missing */
     bool decided;     /* it is known which path carries the memory */
-    GPtrArray *kept;  /* of QIOChannel: multifd channels beyond those that QEMU has here */
 } connections;
 
 static int64_t now_ms(void)
@@ -108,24 +103,10 @@ bool ferry_incoming_may_start(bool may)
     return false;
 }
 
-static void close_kept(gpointer ioc)
-{
-    qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
-    object_unref(OBJECT(ioc));
-}
-
-/* A connection more than QEMU has channels: QEMU at the source would take it for a failure if it broke. */
 static void keep(QIOChannel *ioc)
 {
     migration_ioc_unregister_yank(ioc);
-    if (!connections.kept) {
-        connections.kept = g_ptr_array_new_with_free_func(close_kept);
-    }
-    if (connections.kept->len < KEPT_MAX) {
-        g_ptr_array_add(connections.kept, object_ref(OBJECT(ioc)));
-    } else {
-        qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
-    }
+    ferry_kept_add(ioc);
 }
 
 static bool is_undecided(MigrationIncomingState *mis)
@@ -137,13 +118,8 @@ void ferry_incoming_decide(bool ferry)
 {
     connections.decided = true;
     if (!ferry) {
-        ferry_incoming_drop_kept();
+        ferry_kept_drop();
     }
-}
-
-void ferry_incoming_drop_kept(void)
-{
-    g_clear_pointer(&connections.kept, g_ptr_array_unref);
 }
 
 bool coroutine_mixed_fn ferry_incoming_wait_multifd(void)
@@ -179,7 +155,7 @@ static bool is_multifd(QIOChannel *ioc)
 
     return socket &&
            recv(socket->fd, &word, sizeof(word), MSG_PEEK | MSG_DONTWAIT) == sizeof(word) &&
-           be32_to_cpu(word) == MULTIFD_MAGIC;
+           be32_to_cpu(word) == FERRY_MULTIFD_MAGIC;
 }
 
 int ferry_listen_backlog(int backlog)
@@ -205,7 +181,9 @@ bool ferry_incoming_channel(QIOChannel *ioc)
         /* From here on it is yanked with the session. */
         migration_ioc_unregister_yank(ioc);
         qio_channel_set_blocking(ioc, true, NULL);
-        ferry_destination_add_channel(destination, ferry_channel_new_ioc(ioc, "new"));
+        if (!ferry_incoming_add(ioc)) {
+            qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+        }
         return true;
     }
     if (mis->state != MIGRATION_STATUS_CANCELLING &&
@@ -238,13 +216,11 @@ bool ferry_incoming_extra_multifd(QIOChannel *ioc, int id)
 
 bool ferry_has_all_channels(bool all)
 {
-    FerryDestination *destination = ferry_incoming_destination();
-
     if (!all || !ferry_settings()->enabled) {
         return all;
     }
-    if (!destination) {
+    if (!ferry_incoming_has_all(&all)) {
         return !is_undecided(migration_incoming_get_current());
     }
-    return ferry_destination_has_all_channels(destination);
+    return all;
 }

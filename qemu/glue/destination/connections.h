@@ -14,9 +14,6 @@
  */
 void ferry_incoming_decide(bool ferry);
 
-/* The migration is over: close what was kept open only for the source's sake. */
-void ferry_incoming_drop_kept(void);
-
 /*
  * QEMU's own path carries the memory: wait until its multifd channels are all there, where it was not known
  * that it would.  False, having said so, when they do not come.  In the coroutine that loads.

@@ -17,6 +17,7 @@
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
 #include "connections.h"
+#include "kept.h"
 #include "load.h"
 #include "postcopy.h"
 #include "run.h"
@@ -149,7 +150,7 @@ void ferry_load_cleanup(void)
     g_autoptr(GError) cause = failed ? ferry_incoming_cause() : NULL;
 
     ferry_incoming_stop_listening();
-    ferry_incoming_drop_kept();
+    ferry_kept_drop();
     if (!destination) {
         return;
     }

@@ -16,6 +16,7 @@
 #include "hw/core/cpu.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-ferry.h"
+#include "system/cpus.h"
 #include "system/runstate.h"
 #include "system/tcg.h"
 #include "migration/migration.h"
@@ -118,6 +119,14 @@ static void kick_all_vcpus(void)
     }
 }
 
+/* It was not abandoned after all. */
+static void let_vcpus_go_on(void *opaque)
+{
+    if (runstate_is_running()) {
+        resume_all_vcpus();
+    }
+}
+
 /* On the monitor's thread, or on the main one. */
 void qmp_ferry_abandon(Error **errp)
 {
@@ -140,6 +149,7 @@ void qmp_ferry_abandon(Error **errp)
     if (!ferry_destination_abandon(destination, &error)) {
         migrate_set_state(&mis->state, MIGRATION_STATUS_CANCELLING,
                           MIGRATION_STATUS_POSTCOPY_PAUSED);
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), let_vcpus_go_on, NULL);
         ferry_propagate_error(errp, error);
         return;
     }

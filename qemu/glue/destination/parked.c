@@ -2,9 +2,10 @@
  * Connections that have not yet said what they are.
  *
  * With multifd, QEMU looks at the first word of each connection to tell the main channel from multifd's, and waits
- * for that in the main loop.  There a stranger who says nothing would hold up the monitor, and the source behind
- * it.  Such a connection waits here instead, until its word can be looked at without waiting, or for
- * network-timeout.  Its end is a word too: what to do about it is QEMU's decision.
+ * for that in the main loop; and for all of a multifd channel's first packet.  There a stranger who says nothing, or
+ * half of it, would hold up the monitor, and the source behind it.  Such a connection waits here instead, until
+ * QEMU can read what it wants without waiting, or for network-timeout.  Its end is a word too: what to do about it
+ * is QEMU's decision.  Whoever says something that no channel of QEMU's begins with is sent away.
  *
  * Threads: the main thread.
  *
@@ -13,29 +14,39 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
+#include "crypto/tlssession.h"
 #include "io/channel-socket.h"
+#include "io/channel-tls.h"
 #include "migration/channel.h"
 #include "migration/migration.h"
 #include "migration/options.h"
 #include "migration/yank_functions.h"
 #include <poll.h>
+#include <sys/ioctl.h>
 
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
+#include "kept.h"
 #include "parked.h"
 #include "session.h"
 
 /* How often they are looked at. */
 #define LOOK_MS 100
 
-/* The word that QEMU looks at, in bytes. */
-#define WORD_BYTES 4
+/* What QEMU's main channel begins with. */
+#define MAIN_MAGIC 0x5145564dU
+
+/* How long a multifd channel's first packet is. */
+#define MULTIFD_FIRST_BYTES 64
+
+/* Of a TLS record: its length stands in the last two bytes. */
+#define TLS_HEADER_BYTES 5
 
 typedef enum {
     SAID_NOTHING,
     SAID_PART,
     SAID_ALL,   /* or the connection ended, or broke, before any of it */
-    SAID_NEVER, /* it ended in the middle of the word, for whose rest QEMU would wait */
+    SAID_NEVER, /* it is none of QEMU's, or ended in the middle of what QEMU would wait for */
 } Said;
 
 typedef struct Parked {
@@ -52,17 +63,57 @@ static int64_t now_ms(void)
     return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
 }
 
-static Said look_at_word(const QIOChannelSocket *socket)
+/* Whether QEMU tells by the first word what a connection is. */
+static bool tells_by_word(const QIOChannel *ioc)
 {
-    struct pollfd pollfd = {.fd = socket->fd, .events = POLLRDHUP};
-    uint8_t word[WORD_BYTES];
-    ssize_t got = recv(socket->fd, word, sizeof(word), MSG_PEEK | MSG_DONTWAIT);
+    return !migrate_postcopy_ram() && object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
+}
 
-    if (got == 0 || got == WORD_BYTES || (got < 0 && errno != EAGAIN && errno != EINTR)) {
+/*
+ * How many bytes of what has begun with @head, @nr_bytes of it, QEMU reads in one go.  More than there are now: to be
+ * waited for.  Negative: it is none of QEMU's.
+ */
+static int wanted_bytes(const QIOChannel *ioc, const uint8_t *head, ssize_t nr_bytes)
+{
+    const bool has_main = migration_incoming_get_current()->from_src_file;
+    uint32_t word;
+
+    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
+        return nr_bytes < TLS_HEADER_BYTES ? TLS_HEADER_BYTES
+                                           : TLS_HEADER_BYTES + lduw_be_p(head + 3);
+    }
+    if (nr_bytes < (ssize_t)sizeof(word)) {
+        return sizeof(word);
+    }
+    word = ldl_be_p(head);
+    if (word == FERRY_MULTIFD_MAGIC) {
+        return MULTIFD_FIRST_BYTES;
+    }
+    return word == MAIN_MAGIC && !has_main ? (int)sizeof(word) : -1;
+}
+
+static Said look_at_words(QIOChannel *ioc)
+{
+    const QIOChannelSocket *socket = ferry_underlying_socket(ioc);
+    QIOChannelTLS *tls = (QIOChannelTLS *)object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS);
+    struct pollfd pollfd = {.fd = socket->fd, .events = POLLRDHUP};
+    uint8_t head[TLS_HEADER_BYTES];
+    ssize_t got = recv(socket->fd, head, sizeof(head), MSG_PEEK | MSG_DONTWAIT);
+    int wanted, nr_bytes = 0;
+
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR) ||
+        (tls && qcrypto_tls_session_check_pending(tls->session))) {
         return SAID_ALL;
     }
     if (got < 0) {
         return SAID_NOTHING;
+    }
+    wanted = wanted_bytes(ioc, head, got);
+    if (wanted < 0) {
+        return SAID_NEVER;
+    }
+    if (ioctl(socket->fd, FIONREAD, &nr_bytes) == 0 && nr_bytes >= wanted) {
+        return SAID_ALL;
     }
     return poll(&pollfd, 1, 0) > 0 ? SAID_NEVER : SAID_PART;
 }
@@ -93,13 +144,18 @@ static void let_go(Parked *one)
 {
     g_autoptr(QIOChannel) ioc = take(one);
 
-    migration_channel_process_incoming(ioc);
+    if (ferry_incoming_destination()) {
+        /* It came before that, so it is none of the session's. */
+        ferry_kept_add(ioc);
+    } else {
+        migration_channel_process_incoming(ioc);
+    }
 }
 
 /* Whether it is still here. */
 static bool look_at(Parked *one)
 {
-    Said said = look_at_word(QIO_CHANNEL_SOCKET(one->ioc));
+    Said said = look_at_words(one->ioc);
 
     if (said == SAID_NEVER || ferry_incoming_is_over() ||
         (said != SAID_ALL && now_ms() - one->since_ms > ferry_settings()->network_timeout_ms)) {
@@ -132,18 +188,23 @@ static gboolean woken(QIOChannel *ioc, GIOCondition condition, gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+/* All that a source may open at once, and as many strangers as are let in later on. */
+static unsigned parked_max(void)
+{
+    return FERRY_STRANGERS_MAX + migrate_multifd_channels();
+}
+
 bool ferry_park(QIOChannel *ioc)
 {
-    QIOChannelSocket *socket =
-        (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
+    QIOChannelSocket *socket = ferry_underlying_socket(ioc);
     Said said;
     Parked *one;
 
     if (!socket || !ferry_settings()->enabled || !migrate_multifd() || migrate_mapped_ram() ||
-        migrate_postcopy_ram()) {
+        (!tells_by_word(ioc) && !migration_incoming_get_current()->from_src_file)) {
         return false;
     }
-    said = look_at_word(socket);
+    said = look_at_words(ioc);
     if (said == SAID_ALL) {
         return false;
     }
@@ -156,10 +217,11 @@ bool ferry_park(QIOChannel *ioc)
     one = g_new(Parked, 1);
     *one = (Parked){.ioc = QIO_CHANNEL(object_ref(OBJECT(ioc))), .since_ms = now_ms()};
     if (said == SAID_NOTHING) {
-        one->watch = qio_channel_add_watch(ioc, G_IO_IN | G_IO_HUP | G_IO_ERR, woken, one, NULL);
+        one->watch = qio_channel_add_watch(QIO_CHANNEL(socket), G_IO_IN | G_IO_HUP | G_IO_ERR,
+                                           woken, one, NULL);
     }
     g_ptr_array_add(parked, one);
-    if (parked->len > FERRY_STRANGERS_MAX) {
+    if (parked->len > parked_max()) {
         drop(g_ptr_array_index(parked, 0));
     }
     timer_mod(timer, now_ms() + LOOK_MS);

@@ -11,7 +11,7 @@
 struct QIOChannel;
 
 /*
- * Whether QEMU would have to wait for the first word of @ioc, which is registered for yank: then it comes to QEMU once
+ * Whether QEMU would have to wait for what @ioc, which is registered for yank, says first: then it comes to QEMU once
  * more when that is there, and until then it is nobody's but ours.  Main thread.
  */
 bool ferry_park(struct QIOChannel *ioc);

@@ -6,7 +6,8 @@
  * migrate-pause.  So a recovery has a limit: then the channel is broken, and the migration is paused as before.
  * Which pages are missing is said meanwhile, on Ferry's control channel: as long as that gets on, so does this.
  *
- * Threads: the main thread.
+ * Threads: the main thread looks.  A recovery begins there, or on the monitor's own thread after an oob
+ * migrate-recover.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -24,8 +25,11 @@
 #define LOOK_MS 250
 
 static struct {
+    GMutex lock; /* for all that follows */
     QEMUTimer *timer;
-    QIOChannel *main;  /* the new main channel, or NULL */
+    QIOChannel *main; /* the new main channel, or NULL */
+    /* Of the thread that took it, and is to take the others. */
+    GMainContext *context;
     uint64_t nr_bytes; /* of the control channel that the session is about to go on with */
     int64_t since_ms;  /* no more have come since then */
 } recovery;
@@ -48,40 +52,63 @@ static int64_t limit_ms(void)
     return (int64_t)ferry_settings()->network_timeout_ms + ferry_settings()->open_timeout_ms;
 }
 
-static void look(void *opaque)
+/* Whether it is to be looked at again.  With the lock held. */
+static bool look_at(void)
 {
     FerryDestination *destination = ferry_incoming_destination();
     uint64_t nr_bytes;
 
     if (!destination ||
         migration_incoming_get_current()->state != MIGRATION_STATUS_POSTCOPY_RECOVER) {
-        end();
-        return;
+        return false;
     }
     nr_bytes = ferry_destination_resuming_bytes(destination);
     if (nr_bytes != recovery.nr_bytes) {
         recovery.nr_bytes = nr_bytes;
         recovery.since_ms = now_ms();
     }
-    if (now_ms() - recovery.since_ms > limit_ms()) {
-        error_report(
-            "ferry: the source has not resumed the migration, and said nothing for %" PRId64 " ms",
-            limit_ms());
-        qio_channel_shutdown(recovery.main, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
-        end();
-        return;
+    if (now_ms() - recovery.since_ms <= limit_ms()) {
+        return true;
     }
-    timer_mod(recovery.timer, now_ms() + LOOK_MS);
+    error_report("ferry: the source has not resumed the migration, and said nothing for %" PRId64
+                 " ms",
+                 limit_ms());
+    qio_channel_shutdown(recovery.main, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    return false;
+}
+
+static void look(void *opaque)
+{
+    g_mutex_lock(&recovery.lock);
+    if (recovery.main && look_at()) {
+        timer_mod(recovery.timer, now_ms() + LOOK_MS);
+    } else {
+        end();
+    }
+    g_mutex_unlock(&recovery.lock);
 }
 
 void ferry_recovery_begin(QIOChannel *main)
 {
+    g_mutex_lock(&recovery.lock);
     end();
     recovery.main = QIO_CHANNEL(object_ref(OBJECT(main)));
+    recovery.context = g_main_context_get_thread_default();
     recovery.nr_bytes = 0;
     recovery.since_ms = now_ms();
     if (!recovery.timer) {
         recovery.timer = timer_new_ms(QEMU_CLOCK_REALTIME, look, NULL);
     }
     timer_mod(recovery.timer, now_ms() + LOOK_MS);
+    g_mutex_unlock(&recovery.lock);
+}
+
+GMainContext *ferry_recovery_context(void)
+{
+    GMainContext *context;
+
+    g_mutex_lock(&recovery.lock);
+    context = recovery.context;
+    g_mutex_unlock(&recovery.lock);
+    return context;
 }

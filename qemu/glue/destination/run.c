@@ -38,7 +38,10 @@ void ferry_incoming_check(void)
     if (!cause) {
         return;
     }
-    if (pending) {
+    if (mis->state == MIGRATION_STATUS_CANCELLING) {
+        /* Abandoned, perhaps before GO: what is left of it is taken apart elsewhere, and the process stays. */
+        pending = NULL;
+    } else if (pending) {
         pending = NULL;
         if (!mis->have_listen_thread) {
             /* Lest the source is told on it that all is well. */

@@ -16,11 +16,16 @@
 #include "session.h"
 
 static struct {
+    /*
+     * Held while another thread than the main one uses the session: connections come in on the monitor's own
+     * after an oob migrate-recover.  For what is marked with (*) as well.
+     */
+    GMutex lock;
     FerryDestination *destination;
     uint8_t version;
     uint64_t token;           /* of the session */
     bool active;              /* the source's stream says that Ferry carries the memory */
-    QIONetListener *listener; /* our own, when QEMU has none */
+    QIONetListener *listener; /* (*) our own, when QEMU has none */
     VMChangeStateEntry *vm_change;
     char *reason; /* why Ferry is not in use */
     bool has_last;
@@ -73,13 +78,42 @@ void ferry_incoming_identify(uint8_t *version, uint64_t *token)
     *token = incoming.token;
 }
 
+bool ferry_incoming_add(QIOChannel *ioc)
+{
+    bool open;
+
+    g_mutex_lock(&incoming.lock);
+    open = incoming.destination;
+    if (open) {
+        ferry_destination_add_channel(incoming.destination, ferry_channel_new_ioc(ioc, "new"));
+    }
+    g_mutex_unlock(&incoming.lock);
+    return open;
+}
+
+bool ferry_incoming_has_all(bool *all)
+{
+    bool open;
+
+    g_mutex_lock(&incoming.lock);
+    open = incoming.destination;
+    *all = open && ferry_destination_has_all_channels(incoming.destination);
+    g_mutex_unlock(&incoming.lock);
+    return open;
+}
+
 void ferry_incoming_set_listener(QIONetListener *listener)
 {
-    if (incoming.listener) {
-        qio_net_listener_disconnect(incoming.listener);
-        object_unref(OBJECT(incoming.listener));
-    }
+    QIONetListener *old;
+
+    g_mutex_lock(&incoming.lock);
+    old = incoming.listener;
     incoming.listener = listener;
+    g_mutex_unlock(&incoming.lock);
+    if (old) {
+        qio_net_listener_disconnect(old);
+        object_unref(OBJECT(old));
+    }
 }
 
 static void vm_changed(void *opaque, bool running, RunState state)
@@ -155,7 +189,9 @@ void ferry_incoming_end(const char *reason, bool later)
     FerryDestination *destination = incoming.destination;
 
     incoming.active = false;
+    g_mutex_lock(&incoming.lock);
     qatomic_set(&incoming.destination, NULL);
+    g_mutex_unlock(&incoming.lock);
     yank_unregister_function(MIGRATION_YANK_INSTANCE, yank, destination);
     if (later) {
         aio_bh_schedule_oneshot(qemu_get_aio_context(), free_later, destination);

@@ -30,7 +30,13 @@ GError *ferry_incoming_cause(void);
 /* What the source has to know of the session; there must be one.  Any thread. */
 void ferry_incoming_identify(uint8_t *version, uint64_t *token);
 
-/* Keep a listener of our own, taken over, in place of the last one; NULL: have none.  With the BQL. */
+/* Hand @ioc, a new connection, to the session.  False: there is none any more.  Any thread. */
+bool ferry_incoming_add(QIOChannel *ioc);
+
+/* Whether there is a session; *@all is whether the source's channels are all in.  Any thread. */
+bool ferry_incoming_has_all(bool *all);
+
+/* Keep a listener of our own, taken over, in place of the last one; NULL: have none.  Any thread. */
 void ferry_incoming_set_listener(QIONetListener *listener);
 
 /* The source's stream says that Ferry carries the memory. */

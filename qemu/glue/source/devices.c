@@ -20,7 +20,6 @@
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
 #include "devices.h"
-#include "session.h"
 
 #define FIRST_BYTES (256 * KiB)
 
@@ -36,14 +35,11 @@ static void forget(void)
     qemu_fclose(g_steal_pointer(&saved));
 }
 
-int ferry_save_devices(QEMUFile *f)
+int ferry_keep_devices(QEMUFile *f)
 {
     QIOChannelBuffer *buffer;
     int ret;
 
-    if (!ferry_outgoing_active()) {
-        return qemu_savevm_state_complete_precopy(f, false);
-    }
     ret = qemu_savevm_state_complete_precopy_iterable(f, false);
     if (ret) {
         return ret;

@@ -41,8 +41,9 @@ static struct {
     PongState pong;
     uint8_t version;
     uint64_t token;
-    bool spoke;      /* the destination has said anything at all */
-    bool given_up;   /* it has not to the end, and nobody waits for it any more */
+    bool spoke;    /* the destination has said anything at all */
+    bool expected; /* its last word is all that is waited for */
+    FerryLastWord last_word;
     bool listens;    /* the destination has a listener of its own ... */
     uint32_t number; /* ... here */
 } peer;
@@ -57,7 +58,8 @@ void ferry_peer_reset(void)
 {
     g_mutex_lock(&peer.lock);
     peer.pong = PONG_NONE;
-    peer.spoke = peer.given_up = false;
+    peer.spoke = peer.expected = false;
+    peer.last_word = FERRY_LAST_WORD_NONE;
     peer.listens = false;
     peer.cancelled = false;
     g_mutex_unlock(&peer.lock);
@@ -102,6 +104,49 @@ bool ferry_outgoing_pong(uint32_t value)
     g_cond_broadcast(&peer.ponged);
     g_mutex_unlock(&peer.lock);
     return ours;
+}
+
+void ferry_outgoing_shut(uint32_t error)
+{
+    g_mutex_lock(&peer.lock);
+    peer.spoke = true;
+    peer.last_word = error ? FERRY_LAST_WORD_FAILED : FERRY_LAST_WORD_LOADED;
+    g_cond_broadcast(&peer.ponged);
+    g_mutex_unlock(&peer.lock);
+}
+
+void ferry_peer_expect_last_word(bool expected)
+{
+    g_mutex_lock(&peer.lock);
+    peer.expected = expected;
+    g_mutex_unlock(&peer.lock);
+}
+
+bool ferry_peer_miss_last_word(void)
+{
+    bool expected;
+
+    g_mutex_lock(&peer.lock);
+    if (peer.last_word == FERRY_LAST_WORD_NONE) {
+        peer.last_word = FERRY_LAST_WORD_MISSING;
+    }
+    expected = peer.expected && peer.last_word != FERRY_LAST_WORD_FAILED;
+    g_cond_broadcast(&peer.ponged);
+    g_mutex_unlock(&peer.lock);
+    return expected;
+}
+
+FerryLastWord ferry_peer_wait_last_word(gint64 deadline_us)
+{
+    FerryLastWord word;
+
+    g_mutex_lock(&peer.lock);
+    while (peer.last_word == FERRY_LAST_WORD_NONE &&
+           g_cond_wait_until(&peer.ponged, &peer.lock, deadline_us)) {
+    }
+    word = peer.last_word;
+    g_mutex_unlock(&peer.lock);
+    return word;
 }
 
 bool ferry_peer_ask(MigrationState *s, gint64 deadline_us, uint8_t *version, uint64_t *session,
@@ -174,26 +219,6 @@ bool ferry_peer_is_silent(void)
     silent = !peer.spoke;
     g_mutex_unlock(&peer.lock);
     return silent;
-}
-
-bool ferry_peer_give_up(void)
-{
-    bool given_up;
-
-    g_mutex_lock(&peer.lock);
-    given_up = peer.given_up = !peer.spoke;
-    g_mutex_unlock(&peer.lock);
-    return given_up;
-}
-
-bool ferry_peer_is_given_up(void)
-{
-    bool given_up;
-
-    g_mutex_lock(&peer.lock);
-    given_up = peer.given_up;
-    g_mutex_unlock(&peer.lock);
-    return given_up;
 }
 
 void ferry_peer_cancel(void)

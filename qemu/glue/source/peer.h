@@ -43,14 +43,28 @@ bool ferry_peer_is_cancelled(void);
 bool ferry_peer_dial(void *opaque, const char *const *names, unsigned nr, gint64 deadline_us,
                      FerryChannel **dialled, GError **errp);
 
-/* Whether the destination has said nothing at all so far. */
+/* How the destination has said that its part of a migration on QEMU's own path ended. */
+typedef enum FerryLastWord {
+    FERRY_LAST_WORD_NONE,    /* not yet */
+    FERRY_LAST_WORD_LOADED,  /* the guest is there */
+    FERRY_LAST_WORD_FAILED,  /* the guest is not */
+    FERRY_LAST_WORD_MISSING, /* the return path broke before it said */
+} FerryLastWord;
+
+/* Wait for it until @deadline_us of g_get_monotonic_time().  Migration thread. */
+FerryLastWord ferry_peer_wait_last_word(gint64 deadline_us);
+
+/* Whether it is @expected from here on; before that, a broken return path is an error like any other. */
+void ferry_peer_expect_last_word(bool expected);
+
+/*
+ * The return path is broken.  Whether whoever expects the last word says what it means that it is missing.  Any
+ * thread.
+ */
+bool ferry_peer_miss_last_word(void);
+
+/* Whether the destination has said nothing at all so far.  Any thread. */
 bool ferry_peer_is_silent(void);
-
-/* If it has not, nobody waits for it any more: true. */
-bool ferry_peer_give_up(void);
-
-/* Whether that was done.  Any thread. */
-bool ferry_peer_is_given_up(void);
 
 /* End what waits in ferry_peer_ask() and ferry_peer_dial(), until the next reset.  Any thread. */
 void ferry_peer_cancel(void);

@@ -17,20 +17,26 @@
 #include "migration/migration.h"
 #include "migration/options.h"
 #include "migration/qemu-file.h"
+#include "migration/savevm.h"
 
 #include "ferry/glue/ferry.h"
 #include "ferry/migration/error.h"
 #include "../internal.h"
 #include "devices.h"
+#include "last-word.h"
 #include "peer.h"
 #include "release.h"
 #include "session.h"
-#include "silence.h"
 
 /* --- GO ------------------------------------------------------------------------------------------ */
 
 /* Whether this migration has let go of the guest, until QEMU has asked how it ended.  With the BQL. */
 static bool has_let_go;
+
+/* Of a migration that lets go of it on QEMU's own path. */
+static struct {
+    RunState old_state; /* what the guest was in */
+} borrowed;
 
 /*
  * With the BQL, and before the word that gives the guest away: nothing that QEMU does when a migration ends starts a
@@ -72,28 +78,41 @@ static bool say_go(MigrationState *s)
 }
 
 /*
- * On QEMU's own path, with all of the stream written, the guest may run at a destination that says nothing: this
- * side does not take it back, unless it hears from the destination after all.  Then the return path says how the
- * migration ends, as in any other with one.
+ * On QEMU's own path, once all of the stream is written the destination has the guest, whatever comes of the return
+ * path.  So this is before the last of it, with the BQL, so that nobody cancels in between.
  */
-static int end_silence(MigrationState *s)
+int ferry_save_devices(QEMUFile *f)
 {
-    RunState old_state;
-    int ret;
+    MigrationState *s = migrate_get_current();
+    int ret = -EIO;
 
-    bql_lock();
-    if (migrate_has_error(s) || qemu_file_get_error(s->to_dst_file) ||
-        s->state == MIGRATION_STATUS_CANCELLING) {
-        bql_unlock();
-        return 0;
+    if (ferry_outgoing_active()) {
+        return ferry_keep_devices(f);
     }
-    old_state = give_up_guest(s);
-    bql_unlock();
+    if (!ferry_has_borrowed_return_path(s)) {
+        return qemu_savevm_state_complete_precopy(f, false);
+    }
+    borrowed.old_state = give_up_guest(s);
+    ferry_peer_expect_last_word(true);
+    if (!migrate_has_error(s)) {
+        ret = qemu_savevm_state_complete_precopy(f, false) ?: qemu_file_get_error(f);
+    }
+    if (ret) {
+        ferry_peer_expect_last_word(false);
+        take_guest_back(s, borrowed.old_state);
+    }
+    return ret;
+}
 
-    ret = ferry_end_silence(s);
-    if (!ferry_peer_is_given_up()) {
+/* The same, to its end: only the destination's own word brings the guest back. */
+static int end_borrowed(MigrationState *s)
+{
+    bool kept;
+    int ret = ferry_wait_last_word(s, &kept);
+
+    if (kept) {
         BQL_LOCK_GUARD();
-        take_guest_back(s, old_state);
+        take_guest_back(s, borrowed.old_state);
     }
     return ret;
 }
@@ -141,7 +160,7 @@ int ferry_let_go(MigrationState *s)
     int ret = 0;
 
     if (!ferry_outgoing_active()) {
-        return ferry_is_silence(s) ? end_silence(s) : 0;
+        return has_let_go ? end_borrowed(s) : 0;
     }
     /* In post-copy it is gone long since, and all pages have come. */
     if (!ferry_is_gone()) {

@@ -399,12 +399,9 @@ static bool ends_return_path(void)
     FerrySource *source;
     bool ends;
 
-    if (ferry_peer_is_given_up()) {
-        return true;
-    }
     source = ferry_outgoing_hold();
     if (!source) {
-        return false;
+        return ferry_peer_miss_last_word();
     }
     ends = is_settled(source);
     ferry_outgoing_release();

@@ -1,0 +1,133 @@
+/*
+ * The end of a migration on QEMU's own path, where only Ferry wanted a return path.
+ *
+ * Without Ferry's question QEMU would have none: it would write the stream, close the connection, and leave the
+ * rest to the kernel.  With it two things are not safe.  That the return path breaks says nothing of the guest: it
+ * may run there already, and to take it back here would have it run twice.  And a destination that was frozen
+ * answers later: what it says to a closed connection has the kernel reset that, with all it has not sent yet.
+ *
+ * So once everything is written, the source takes the guest back only if the destination says that it has failed.
+ * If it has never said a word, the source completes as soon as the destination's host has all of the stream.  If it
+ * has, the source waits for its last word, for switchover-timeout at most where the connection is good.  If the
+ * connection breaks without it, or the destination's host takes nothing, nobody can know: a person has to look who
+ * has the guest.
+ *
+ * Threads: the migration thread, without the BQL.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include "io/channel-socket.h"
+#include "migration/migration.h"
+#include "migration/options.h"
+#include "migration/qemu-file.h"
+
+#include "ferry/migration/error.h"
+#include "../internal.h"
+#include "last-word.h"
+#include "peer.h"
+
+/* How often it looks what the destination's host has taken. */
+#define POLL_MS 20
+
+/* What the peer's host has not taken, in bytes.  A UNIX socket has none: what was written is there. */
+static int unsent_bytes(const QIOChannelSocket *socket)
+{
+    bool is_remote = socket && socket->remoteAddr.ss_family != AF_UNIX;
+    int nr_bytes = 0;
+
+    return is_remote && ioctl(socket->fd, SIOCOUTQ, &nr_bytes) == 0 ? nr_bytes : 0;
+}
+
+/* For how long nothing may have been taken; longer where the destination has shown that it is at work. */
+static gint64 limit_us(void)
+{
+    unsigned limit_ms = ferry_peer_is_silent() ? ferry_settings()->network_timeout_ms
+                                               : ferry_settings()->switchover_timeout_ms;
+
+    return (gint64)limit_ms * 1000;
+}
+
+/* Its last word; NONE: it is silent and has all of the stream, or too much time has passed. */
+static FerryLastWord wait_for_word(const QIOChannelSocket *socket)
+{
+    gint64 since = g_get_monotonic_time();
+    int before = unsent_bytes(socket), now;
+    FerryLastWord word;
+
+    do {
+        word = ferry_peer_wait_last_word(g_get_monotonic_time() + POLL_MS * 1000);
+        now = unsent_bytes(socket);
+        if (now < before) {
+            before = now;
+            since = g_get_monotonic_time();
+        }
+    } while (word == FERRY_LAST_WORD_NONE && !(ferry_peer_is_silent() && now == 0) &&
+             g_get_monotonic_time() - since < limit_us());
+    return word;
+}
+
+/* When it is closed, what has not been sent is dropped, and the peer learns that it is not complete. */
+static void reset_on_close(const QIOChannelSocket *socket)
+{
+    const struct linger linger = {.l_onoff = 1};
+
+    (void)setsockopt(socket->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+}
+
+/* Nobody can know who has the guest. */
+static int fail(MigrationState *s, int error, const char *what)
+{
+    g_autoptr(GError) why = g_error_new(FERRY_ERROR, FERRY_ERROR_LOST,
+                                        "%s: let the guest go on here only if the migration has "
+                                        "failed there, or that QEMU has ended",
+                                        what);
+
+    ferry_set_migration_error(s, why);
+    qemu_file_set_error(s->to_dst_file, error);
+    return error;
+}
+
+static int fail_untaken(MigrationState *s, const QIOChannelSocket *socket)
+{
+    const char *who = ferry_peer_is_silent() ? "the destination has said nothing, and its host"
+                                             : "the destination's host";
+    g_autofree char *what =
+        g_strdup_printf("%s took nothing for %" PRId64 " ms", who, limit_us() / 1000);
+
+    reset_on_close(socket);
+    return fail(s, -ETIMEDOUT, what);
+}
+
+bool ferry_has_borrowed_return_path(MigrationState *s)
+{
+    return s->rp_state.rp_thread_created && !migrate_postcopy_ram() && !migrate_return_path();
+}
+
+int ferry_wait_last_word(MigrationState *s, bool *kept)
+{
+    QIOChannel *ioc = qemu_file_get_ioc(s->to_dst_file);
+    QIOChannelSocket *socket = ferry_underlying_socket(ioc);
+    FerryLastWord word = wait_for_word(socket);
+    int ret = 0;
+
+    *kept = word == FERRY_LAST_WORD_FAILED;
+    switch (word) {
+    case FERRY_LAST_WORD_LOADED:
+    case FERRY_LAST_WORD_FAILED:
+        /* The return path ends, with an error if there is one. */
+        return 0;
+    case FERRY_LAST_WORD_MISSING:
+        ret = fail(s, -EIO,
+                   "the destination has the stream, and the connection broke before it said "
+                   "what has become of the guest");
+        break;
+    case FERRY_LAST_WORD_NONE:
+        ret = unsent_bytes(socket) ? fail_untaken(s, socket) : 0;
+        break;
+    }
+    qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_READ, NULL);
+    return ret;
+}

@@ -1,0 +1,21 @@
+/*
+ * The end of a migration on QEMU's own path, where only Ferry wanted a return path: see last-word.c.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef FERRY_GLUE_SOURCE_LAST_WORD_H
+#define FERRY_GLUE_SOURCE_LAST_WORD_H
+
+#include "qemu/typedefs.h"
+
+/* Whether QEMU would have none, and there is one for Ferry's question only.  Migration thread. */
+bool ferry_has_borrowed_return_path(MigrationState *s);
+
+/*
+ * Then, with everything written, and the guest not to be taken back: wait for what the destination says of it, or
+ * until its host has the stream, and end the return path.  Not 0: the migration fails.  *@kept says whether the
+ * destination has not got the guest, by its own word.  Migration thread, no BQL.
+ */
+int ferry_wait_last_word(MigrationState *s, bool *kept);
+
+#endif
