@@ -23,6 +23,7 @@
 #include <sys/un.h>
 
 #include "ferry/glue/ferry.h"
+#include "ferry/glue/marks.h"
 #include "ferry/migration/error.h"
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
@@ -166,10 +167,11 @@ static bool begin_connecting(Call *call, const Target *target, Error **errp)
 {
     if (call->fd < 0) {
         call->fd = qemu_socket(target->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    }
-    if (call->fd < 0) {
-        error_setg_errno(errp, errno, "cannot make a socket");
-        return false;
+        if (call->fd < 0) {
+            error_setg_errno(errp, errno, "cannot make a socket");
+            return false;
+        }
+        ferry_mark_socket(call->fd);
     }
     call->connected =
         connect(call->fd, (const struct sockaddr *)&target->address, target->length) == 0;
