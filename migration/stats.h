@@ -21,8 +21,35 @@ typedef enum {
     FERRY_SESSION_FAILED,
 } FerrySessionPhase;
 
+/* Longest name of a TCP congestion control, in bytes; the kernel's limit. */
+#define FERRY_CONGESTION_MAX 15
+
+/* How what a TCP socket sends is marked. */
+typedef struct FerryMarks {
+    unsigned dscp;     /* 0 to 63 */
+    unsigned priority; /* SO_PRIORITY: of its packets in the host's own queues */
+    char congestion[FERRY_CONGESTION_MAX + 1];
+} FerryMarks;
+
+/* The way from the source to its destination, as the source's kernel sees it. */
+typedef struct FerryPath {
+    unsigned mtu_bytes; /* of the whole path, as far as it is known */
+    unsigned
+        interface_mtu_bytes; /* of the interface that it begins with; 0: not known, or the loopback */
+    char interface[16];      /* its name */
+    unsigned mss_bytes;      /* what a packet carries */
+    bool is_ipv6;
+    uint64_t rtt_us, min_rtt_us; /* round trip: now, and the shortest seen; 0: not known */
+    uint64_t send_limit_bytes;   /* to which the send buffer may grow; 0: not known */
+    uint64_t window_limit_bytes; /* to which the window of the destination may grow; 0: not known */
+    unsigned nr_channels;        /* data channels that share it */
+    uint64_t max_bytes_per_second; /* that are allowed on it; 0: no limit */
+} FerryPath;
+
 typedef struct FerryChannelStats {
     char name[32];
+    bool has_marks; /* it is TCP */
+    FerryMarks marks;
     uint64_t bytes;            /* sent by the source, received by the destination */
     uint64_t bytes_per_second; /* since the channel opened */
 } FerryChannelStats;
@@ -95,6 +122,8 @@ typedef struct FerryStats {
     FerryHistogram arm;      /* switching on write tracking, chunk by chunk */
     GArray *channels;        /* of FerryChannelStats, the control channel first */
     GArray *rounds;          /* of FerryRoundStats */
+    bool has_path;           /* known at the source, where it is TCP */
+    FerryPath path;
     bool has_report;
     FerryReport report;
     bool has_fetch;

@@ -9,6 +9,7 @@
 
 #include "../clock.h"
 #include "../wire/control.h"
+#include "../wire/marks.h"
 #include "state.h"
 
 /* Nanoseconds from the notice that the vCPUs stopped to @when_ns; 0 if either did not happen. */
@@ -117,6 +118,7 @@ void ferry_destination_query(FerryDestination *destination, FerryStats *stats)
             g_strlcpy(channel.name, reader->channel->name, sizeof(channel.name));
             channel.bytes_per_second =
                 elapsed_ns ? (uint64_t)((double)channel.bytes * 1e9 / (double)elapsed_ns) : 0;
+            channel.has_marks = ferry_marks_read(ferry_channel_fd(reader->channel), &channel.marks);
             g_array_append_val(stats->channels, channel);
         }
     }

@@ -6,6 +6,7 @@
  */
 #include "../clock.h"
 #include "../error.h"
+#include "../wire/path.h"
 #include "internal.h"
 
 /* --- While it is open ------------------------------------------------------------------------- */
@@ -85,6 +86,18 @@ bool ferry_source_start(FerrySource *source)
 
 /* --- Opening --------------------------------------------------------------------------------- */
 
+/* All data channels go the same way. */
+static void find_path(FerrySource *source)
+{
+    FerryPath path = {0};
+    bool known = ferry_path_find(ferry_channel_fd(source->channels.data[0]), &path);
+
+    g_mutex_lock(&source->stats_lock);
+    source->has_path = known;
+    source->path = path;
+    g_mutex_unlock(&source->stats_lock);
+}
+
 bool ferry_source_open(FerrySource *source, const FerryLayout *layout, gint64 deadline_us,
                        GError **errp)
 {
@@ -94,8 +107,12 @@ bool ferry_source_open(FerrySource *source, const FerryLayout *layout, gint64 de
         .attempt = source->attempt++,
     };
 
-    return ferry_channels_open(&source->channels, layout, &hello, source->config.dial,
-                               source->config.opaque, deadline_us, errp);
+    if (!ferry_channels_open(&source->channels, layout, &hello, source->config.dial,
+                             source->config.opaque, deadline_us, errp)) {
+        return false;
+    }
+    find_path(source);
+    return true;
 }
 
 bool ferry_source_connect(FerrySource *source, GError **errp)

@@ -74,6 +74,8 @@ struct FerrySource {
     FerryConverge converge;
     FerryWireCost wire_cost;
     uint64_t start_ns, end_ns;
+    bool has_path; /* of the connection there is, or was */
+    FerryPath path;
 
     GMutex lock; /* for what follows: what the destination has said */
     GCond changed;

@@ -4,6 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "../clock.h"
+#include "../wire/marks.h"
+#include "../wire/path.h"
 #include "internal.h"
 
 void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second)
@@ -27,6 +29,39 @@ void ferry_source_count(FerrySource *source, FerryCounters *counters)
     };
 }
 
+typedef struct PathLook {
+    FerryPath path;
+    bool known;
+} PathLook;
+
+/* All data channels go the same way: the first one tells. */
+static void look_at_path(void *opaque, FerryChannel *channel)
+{
+    PathLook *look = opaque;
+
+    if (!look->known && g_str_has_prefix(channel->name, "data")) {
+        look->known = ferry_path_look(ferry_channel_fd(channel), &look->path);
+    }
+}
+
+bool ferry_source_query_path(FerrySource *source, FerryPath *path)
+{
+    PathLook look = {0};
+    bool has_path;
+
+    g_mutex_lock(&source->stats_lock);
+    has_path = source->has_path;
+    look.path = source->path;
+    g_mutex_unlock(&source->stats_lock);
+    if (has_path) {
+        ferry_channels_foreach(&source->channels, look_at_path, &look);
+        *path = look.path;
+        path->nr_channels = source->config.nr_channels;
+        path->max_bytes_per_second = atomic_load(&source->bandwidth);
+    }
+    return has_path;
+}
+
 typedef struct ChannelList {
     GArray *channels; /* of FerryChannelStats */
     uint64_t elapsed_ns;
@@ -40,6 +75,7 @@ static void add_channel_stats(void *opaque, FerryChannel *channel)
     g_strlcpy(stats.name, channel->name, sizeof(stats.name));
     stats.bytes_per_second =
         list->elapsed_ns ? (uint64_t)((double)stats.bytes * 1e9 / (double)list->elapsed_ns) : 0;
+    stats.has_marks = ferry_marks_read(ferry_channel_fd(channel), &stats.marks);
     g_array_append_val(list->channels, stats);
 }
 
@@ -87,4 +123,5 @@ void ferry_source_query(FerrySource *source, FerryStats *stats)
     g_mutex_unlock(&source->lock);
     list = (ChannelList){.channels = stats->channels, .elapsed_ns = stats->elapsed_ns};
     ferry_channels_foreach(&source->channels, add_channel_stats, &list);
+    stats->has_path = ferry_source_query_path(source, &stats->path);
 }

@@ -265,6 +265,9 @@ void ferry_source_cancel(FerrySource *source);
 /* What changes quickly, without locks. */
 void ferry_source_count(FerrySource *source, FerryCounters *counters);
 
+/* The way to the destination, as it is now; false where it is not TCP.  Any thread. */
+bool ferry_source_query_path(FerrySource *source, FerryPath *path);
+
 /* @stats is to be cleared by the caller. */
 void ferry_source_query(FerrySource *source, FerryStats *stats);
 

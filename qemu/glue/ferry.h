@@ -41,6 +41,9 @@ void ferry_outgoing_connecting(struct QIOChannel *ioc);
 void ferry_outgoing_handshake(struct QIOChannel *ioc);
 void ferry_outgoing_handshake_over(struct QIOChannel *ioc);
 
+/* A connection of a migration, outgoing or incoming, has been made: mark what it sends.  Any thread. */
+void ferry_mark_connection(struct QIOChannel *ioc);
+
 /*
  * The TLS handshake of one of multifd's channels begins on a thread of its own: it ends when the migration is
  * cancelled, or after network-timeout.  Main thread.

@@ -16,6 +16,8 @@
 #include "system/runstate.h"
 
 #include "ferry/glue/hmp.h"
+#include "ferry/glue/marks.h"
+#include "ferry/migration/source/sizes.h"
 #include "ferry/version.h"
 #include "destination/session.h"
 #include "internal.h"
@@ -24,6 +26,39 @@
 
 /* Both enums list the same phases in the same order. */
 QEMU_BUILD_BUG_ON((int)FERRY_PHASE__MAX != (int)FERRY_SESSION_FAILED + 1);
+
+static FerrySocketInfo *make_socket(const FerryMarks *marks)
+{
+    FerrySocketInfo *socket = g_new0(FerrySocketInfo, 1);
+
+    socket->dscp = marks->dscp;
+    socket->socket_priority = marks->priority;
+    socket->congestion_control = g_strdup(marks->congestion);
+    return socket;
+}
+
+static FerryPathInfo *make_path(const FerryPath *path)
+{
+    FerryPathInfo *info = g_new0(FerryPathInfo, 1);
+    strList **tail = &info->warnings;
+    char *warnings[] = {ferry_sizes_judge_frames(path), ferry_sizes_judge_buffers(path)};
+
+    info->mtu = path->mtu_bytes;
+    info->mss = path->mss_bytes;
+    info->has_interface_mtu = path->interface_mtu_bytes != 0;
+    info->interface_mtu = path->interface_mtu_bytes;
+    info->interface = info->has_interface_mtu ? g_strdup(path->interface) : NULL;
+    info->rtt = path->rtt_us;
+    info->has_min_rtt = path->min_rtt_us != 0;
+    info->min_rtt = path->min_rtt_us;
+    for (size_t i = 0; i < ARRAY_SIZE(warnings); i++) {
+        if (warnings[i]) {
+            info->has_warnings = true;
+            QAPI_LIST_APPEND(tail, warnings[i]);
+        }
+    }
+    return info;
+}
 
 static void fill_channels(FerryInfo *info, const FerryStats *stats)
 {
@@ -37,6 +72,7 @@ static void fill_channels(FerryInfo *info, const FerryStats *stats)
         value->name = g_strdup(channel->name);
         value->bytes = channel->bytes;
         value->rate = channel->bytes_per_second;
+        value->socket = channel->has_marks ? make_socket(&channel->marks) : NULL;
         QAPI_LIST_APPEND(tail, value);
     }
 }
@@ -128,6 +164,7 @@ static void fill_stats(FerryInfo *info, const FerryStats *stats)
         fill_arm_times(info, &stats->arm);
     }
     fill_channels(info, stats);
+    info->path = stats->has_path ? make_path(&stats->path) : NULL;
     fill_rounds(info, stats);
     if (stats->has_fetch) {
         info->fetch = make_fetch(&stats->fetch, stats->is_source);
@@ -149,19 +186,22 @@ FerryInfo *qmp_query_ferry(Error **errp)
     uint8_t version = 0;
     char *reason = NULL;
     bool known = ferry_outgoing_query(&stats, &active, &version, &reason);
+    bool outgoing = known || reason;
+    FerryMarks marks;
 
     if (known) {
         info->tracker = ferry_tracker_query();
         info->trace = info->tracker ? QAPI_CLONE(FerryTrackerInfo, info->tracker) : NULL;
     }
     /* A QEMU that a guest migrated into, and that has not sent it on since, tells of that. */
-    if (!known && !reason) {
+    if (!outgoing) {
         known = ferry_incoming_query(&stats, &active, &version, &reason);
     }
     info->release = g_strdup(FERRY_VERSION);
     info->active = active;
     info->reason = active ? NULL : g_strdup(reason);
     g_free(reason);
+    info->main = ferry_query_main(outgoing, &marks) ? make_socket(&marks) : NULL;
     if (known) {
         info->has_version = true;
         info->version = version;
@@ -191,6 +231,34 @@ static void print_tracker(Monitor *mon, const FerryInfo *info)
     }
 }
 
+static void print_socket(Monitor *mon, const char *name, const FerrySocketInfo *socket)
+{
+    if (socket) {
+        monitor_printf(mon, "socket %s: dscp %u, priority %u, congestion control %s\n", name,
+                       socket->dscp, socket->socket_priority, socket->congestion_control);
+    }
+}
+
+static void print_path(Monitor *mon, const FerryPathInfo *path)
+{
+    if (!path) {
+        return;
+    }
+    monitor_printf(mon, "path: mtu %u bytes, mss %u bytes, round trip %" PRIu64 " us", path->mtu,
+                   path->mss, path->rtt);
+    if (path->has_min_rtt) {
+        monitor_printf(mon, " (at least %" PRIu64 " us)", path->min_rtt);
+    }
+    if (path->interface) {
+        monitor_printf(mon, ", interface %s with mtu %u bytes", path->interface,
+                       path->interface_mtu);
+    }
+    monitor_printf(mon, "\n");
+    for (strList *e = path->warnings; e; e = e->next) {
+        monitor_printf(mon, "warning: %s\n", e->value);
+    }
+}
+
 void hmp_info_ferry(Monitor *mon, const QDict *qdict)
 {
     g_autoptr(FerryInfo) info = qmp_query_ferry(NULL);
@@ -200,6 +268,7 @@ void hmp_info_ferry(Monitor *mon, const QDict *qdict)
     if (info->reason) {
         monitor_printf(mon, "reason: %s\n", info->reason);
     }
+    print_socket(mon, "main", info->main);
     if (!info->has_phase) {
         return;
     }
@@ -220,7 +289,9 @@ void hmp_info_ferry(Monitor *mon, const QDict *qdict)
     for (FerryChannelInfoList *e = info->channels; e; e = e->next) {
         monitor_printf(mon, "channel %s: %" PRIu64 " kbytes, %" PRIu64 " kbytes/s\n",
                        e->value->name, e->value->bytes >> 10, e->value->rate >> 10);
+        print_socket(mon, e->value->name, e->value->socket);
     }
+    print_path(mon, info->path);
     for (FerryRoundInfoList *e = info->rounds; e; e = e->next) {
         monitor_printf(mon,
                        "round %u: %" PRIu64 " dirty pages found in %" PRIu64 " us, %" PRIu64

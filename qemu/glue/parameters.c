@@ -10,6 +10,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "qemu/cutils.h"
 #include "qemu/readline.h"
 #include "hw/qdev-core.h"
 #include "monitor/hmp.h"
@@ -30,6 +31,7 @@
 #include "ferry/glue/parameters.h"
 #include "ferry/migration/wire/frame.h"
 #include "ferry/migration/wire/heartbeat.h"
+#include "ferry/migration/wire/marks.h"
 
 #define TYPE_FERRY "ferry"
 OBJECT_DECLARE_SIMPLE_TYPE(FerryObject, FERRY)
@@ -43,6 +45,7 @@ typedef enum {
     SWITCH,
     NUMBER,
     CHOICE,
+    TEXT,
 } Kind;
 
 typedef struct Parameter {
@@ -52,11 +55,13 @@ typedef struct Parameter {
     bool alias;               /* of the parameter that follows */
     size_t offset;            /* in FerrySettings */
     uint32_t initial;         /* of a switch or a number */
-    uint32_t least, most;     /* of a number */
+    uint32_t least, most;     /* of a number; of a text, the latter, in bytes */
     const char *unit;         /* of a number; "" if it has none */
     const char *type;         /* of a choice, in QAPI */
     const QEnumLookup *words; /* of a choice */
-    const char *initial_word; /* of a choice; NULL of an alias */
+    const char *initial_word; /* of a choice or a text; NULL of an alias */
+    /* Of a text: whether it is allowed; not called for an empty one. */
+    bool (*check)(const char *text, GError **errp);
     const char *help;
 } Parameter;
 
@@ -87,6 +92,16 @@ static const Parameter table[] = {
         .initial_word = word,                             \
         .help = text,                                     \
     },
+#define FERRY_TEXT(field, title, word, high, function, text) \
+    {                                                        \
+        .name = title,                                       \
+        .kind = TEXT,                                        \
+        AT(field),                                           \
+        .most = high,                                        \
+        .initial_word = word,                                \
+        .check = function,                                   \
+        .help = text,                                        \
+    },
 #define FERRY_ALIAS(field, title, qapi_type, other) \
     {                                               \
         .name = title,                              \
@@ -106,11 +121,15 @@ enum {
 #define FERRY_HIDDEN_SWITCH(...)
 #define FERRY_NUMBER(field, title, value, low, high, ...) LEAST_##field = low, MOST_##field = high,
 #define FERRY_CHOICE(...)
+#define FERRY_TEXT(...)
 #define FERRY_ALIAS(...)
 #include "parameters.def"
 };
 QEMU_BUILD_BUG_ON(MOST_channels != FERRY_DATA_CHANNELS_MAX);
 QEMU_BUILD_BUG_ON(LEAST_network_timeout_ms != FERRY_NETWORK_TIMEOUT_MIN_MS);
+
+/* What another thread copies while it may be changed. */
+static GMutex text_lock;
 
 /* --- One parameter --------------------------------------------------------------------------- */
 
@@ -125,6 +144,8 @@ static char *describe_values(const Parameter *p)
     case NUMBER:
         return g_strdup_printf("a number%s%s from %u to %u", *p->unit ? " of " : "", p->unit,
                                p->least, p->most);
+    case TEXT:
+        return g_strdup_printf("a text of at most %u bytes", p->most);
     default:
         words = g_string_new(p->words->array[0]);
         for (int i = 1; i < p->words->size; i++) {
@@ -173,23 +194,56 @@ static bool take_choice(const Parameter *p, void *field, Visitor *v, const char 
     return true;
 }
 
+/* If it is a text, but not allowed, @errp says why. */
+static bool take_text(const Parameter *p, char *field, Visitor *v, const char *name, Error **errp)
+{
+    g_autofree char *text = NULL;
+    g_autoptr(GError) error = NULL;
+
+    if (!visit_type_str(v, name, &text, NULL) || strlen(text) > p->most) {
+        return false;
+    }
+    if (*text && !p->check(text, &error)) {
+        error_setg(errp, "Parameter '%s': %s", p->name, error->message);
+        return false;
+    }
+    g_mutex_lock(&text_lock);
+    pstrcpy(field, (int)p->most + 1, text);
+    g_mutex_unlock(&text_lock);
+    return true;
+}
+
+static bool take_value(const Parameter *p, void *field, Visitor *v, Error **errp)
+{
+    switch (p->kind) {
+    case SWITCH:
+        return take_switch(field, v, p->name);
+    case NUMBER:
+        return take_number(p, field, v, p->name);
+    case TEXT:
+        return take_text(p, field, v, p->name, errp);
+    default:
+        return take_choice(p, field, v, p->name);
+    }
+}
+
 /*
  * Take the value that @v gives for the parameter into @settings.  This is the only way in; whatever is
  * wrong with a value, the words are the same for all who give it, and nothing is changed.
  */
 static bool take(const Parameter *p, FerrySettings *settings, Visitor *v, Error **errp)
 {
-    void *field = (char *)settings + p->offset;
     g_autofree char *values = NULL;
-    bool ok = p->kind == SWITCH   ? take_switch(field, v, p->name)
-              : p->kind == NUMBER ? take_number(p, field, v, p->name)
-                                  : take_choice(p, field, v, p->name);
+    Error *err = NULL;
 
-    if (ok) {
+    if (take_value(p, (char *)settings + p->offset, v, &err)) {
         return true;
     }
-    values = describe_values(p);
-    error_setg(errp, "Parameter '%s' expects %s", p->name, values);
+    if (!err) {
+        values = describe_values(p);
+        error_setg(&err, "Parameter '%s' expects %s", p->name, values);
+    }
+    error_propagate(errp, err);
     return false;
 }
 
@@ -202,6 +256,10 @@ static void give(const Parameter *p, FerrySettings *settings, Visitor *v, Error 
         visit_type_bool(v, p->name, field, errp);
     } else if (p->kind == NUMBER) {
         visit_type_uint32(v, p->name, field, errp);
+    } else if (p->kind == TEXT) {
+        char *text = field;
+
+        visit_type_str(v, p->name, &text, errp);
     } else {
         visit_type_enum(v, p->name, field, p->words, errp);
     }
@@ -237,6 +295,15 @@ const FerrySettings *ferry_settings(void)
     return current();
 }
 
+void ferry_settings_copy(FerrySettings *copy)
+{
+    const FerrySettings *settings = current();
+
+    g_mutex_lock(&text_lock);
+    *copy = *settings;
+    g_mutex_unlock(&text_lock);
+}
+
 bool ferry_is_enabled(void)
 {
     return current()->enabled;
@@ -259,10 +326,9 @@ static void set_property(Object *obj, Visitor *v, const char *name, void *opaque
 
 static void add_property(ObjectClass *class, const Parameter *p)
 {
-    static const char *const types[] = {[SWITCH] = "bool", [NUMBER] = "uint32"};
-    ObjectProperty *property =
-        object_class_property_add(class, p->name, p->kind == CHOICE ? p->type : types[p->kind],
-                                  get_property, set_property, NULL, (void *)p);
+    static const char *const types[] = {[SWITCH] = "bool", [NUMBER] = "uint32", [TEXT] = "string"};
+    ObjectProperty *property = object_class_property_add(
+        class, p->name, p->type ?: types[p->kind], get_property, set_property, NULL, (void *)p);
     g_autofree char *values = describe_values(p);
     g_autofree char *description = g_strdup_printf("%s: %s", values, p->help);
 
@@ -325,7 +391,9 @@ static void qmp_ferry_set_parameters(QDict *arguments, QObject **ret, Error **er
             return;
         }
     }
+    g_mutex_lock(&text_lock);
     *current() = wanted;
+    g_mutex_unlock(&text_lock);
 }
 
 static QObject *value_of(const Parameter *p)
@@ -386,6 +454,10 @@ void hmp_info_ferry_parameters(Monitor *mon, const QDict *qdict)
         } else if (p->kind == NUMBER) {
             monitor_printf(mon, "%s: %u%s%s\n", p->name, *(const uint32_t *)field,
                            *p->unit ? " " : "", p->unit);
+        } else if (p->kind == TEXT) {
+            const char *text = field;
+
+            monitor_printf(mon, "%s: %s\n", p->name, *text ? text : "\"\"");
         } else {
             monitor_printf(mon, "%s: %s\n", p->name,
                            qapi_enum_lookup(p->words, *(const int *)field));

@@ -8,17 +8,26 @@
 
 #include "qapi/qapi-types-ferry.h"
 
+#include "ferry/migration/stats.h"
+
 /* A member for each line of the table that is no alias. */
 typedef struct FerrySettings {
-#define FERRY_SWITCH(member, ...)             bool member;
-#define FERRY_HIDDEN_SWITCH(member, ...)      bool member;
-#define FERRY_NUMBER(member, ...)             uint32_t member;
-#define FERRY_CHOICE(member, name, type, ...) type member;
+#define FERRY_SWITCH(member, ...)                  bool member;
+#define FERRY_HIDDEN_SWITCH(member, ...)           bool member;
+#define FERRY_NUMBER(member, ...)                  uint32_t member;
+#define FERRY_CHOICE(member, name, type, ...)      type member;
+#define FERRY_TEXT(member, name, value, most, ...) char member[(most) + 1];
 #define FERRY_ALIAS(...)
 #include "parameters.def"
 } FerrySettings;
 
-/* The parameters as they stand.  The main thread changes them, for migrations that start later. */
+/*
+ * The parameters as they stand.  The main thread changes them, for migrations that start later; another thread
+ * must not read texts from here.
+ */
 const FerrySettings *ferry_settings(void);
+
+/* A copy of them, texts included.  Any thread. */
+void ferry_settings_copy(FerrySettings *copy);
 
 #endif

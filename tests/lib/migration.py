@@ -63,7 +63,8 @@ def listen(dst, uri):
     dst.qmp('migrate-incoming', uri=uri)
     if uri.startswith('tcp:') and uri.endswith(':0'):
         address = dst.qmp('query-migrate')['socket-address'][0]
-        return f"tcp:{address['host']}:{address['port']}"
+        host = f"[{address['host']}]" if ':' in address['host'] else address['host']
+        return f"tcp:{host}:{address['port']}"
     return uri
 
 

@@ -144,6 +144,7 @@ int main(int argc, char **argv)
     add_device_cases();
     add_ending_cases();
     add_kind_cases();
+    add_marks_cases();
     add_storm_cases();
     add_story_cases();
     add_stranger_cases();

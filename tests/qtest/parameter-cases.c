@@ -147,6 +147,39 @@ static const Expected parameters[] = {
         .info = "recovery-timeout: 0 seconds\r\n",
         .good_info = "recovery-timeout: 604800 seconds\r\n",
     },
+    {
+        .name = "dscp",
+        .initial = "0",
+        .good = "63",
+        .good_json = "63",
+        .expects = "a number from 0 to 63",
+        .bad = {"-1", "64", "ef"},
+        .bad_json = {"-1", "64", "'46'"},
+        .info = "dscp: 0\r\n",
+        .good_info = "dscp: 63\r\n",
+    },
+    {
+        .name = "socket-priority",
+        .initial = "0",
+        .good = "6",
+        .good_json = "6",
+        .expects = "a number from 0 to 6",
+        .bad = {"-1", "7", "high"},
+        .bad_json = {"-1", "7", "'6'"},
+        .info = "socket-priority: 0\r\n",
+        .good_info = "socket-priority: 6\r\n",
+    },
+    {
+        .name = "congestion-control",
+        .initial = "''",
+        .good = "reno",
+        .good_json = "'reno'",
+        .expects = "a text of at most 15 bytes",
+        .bad = {"sixteen-letters-"},
+        .bad_json = {"'sixteen-letters-'", "1", "true"},
+        .info = "congestion-control: \"\"\r\n",
+        .good_info = "congestion-control: reno\r\n",
+    },
 };
 
 /* What an error says, whoever gives it. */
@@ -379,7 +412,9 @@ static const Case cases[] = {
             "-global ferry.tracker=bitmap -global ferry.trace=pagemap "
             "-global ferry.switchover=auto -global ferry.open-timeout=500 "
             "-global ferry.network-timeout=2000 -global ferry.switchover-timeout=1000 "
-            "-global ferry.recovery-timeout=604800 -global ferry.x-defer=off",
+            "-global ferry.recovery-timeout=604800 -global ferry.dscp=63 "
+            "-global ferry.socket-priority=6 -global ferry.congestion-control=reno "
+            "-global ferry.x-defer=off",
         .before = check_good_globals,
         .hold = HOLD_NOT,
     },

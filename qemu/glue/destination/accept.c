@@ -16,6 +16,7 @@
 #include "io/net-listener.h"
 
 #include "ferry/glue/ferry.h"
+#include "ferry/glue/marks.h"
 #include "../internal.h"
 
 /* Long enough to cost nothing, and much shorter than open-timeout. */
@@ -80,6 +81,7 @@ static gboolean take(QIOChannel *ioc, GIOCondition condition, gpointer opaque)
 
     if (socket) {
         told = false;
+        ferry_mark_socket(socket->fd);
         listener->io_func(listener, socket, listener->io_data);
         object_unref(OBJECT(socket));
         return G_SOURCE_CONTINUE;
@@ -97,6 +99,9 @@ static gboolean take(QIOChannel *ioc, GIOCondition condition, gpointer opaque)
 
 void ferry_watch_listener(QIONetListener *listener)
 {
+    for (size_t i = 0; i < listener->nsioc; i++) {
+        ferry_mark_socket(listener->sioc[i]->fd);
+    }
     if (ferry_settings()->enabled) {
         drop_watches(listener);
         add_watches(listener);

@@ -24,6 +24,7 @@
 #include <poll.h>
 
 #include "ferry/glue/ferry.h"
+#include "ferry/glue/marks.h"
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
 #include "connections.h"
@@ -83,6 +84,9 @@ bool ferry_incoming_may_start(bool may)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
 
+    if (mis->from_src_file) {
+        ferry_note_main(qemu_file_get_ioc(mis->from_src_file), false);
+    }
     if (!counts_multifd() || !mis->from_src_file) {
         return may;
     }

@@ -23,6 +23,7 @@
 #include <sys/un.h>
 
 #include "ferry/glue/ferry.h"
+#include "ferry/glue/marks.h"
 #include "ferry/migration/error.h"
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
@@ -53,6 +54,10 @@ typedef struct Calls {
 typedef struct Target {
     struct sockaddr_storage address;
     socklen_t length;
+    /* For TCP: what the main channel's end here is bound to, but for its port. */
+    struct sockaddr_storage local;
+    socklen_t local_length; /* 0: there is none */
+    int interface;          /* its number; 0: none */
 } Target;
 
 static void target_unix(Target *target, const char *path, bool abstract, bool tight)
@@ -122,6 +127,25 @@ static bool target_place(Target *target, const QIOChannelSocket *socket, uint32_
     return false;
 }
 
+/* Ferry's channels leave where the main channel does, and not where the routing table says at the moment. */
+static void target_local(Target *target, const QIOChannelSocket *socket)
+{
+    socklen_t nr_bytes = sizeof(target->interface);
+
+    target->local = socket->localAddr;
+    if (target->local.ss_family == AF_INET) {
+        ((struct sockaddr_in *)&target->local)->sin_port = 0;
+    } else if (target->local.ss_family == AF_INET6) {
+        ((struct sockaddr_in6 *)&target->local)->sin6_port = 0;
+    } else {
+        return;
+    }
+    target->local_length = socket->localAddrLen;
+    if (getsockopt(socket->fd, SOL_SOCKET, SO_BINDTOIFINDEX, &target->interface, &nr_bytes) != 0) {
+        target->interface = 0;
+    }
+}
+
 /*
  * What the main channel is connected to, or the destination's own listener there.  A path is taken as the
  * user gave it: the one that the socket knows may be relative to the destination's directory.
@@ -133,6 +157,7 @@ static bool find_target(MigrationState *s, Target *target, Error **errp)
     uint32_t number;
 
     *target = (Target){.address = socket->remoteAddr, .length = socket->remoteAddrLen};
+    target_local(target, socket);
     if (ferry_peer_listens(&number)) {
         return target_place(target, socket, number, errp);
     }
@@ -162,13 +187,35 @@ static bool is_over(const Calls *calls, const char *what, Error **errp)
 
 /* --- Connecting --------------------------------------------------------------------------------- */
 
-static bool begin_connecting(Call *call, const Target *target, Error **errp)
+static bool make_socket(Call *call, const Target *target, Error **errp)
 {
-    if (call->fd < 0) {
-        call->fd = qemu_socket(target->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    }
+    int yes = 1;
+
+    call->fd = qemu_socket(target->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (call->fd < 0) {
         error_setg_errno(errp, errno, "cannot make a socket");
+        return false;
+    }
+    ferry_mark_socket(call->fd);
+    if (target->interface && setsockopt(call->fd, SOL_SOCKET, SO_BINDTOIFINDEX, &target->interface,
+                                        sizeof(target->interface)) != 0) {
+        error_setg_errno(errp, errno, "cannot use the network interface of QEMU's connection");
+        return false;
+    }
+    if (target->local_length) {
+        /* The port is chosen when it is known where the connection goes: there are enough then. */
+        (void)setsockopt(call->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &yes, sizeof(yes));
+        if (bind(call->fd, (const struct sockaddr *)&target->local, target->local_length) != 0) {
+            error_setg_errno(errp, errno, "cannot use the local address of QEMU's connection");
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool begin_connecting(Call *call, const Target *target, Error **errp)
+{
+    if (call->fd < 0 && !make_socket(call, target, errp)) {
         return false;
     }
     call->connected =

@@ -16,12 +16,14 @@
 #include "migration/qemu-file.h"
 
 #include "ferry/glue/ferry.h"
+#include "ferry/glue/marks.h"
 #include "ferry/glue/tracker/tracker.h"
 #include "ferry/migration/error.h"
 #include "../internal.h"
 #include "../trace.h"
 #include "peer.h"
 #include "session.h"
+#include "sizes.h"
 
 /* Data channels when the user does not say: up to this. */
 #define CHANNELS_AUTO_MAX 8
@@ -81,6 +83,8 @@ bool ferry_wants_return_path(MigrationState *s, bool postcopy)
     const char *reason;
 
     ferry_peer_reset();
+    ferry_sizes_reset();
+    ferry_note_main(qemu_file_get_ioc(s->to_dst_file), true);
     if (s->state == MIGRATION_STATUS_POSTCOPY_RECOVER_SETUP) {
         /* The session is there, but its connection has to be made anew. */
         return postcopy || ferry_outgoing_active();

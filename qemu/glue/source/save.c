@@ -34,6 +34,7 @@
 #include "postcopy.h"
 #include "save.h"
 #include "session.h"
+#include "sizes.h"
 
 /* How long one call of the iterate handler copies. */
 #define ITERATE_MS 50
@@ -169,6 +170,7 @@ int ferry_save_iterate(QEMUFile *f)
     GError *error = NULL;
 
     ferry_source_set_bandwidth(ferry_outgoing_source(), rate);
+    ferry_sizes_look();
     if (ferry_outgoing_is_left()) {
         return ferry_postcopy_push(f, ITERATE_MS);
     }
@@ -442,6 +444,7 @@ void ferry_save_cleanup(void)
         saving.vm_change = NULL;
     }
     ferry_outgoing_count();
+    ferry_sizes_look_last();
     ferry_outgoing_close();
     if (saving.logging) {
         memory_global_dirty_log_stop(GLOBAL_DIRTY_MIGRATION);
