@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 #define RECORD_BYTES (1u << 20)
-#define NR_SEEN 4096u
+#define NR_SEEN      4096u
 
 typedef struct {
     _Atomic uint64_t used; /* bytes of `texts` */
@@ -114,9 +114,9 @@ static void keep_both(const char *format, const char *text)
 /* --- What is called instead ------------------------------------------------------------------- */
 
 /* The function of that name that this library hides. */
-#define HIDDEN(type, name, ...) \
-    static type (*hidden)(__VA_ARGS__); \
-    if (!hidden) { \
+#define HIDDEN(type, name, ...)                     \
+    static type (*hidden)(__VA_ARGS__);             \
+    if (!hidden) {                                  \
         *(void **)&hidden = dlsym(RTLD_NEXT, name); \
     }
 
@@ -132,9 +132,9 @@ char *g_strdup_vprintf(const char *format, va_list arguments)
 }
 
 /* Formats by g_strdup_vprintf(), which keeps it. */
-#define FORMATTED(text, format) \
-    va_list arguments; \
-    va_start(arguments, format); \
+#define FORMATTED(text, format)                       \
+    va_list arguments;                                \
+    va_start(arguments, format);                      \
     char *text = g_strdup_vprintf(format, arguments); \
     va_end(arguments)
 

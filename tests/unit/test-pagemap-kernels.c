@@ -69,7 +69,8 @@ static void without_proc(void)
     g_assert_cmpint(unshare(CLONE_NEWNS), ==, 0);
     g_assert_cmpint(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL), ==, 0);
     g_assert_cmpint(mount("none", "/proc", "tmpfs", 0, NULL), ==, 0);
-    assert_unsupported("/proc/self/pagemap cannot be opened: No such file", "/proc must be mounted");
+    assert_unsupported("/proc/self/pagemap cannot be opened: No such file",
+                       "/proc must be mounted");
 }
 
 /* --- What it has, and fails ------------------------------------------------------------------- */
@@ -96,7 +97,8 @@ static void refuses_memory(void)
 
     deny_ioctl(UFFDIO_REGISTER, EINVAL);
     g_assert_false(ferry_write_protect_register(protect, &nowhere, &error));
-    assert_refused(error, "(the kernel does not do it for such memory: trace writes in another way)");
+    assert_refused(error,
+                   "(the kernel does not do it for such memory: trace writes in another way)");
 }
 
 static void visit_none(void *opaque, uint64_t first_page, uint64_t nr_pages)
@@ -147,14 +149,8 @@ static void test_elsewhere(gconstpointer data)
 int main(int argc, char **argv)
 {
     static void (*const elsewhere[])(void) = {
-        without_userfaultfd,
-        with_the_device,
-        without_wp_async,
-        without_pagemap_scan,
-        without_proc,
-        refuses_memory,
-        fails_walk,
-        stands_still,
+        without_userfaultfd, with_the_device, without_wp_async, without_pagemap_scan,
+        without_proc,        refuses_memory,  fails_walk,       stands_still,
     };
 
     g_test_init(&argc, &argv, NULL);

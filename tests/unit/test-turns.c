@@ -171,7 +171,8 @@ static void test_unfetchable(void)
 
     g_assert_true(ferry_userfault_register(other, &hand->machine->regions.list[0], NULL));
     hand_connect(hand, 0);
-    expect_refusal(hand, "post-copy is not possible: missing pages of RAM block 'pc.ram' cannot be");
+    expect_refusal(hand,
+                   "post-copy is not possible: missing pages of RAM block 'pc.ram' cannot be");
     ferry_userfault_free(other);
 }
 
