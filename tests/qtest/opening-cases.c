@@ -276,7 +276,30 @@ static void speak_late_and_fail(Run *run)
     close(fd);
 }
 
+/* It never speaks, and its host takes nothing of the end: whether a guest runs there, nobody can know. */
+static void leave_the_end(Run *run)
+{
+    int listener = GPOINTER_TO_INT(run->opaque);
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(listener);
+    read_until(fd, "\"page_size\"");
+    g_free(vm_wait_status(run->source, "failed"));
+    close(fd);
+}
+
 static const Case cases[] = {
+    {
+        .name = "opening/unread-end",
+        .source_options = HASTY " -global ferry.network-timeout=2000",
+        .before = listen_narrow,
+        .hold = HOLD_NOT,
+        .during = leave_the_end,
+        .outcome = FAILS,
+        .destination_stays = true,
+        .error = "the destination has said nothing, and its host took nothing for 2000 ms",
+    },
     {
         .name = "opening/late-words",
         .source_options = HASTY,

@@ -176,6 +176,33 @@ static void answer_with_a_port(Run *run)
     end(run);
 }
 
+/* More than the buffers of a connection hold that nobody reads. */
+#define UNREAD_BYTES (24 * MIB)
+
+/*
+ * The guest is stopped, and its last pages do not get through.  What writes to memory then is a device, and its
+ * page may have been sent.
+ */
+static void write_at_last(Run *run)
+{
+    Vm *vm = run->source;
+    g_autofree char *status = NULL, *error = NULL;
+
+    vm_freeze(run->destination);
+    memory_scribble(run->memory, vm, UNREAD_BYTES);
+    vm_do(vm, "migrate-continue", "{ 'state': 'pre-switchover' }");
+    g_usleep(300 * 1000);
+    memory_scribble(run->memory, vm, MEMORY_PAGE);
+    vm_thaw(run->destination);
+    status = vm_wait_status(vm, "failed completed");
+    g_assert_cmpstr(status, ==, "failed");
+    error = vm_migration_error(vm);
+    g_assert_cmpstr(error, ==,
+                    "a device wrote to memory while the last pages were sent: try again");
+    vm_wait_run_state(vm, "running");
+    end(run);
+}
+
 /* --- At the destination --------------------------------------------------------------------------- */
 
 /* A source of the test's own. */
@@ -286,6 +313,12 @@ static const Case cases[] = {
     {
         .name = "reasons/port-of-this-host",
         .before = answer_with_a_port,
+    },
+    {
+        .name = "reasons/device-writes-at-last",
+        .ferry_parameters = "{ 'channels': 1 }",
+        .hold = HOLD_PRE_SWITCHOVER,
+        .during = write_at_last,
     },
     {
         .name = "reasons/source-from-the-future",
