@@ -345,7 +345,10 @@ static const Case cases[] = {
         .name = "reasons/postcopy-with-multifd",
         .destination_options = "-global ferry.enabled=off",
         .second_options = "-global ferry.enabled=on",
-        .capabilities = "multifd postcopy-ram",
+        /* A destination without Ferry would refuse both together by itself. */
+        .capabilities = "multifd",
+        .source_capabilities = "postcopy-ram",
+        .second_capabilities = "no-postcopy-ram",
         .hold = HOLD_NOT,
         .outcome = FAILS,
         .error =

@@ -157,6 +157,15 @@ static void break_by_pause_destination(Run *run)
     break_and_recover(run, pause_destination);
 }
 
+/* The guest is the destination's: to cancel would lose it.  Who tries is told what can be done. */
+static void expect_no_cancel(Run *run)
+{
+    g_autofree char *said = vm_hmp(run->source, "migrate_cancel");
+
+    g_assert_nonnull(strstr(said, "The destination was told to run the guest, cannot cancel"));
+    g_assert_nonnull(strstr(said, "Resume the migration; or, if the destination has ended"));
+}
+
 /* The way that is to be resumed leads nowhere: both sides are paused as before. */
 static void fail_to_recover(Run *run)
 {
@@ -165,6 +174,7 @@ static void fail_to_recover(Run *run)
     postcopy_go_over_slowly(run);
     cut_all(run);
     expect_pause(run);
+    expect_no_cancel(run);
     for (size_t i = 0; i < G_N_ELEMENTS(limits); i++) {
         listen_again(run);
         /* So many connections get through; then all of them break. */
