@@ -179,6 +179,15 @@ static void answer_with_a_port(Run *run)
 /* More than the buffers of a connection hold that nobody reads. */
 #define UNREAD_BYTES (24 * MIB)
 
+static int64_t transferred(Vm *vm)
+{
+    QDict *info = vm_command(vm, "query-ferry", NULL);
+    int64_t nr_bytes = qdict_get_int(info, "transferred");
+
+    qobject_unref(info);
+    return nr_bytes;
+}
+
 /*
  * The guest is stopped, and its last pages do not get through.  What writes to memory then is a device, and its
  * page may have been sent.
@@ -187,11 +196,18 @@ static void write_at_last(Run *run)
 {
     Vm *vm = run->source;
     g_autofree char *status = NULL, *error = NULL;
+    gint64 deadline = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
+    int64_t before;
 
     vm_freeze(run->destination);
     memory_scribble(run->memory, vm, UNREAD_BYTES);
+    before = transferred(vm);
     vm_do(vm, "migrate-continue", "{ 'state': 'pre-switchover' }");
-    g_usleep(300 * 1000);
+    /* What is dirty has been looked for once more, and some of it has been sent. */
+    while (transferred(vm) < before + (int64_t)MIB) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(10 * 1000);
+    }
     memory_scribble(run->memory, vm, MEMORY_PAGE);
     vm_thaw(run->destination);
     status = vm_wait_status(vm, "failed completed");
