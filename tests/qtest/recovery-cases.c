@@ -263,6 +263,27 @@ static void lose_source(Run *run)
     exit(0);
 }
 
+/* Nothing takes a thread of TCG's from its waiting for a page: such a guest is left as it is. */
+static void lose_source_of_tcg(Run *run)
+{
+    Vm *vm = run->destination;
+    g_autofree char *state = NULL;
+
+    postcopy_lose_source(run);
+    for (bool told = false; !told;) {
+        g_autofree char *log = vm_log(vm);
+
+        told = strstr(log, "the guest goes on until it needs a page that is missing");
+        g_usleep(50 * 1000);
+    }
+    state = vm_run_state(vm);
+    g_assert_cmpstr(state, ==, "running");
+    vm_do(vm, "ferry-abandon", NULL);
+    g_free(vm_wait_status(vm, "failed"));
+    vm_quit(vm);
+    exit(0);
+}
+
 /* The same while the main loop itself waits for a page, which only oob commands get past. */
 static void lose_source_blocked(Run *run)
 {
@@ -447,6 +468,14 @@ static const Case cases[] = {
         .capabilities = "postcopy-ram",
         .postcopy = true,
         .during = lose_source,
+    },
+    {
+        .name = "postcopy/lose-source/tcg",
+        .prepare = make_halting_firmware,
+        .options = "-accel tcg -bios {dir}/halt.bin -global ferry.recovery-timeout=1",
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = lose_source_of_tcg,
     },
     {
         .name = "postcopy/lose-source/blocked",
