@@ -375,7 +375,7 @@ static const Case cases[] = {
         .before = drop_second,
         .hold = HOLD_NOT,
         .during = wait_completed,
-        .fallback = "cannot open channel 'control': no connection after 1",
+        .fallback = "cannot open channel 'control': no connection after ",
         .destination_fallback = "the source gave up before the session was open",
     },
     {
