@@ -280,9 +280,15 @@ int __vfprintf_chk(FILE *file, int flag, const char *format, va_list arguments);
 int __vfprintf_chk(FILE *file, int flag, const char *format, va_list arguments)
 {
     HIDDEN(int, "__vfprintf_chk", FILE *, int, const char *, va_list)
-    if (file == stderr) {
-        keep('F', format);
+    va_list again;
+    char *text;
+
+    va_copy(again, arguments);
+    if (record && file == stderr && vasprintf(&text, format, again) >= 0) {
+        keep_both(format, text);
+        free(text);
     }
+    va_end(again);
     return hidden(file, flag, format, arguments);
 }
 

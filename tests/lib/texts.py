@@ -22,7 +22,7 @@ from cc import compiled
 # The suites of `make check` whose programs are recorded.
 RECORDED = ('unit-gcc', 'qtest', 'guest', 'storm')
 
-FOLDERS = ('migration', 'accel', 'qemu/glue', 'hw')
+FOLDERS = ('migration', 'accel', 'qemu/glue')
 SUFFIXES = ('.c', '.h', '.inc')
 RECORDER = ('tests/lib/recorder.c', 'build/check/recorder.so')
 
