@@ -190,6 +190,7 @@ void add_opening_cases(void);
 void add_parameter_cases(void);
 void add_phase_cases(void);
 void add_postcopy_cases(void);
+void add_reason_cases(void);
 void add_recovery_cases(void);
 void add_refusal_cases(void);
 void add_report_cases(void);

@@ -139,6 +139,7 @@ int main(int argc, char **argv)
     add_handshake_cases();
     add_opening_cases();
     add_parameter_cases();
+    add_reason_cases();
     add_report_cases();
     add_descriptor_cases();
     add_device_cases();

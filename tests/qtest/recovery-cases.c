@@ -157,6 +157,15 @@ static void break_by_pause_destination(Run *run)
     break_and_recover(run, pause_destination);
 }
 
+/* The guest is the destination's: to cancel would lose it.  Who tries is told what can be done. */
+static void expect_no_cancel(Run *run)
+{
+    g_autofree char *why = vm_command_fails(run->source, "migrate_cancel", NULL);
+
+    g_assert_nonnull(
+        strstr(why, "was told to run the guest, cannot cancel: resume the migration;"));
+}
+
 /* The way that is to be resumed leads nowhere: both sides are paused as before. */
 static void fail_to_recover(Run *run)
 {
@@ -165,6 +174,7 @@ static void fail_to_recover(Run *run)
     postcopy_go_over_slowly(run);
     cut_all(run);
     expect_pause(run);
+    expect_no_cancel(run);
     for (size_t i = 0; i < G_N_ELEMENTS(limits); i++) {
         listen_again(run);
         /* So many connections get through; then all of them break. */
@@ -249,6 +259,27 @@ static void lose_source(Run *run)
     g_assert_nonnull(strstr(error, "Reset"));
     again = vm_command_fails(vm, "ferry-abandon", NULL);
     g_assert_cmpstr(again, ==, too_early);
+    vm_quit(vm);
+    exit(0);
+}
+
+/* Nothing takes a thread of TCG's from its waiting for a page: such a guest is left as it is. */
+static void lose_source_of_tcg(Run *run)
+{
+    Vm *vm = run->destination;
+    g_autofree char *state = NULL;
+
+    postcopy_lose_source(run);
+    for (bool told = false; !told;) {
+        g_autofree char *log = vm_log(vm);
+
+        told = strstr(log, "the guest goes on until it needs a page that is missing");
+        g_usleep(50 * 1000);
+    }
+    state = vm_run_state(vm);
+    g_assert_cmpstr(state, ==, "running");
+    vm_do(vm, "ferry-abandon", NULL);
+    g_free(vm_wait_status(vm, "failed"));
     vm_quit(vm);
     exit(0);
 }
@@ -437,6 +468,14 @@ static const Case cases[] = {
         .capabilities = "postcopy-ram",
         .postcopy = true,
         .during = lose_source,
+    },
+    {
+        .name = "postcopy/lose-source/tcg",
+        .prepare = make_halting_firmware,
+        .options = "-accel tcg -bios {dir}/halt.bin -global ferry.recovery-timeout=1",
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = lose_source_of_tcg,
     },
     {
         .name = "postcopy/lose-source/blocked",

@@ -267,6 +267,7 @@ static void test_plug(Run *run)
         {"'start': 134217728, 'size': 134217728", "is not all RAM"},
         {"'start': 4096000000000", "no RAM is left"},
         {"'start': 100", "multiples of 4096"},
+        {"'start': 4096, 'size': 18446744073709547520", "are past all addresses"},
         {"'start': 67108864, 'size': 67108864, 'working-set': 134217728", "does not fit"},
         {"'hot-spot': 1073741824", "hot spot"},
     };

@@ -49,6 +49,9 @@ static void tell_proved(const char *name)
 
 static void tell_turned_away(const char *name, const char *why)
 {
+    g_mutex_lock(&hand_told.lock);
+    g_string_assign(hand_told.refusal, why);
+    g_mutex_unlock(&hand_told.lock);
     atomic_fetch_add(&hand_told.nr_turned_away, 1);
 }
 
@@ -147,6 +150,7 @@ void hand_assert_phases(const char *story)
 void hand_listen(void)
 {
     hand_told.phases = g_string_new(NULL);
+    hand_told.refusal = g_string_new(NULL);
     ferry_events = &hand_events;
 }
 

@@ -30,6 +30,7 @@ typedef struct HandTold {
     _Atomic unsigned nr_refused, nr_causes, nr_paused, nr_resumed, nr_go, nr_loaded, nr_complete;
     _Atomic unsigned nr_opened, nr_proved, nr_turned_away, nr_lost, nr_undrafted;
     _Atomic uint64_t nr_drafted, nr_missing; /* at the last draft; at the hand-off */
+    GString *refusal; /* under the lock: why a connection was turned away last */
 } HandTold;
 
 extern HandTold hand_told;

@@ -242,6 +242,9 @@ static void test_regions_refused(void)
     region->length_bytes = UINT64_MAX & ~(FERRY_PAGE_BYTES - 1);
     regions_refuse(&regions, 1);
     region->length_bytes = FERRY_PAGE_BYTES;
+    region->fd_offset_bytes = INT64_MAX;
+    regions_refuse(&regions, 1); /* ends past the end of any file */
+    region->fd_offset_bytes = 0;
     regions_refuse(&regions, 0);
     regions_refuse(&regions, FERRY_DATA_CHANNELS_MAX + 1);
     regions_refuse(&regions, UINT32_MAX);
@@ -260,6 +263,11 @@ static void test_regions_refused(void)
         assert_refused(ferry_regions_decode(body->data, body->len, &decoded, &layout, &error),
                        &error);
         body->data[body->len - 2] = 'a';
+        /* A kind that is not known, of the last one, whose flags stand before its offset and name. */
+        body->data[body->len - strlen("vga.ram") - 9] = 0x80;
+        assert_refused(ferry_regions_decode(body->data, body->len, &decoded, &layout, &error),
+                       &error);
+        body->data[body->len - strlen("vga.ram") - 9] = 0;
         g_assert_true(ferry_regions_decode(body->data, body->len, &decoded, &layout, &error));
     }
 }

@@ -3,9 +3,12 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "deny.h"
 #include "migration/error.h"
 #include "ring-bed.h"
 
+#include <errno.h>
+#include <linux/kvm.h>
 #include <string.h>
 
 /* Whether this KVM emulates code at ring 0: that costs more than a microsecond a write. */
@@ -233,6 +236,29 @@ static void test_overrun_race(void)
     g_test_message("%u of 30 overrun", nr_overruns);
 }
 
+/* Pages that KVM does not protect again could be written unseen: the rings are of no use any more. */
+static void without_reset(void)
+{
+    g_autoptr(Bed) bed = NULL;
+    g_autoptr(GError) error = NULL;
+    uint64_t left_pages;
+
+    deny_ioctl(KVM_RESET_DIRTY_RINGS, EIO);
+    bed = bed_new((BedConfig){.nr_pages = 64});
+    bed_start(bed);
+    bed_set_logging(bed, true);
+    raw_vm_run(bed->vm, 0, &(RawJob){.sweep_gpa = bed_gpa(0), .nr = 64});
+    bed_harvest(bed, false);
+    g_assert_false(ferry_kvm_ring_feed(bed->ring, 64, &left_pages, &error));
+    g_assert_error(error, FERRY_ERROR, FERRY_ERROR_TRACKER);
+    g_assert_nonnull(strstr(error->message, "KVM_RESET_DIRTY_RINGS failed: Input/output error"));
+}
+
+static void test_not_reset(void)
+{
+    deny_elsewhere(without_reset);
+}
+
 int main(int argc, char **argv)
 {
     bed_init(&argc, &argv);
@@ -242,5 +268,6 @@ int main(int argc, char **argv)
     bed_add("/kvm-ring/overrun/leftover", test_overrun_leftover);
     bed_add("/kvm-ring/overrun/laps", test_overrun_laps);
     bed_add("/kvm-ring/overrun/race", test_overrun_race);
+    bed_add("/kvm-ring/not-reset", test_not_reset);
     return bed_run();
 }

@@ -124,6 +124,23 @@ static void test_refused(gconstpointer data)
     tear_down(&bed);
 }
 
+/* What does not belong on a fetch channel. */
+static void test_other_frame(void)
+{
+    const FerryFrame frame = {.type = FERRY_FRAME_GO};
+    uint8_t head[FERRY_FRAME_BYTES];
+    Bed bed;
+
+    set_up(&bed, &(Request){0});
+    ferry_frame_encode(&frame, head);
+    g_assert_true(ferry_channel_write_all(bed.far, head, sizeof(head), NULL));
+    ferry_channel_shutdown(bed.far);
+    ferry_page_server_join(g_steal_pointer(&bed.server));
+    g_assert_error(bed.error, FERRY_ERROR, FERRY_ERROR_PROTOCOL);
+    g_assert_nonnull(strstr(bed.error->message, "on a fetch channel"));
+    tear_down(&bed);
+}
+
 /* The pages next to what has been unplugged are there. */
 static void test_served(void)
 {
@@ -186,6 +203,7 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &refused[i], test_refused);
     }
+    g_test_add_func("/page-server/other-frame", test_other_frame);
     g_test_add_func("/page-server/served", test_served);
     g_test_add_func("/page-server/may-send", test_may_send);
     return g_test_run();

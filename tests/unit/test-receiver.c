@@ -165,6 +165,21 @@ static void test_zero(void)
     bed_free(bed);
 }
 
+/* Memory that cannot be looked at cannot be made zero. */
+static void test_zero_stopped(void)
+{
+    Bed *bed = bed_new(false, false);
+    g_autoptr(GError) error = NULL;
+
+    memset(fake_machine_page(bed->from, 0, 0), 0, 4 * FERRY_PAGE_BYTES);
+    build(bed);
+    ferry_scanner_stop(bed->receiver.scanner);
+    g_assert_false(receive(bed, &error));
+    g_assert_cmpstr(error->message, ==,
+                    "RAM block 'pc.ram' at 0x0: stopped while memory was being emptied");
+    bed_free(bed);
+}
+
 static void test_no_such_region(void)
 {
     Bed *bed = bed_new(false, false);
@@ -251,6 +266,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &ways[i], test_damaged);
     }
     g_test_add_func("/receiver/zero", test_zero);
+    g_test_add_func("/receiver/zero-stopped", test_zero_stopped);
     g_test_add_func("/receiver/no-such-region", test_no_such_region);
     g_test_add_func("/receiver/same", test_same);
     g_test_add_func("/receiver/read-only", test_read_only);

@@ -35,6 +35,8 @@ typedef struct Bed {
     _Atomic uint64_t handoff; /* the one that the hand-off names */
     uint64_t missing_page;    /* what it says on RESUME: this page, and that there are so many */
     uint64_t nr_missing;
+    FerryFrameType unheard; /* it does nothing about frames of this type */
+    bool breaks_dial;       /* somebody ends the connection while it is opened */
 } Bed;
 
 static void say(Bed *bed, FerryFrameType type, uint64_t number)
@@ -63,7 +65,7 @@ static gpointer control_run(gpointer opaque)
         if (!ferry_control_receive(bed->control, &frame, &body, NULL)) {
             return NULL;
         }
-        switch (frame.type) {
+        switch (frame.type == bed->unheard ? FERRY_FRAME_INVALID : frame.type) {
         case FERRY_FRAME_REGIONS:
             say(bed, FERRY_FRAME_READY, 0);
             break;
@@ -220,13 +222,16 @@ static bool dial(void *opaque, const char *const *names, unsigned nr, gint64 dea
     }
     bed->control_thread = g_thread_new("control", control_run, bed);
     bed->data_thread = g_thread_new("data", data_run, bed);
+    if (bed->breaks_dial) {
+        ferry_source_shutdown(bed->source);
+    }
     return true;
 }
 
-static Bed *bed_new(void)
+/* Not connected yet. */
+static Bed *bed_prepare(void)
 {
     Bed *bed = g_new0(Bed, 1);
-    g_autoptr(GError) error = NULL;
     FerryRegions list;
     FerrySourceConfig config = {
         .dial = dial,
@@ -247,6 +252,14 @@ static Bed *bed_new(void)
     list.list[0].absent = g_array_new(FALSE, FALSE, sizeof(FerryRange));
     g_array_append_val(list.list[0].absent, absent);
     bed->source = ferry_source_new(&config, &list, &bed->tracker);
+    return bed;
+}
+
+static Bed *bed_new(void)
+{
+    Bed *bed = bed_prepare();
+    g_autoptr(GError) error = NULL;
+
     ferry_source_connect(bed->source, &error);
     g_assert_no_error(error);
     return bed;
@@ -352,6 +365,101 @@ static void test_lack(gconstpointer data)
     bed_free(bed);
 }
 
+static void assert_says(const GError *error, int code, const char *words)
+{
+    g_assert_error(error, FERRY_ERROR, code);
+    if (!strstr(error->message, words)) {
+        g_error("'%s' is not in '%s'", words, error->message);
+    }
+}
+
+static void test_silent_resume(void)
+{
+    Bed *bed = bed_new();
+    g_autoptr(GError) error = NULL;
+
+    go_and_break(bed);
+    bed->unheard = FERRY_FRAME_RESUME;
+    bed->source->config.timeout_ms = 200;
+    g_assert_false(ferry_source_reconnect(bed->source, FERRY_WIRE_VERSION_MAX, 1, &error));
+    assert_says(error, FERRY_ERROR_TIMEOUT, "did not go on saying what is missing for 200 ms");
+    bed_free(bed);
+}
+
+static void test_another_migration(void)
+{
+    Bed *bed = bed_new();
+    g_autoptr(GError) error = NULL;
+
+    go_and_break(bed);
+    g_assert_false(ferry_source_reconnect(bed->source, FERRY_WIRE_VERSION_MAX, 2, &error));
+    assert_says(error, FERRY_ERROR_REFUSED, "waits for another migration than this one");
+    bed_free(bed);
+}
+
+/* Whether it runs the guest is not known, and why is: it said nothing. */
+static void test_silent_go(void)
+{
+    Bed *bed = bed_new();
+    g_autoptr(GError) error = NULL;
+
+    bed->unheard = FERRY_FRAME_GO;
+    g_assert_true(ferry_source_stopped(bed->source, 0, &error));
+    ferry_source_leave(bed->source, &error);
+    g_assert_no_error(error);
+    ferry_source_wait_loaded(bed->source, &error);
+    g_assert_no_error(error);
+    g_assert_true(ferry_source_go(bed->source));
+    bed->source->config.switchover_ms = 200;
+    g_assert_false(ferry_source_wait_taken(bed->source, &error));
+    assert_says(error, FERRY_ERROR_LOST, "did not say that it does (nothing came)");
+    bed_free(bed);
+}
+
+/* The guest is stopped, and the last pages do not get there within the limit. */
+static void test_long_blackout(void)
+{
+    Bed *bed = bed_new();
+    gint64 end_us = g_get_monotonic_time() + SOON_US;
+    g_autoptr(GError) error = NULL;
+
+    g_assert_true(ferry_source_stopped(bed->source, 100, &error));
+    /* Its phase says so a moment before the reason is known. */
+    while (!ferry_cause_is_known(&bed->source->cause)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end_us);
+        g_usleep(1000);
+    }
+    error = ferry_source_cause(bed->source, 0);
+    assert_says(error, FERRY_ERROR_TIMEOUT,
+                "stopped for 100 ms (switchover-timeout), waiting for the last pages to arrive");
+    bed_free(bed);
+}
+
+static void test_broken_while_opened(void)
+{
+    Bed *bed = bed_prepare();
+    g_autoptr(GError) error = NULL;
+
+    bed->breaks_dial = true;
+    g_assert_false(ferry_source_connect(bed->source, &error));
+    assert_says(error, FERRY_ERROR_IO, "the connection was broken while it was opened");
+    bed_free(bed);
+}
+
+/* A second time, and nobody has said why that cannot be. */
+static void test_handed_off_again(void)
+{
+    Bed *bed = bed_new();
+    g_autoptr(GError) error = NULL;
+
+    g_assert_true(ferry_source_stopped(bed->source, 0, &error));
+    ferry_source_hand_off(bed->source, &error);
+    g_assert_no_error(error);
+    g_assert_false(ferry_source_hand_off(bed->source, &error));
+    assert_says(error, FERRY_ERROR_LOST, "lost the connection to the destination: it is gone");
+    bed_free(bed);
+}
+
 int main(int argc, char **argv)
 {
     static const Turn turns[] = {
@@ -375,6 +483,12 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &turns[i], test_turn);
     }
     g_test_add_func("/turns-source/handoff-fence", test_handoff_fence);
+    g_test_add_func("/turns-source/silent-resume", test_silent_resume);
+    g_test_add_func("/turns-source/silent-go", test_silent_go);
+    g_test_add_func("/turns-source/another-migration", test_another_migration);
+    g_test_add_func("/turns-source/long-blackout", test_long_blackout);
+    g_test_add_func("/turns-source/broken-while-opened", test_broken_while_opened);
+    g_test_add_func("/turns-source/handed-off-again", test_handed_off_again);
     for (size_t i = 0; i < G_N_ELEMENTS(lacks); i++) {
         g_autofree char *path = g_strdup_printf("/turns-source/lacks/%s", lacks[i].name);
 

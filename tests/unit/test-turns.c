@@ -11,6 +11,7 @@
 #include "hand.h"
 #include "migration/destination/fetch-internal.h"
 #include "migration/error.h"
+#include "migration/memory/userfault.h"
 #include "migration/wire/control.h"
 
 /* Whether something comes, or the other side closes it, within @timeout_ms. */
@@ -109,6 +110,84 @@ static void test_missing_counted(void)
     hand_announce_page(hand, 3);
     hand_handoff(hand, 1, 2);
     expect_refusal(hand, "the bitmap has 1 missing pages, the source says 2");
+}
+
+/* There is no channel to fetch pages, and some are to be missing. */
+static void test_missing_unfetched(void)
+{
+    const FerryLayout layout = {.nr_data = 1};
+    Hand *hand = hand_new();
+    g_autoptr(GByteArray) body = ferry_regions_encode(&hand->machine->regions, &layout);
+
+    hand->control = hand_dial(hand, FERRY_ROLE_CONTROL, 0);
+    hand->data = hand_dial(hand, FERRY_ROLE_DATA, 0);
+    g_assert_true(ferry_control_send(hand->control, FERRY_FRAME_REGIONS, 0, body, NULL));
+    hand_expect(hand, FERRY_FRAME_READY, NULL);
+    hand_fence(hand, 1);
+    hand_handoff(hand, 1, 1);
+    expect_refusal(hand, "there is no channel to fetch them");
+}
+
+static void test_page_on_control(void)
+{
+    Hand *hand = ready();
+
+    hand_page(hand->control, 3);
+    expect_refusal(hand, "channel 'control': pages where a control frame belongs");
+}
+
+/* What only a destination says. */
+static void test_not_the_sources(void)
+{
+    Hand *hand = ready();
+
+    hand_send(hand, FERRY_FRAME_READY, 0);
+    expect_refusal(hand, "on the control channel");
+}
+
+static uint64_t idle_for_long(void *opaque)
+{
+    return 20000;
+}
+
+static void test_silent_stream(void)
+{
+    Hand *hand = hand_new();
+    g_autoptr(GError) error = NULL;
+
+    hand->destination->ops.stream_idle_ms = idle_for_long;
+    hand_connect(hand, 0);
+    g_assert_false(ferry_destination_wait_complete(hand->destination, &error));
+    g_assert_error(error, FERRY_ERROR, FERRY_ERROR_IO);
+    g_assert_cmpstr(error->message, ==, "the migration stream: nothing came for 10000 ms");
+    hand_free(hand);
+}
+
+/* Somebody else fetches pages of this memory: then this session cannot. */
+static void test_unfetchable(void)
+{
+    FerryUserfault *other = ferry_userfault_new(NULL);
+    Hand *hand = hand_new();
+
+    g_assert_true(ferry_userfault_register(other, &hand->machine->regions.list[0], NULL));
+    hand_connect(hand, 0);
+    expect_refusal(hand,
+                   "post-copy is not possible: missing pages of RAM block 'pc.ram' cannot be");
+    ferry_userfault_free(other);
+}
+
+/* Nothing is missing, and the stream says that something will be. */
+static void test_nothing_left(void)
+{
+    Hand *hand = ready();
+    g_autoptr(GError) error = NULL;
+
+    hand_fence(hand, 1);
+    hand_handoff(hand, 1, 0);
+    g_assert_false(ferry_destination_wait_left(hand->destination, &error));
+    g_assert_error(error, FERRY_ERROR, FERRY_ERROR_PROTOCOL);
+    g_assert_nonnull(strstr(error->message, "did not say which pages are missing"));
+    hand_free(hand);
 }
 
 static void test_missing_of_same(void)
@@ -219,6 +298,39 @@ static void test_another_attempt(void)
     hand_free(hand);
 }
 
+static void expect_turned_away(FerryChannel *channel, const char *words)
+{
+    expect_closed(channel);
+    hand_await_count(&hand_told.nr_turned_away, 1);
+    g_mutex_lock(&hand_told.lock);
+    g_assert_nonnull(strstr(hand_told.refusal->str, words));
+    g_mutex_unlock(&hand_told.lock);
+}
+
+/* It says hello, to another session; or nothing of the kind. */
+static void test_not_this_session(void)
+{
+    Hand *hand = hand_new();
+
+    hand->destination->config.session++;
+    expect_turned_away(hand_dial(hand, FERRY_ROLE_DATA, 0), "it belongs to another session");
+    hand_free(hand);
+}
+
+static void test_no_hello(void)
+{
+    Hand *hand = hand_new();
+    FerryChannel *channel;
+    int ends[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), ==, 0);
+    ferry_destination_add_channel(hand->destination, ferry_channel_new_socket(ends[1], "rude"));
+    channel = ferry_channel_new_socket(ends[0], "hand");
+    g_assert_true(ferry_control_send(channel, FERRY_FRAME_GO, 0, NULL, NULL));
+    expect_turned_away(channel, "instead of a hello");
+    hand_free(hand);
+}
+
 static int dial_silently(Hand *hand)
 {
     int ends[2];
@@ -311,6 +423,14 @@ int main(int argc, char **argv)
     g_test_add_func("/turns/handoff-before-fence", test_handoff_before_fence);
     g_test_add_func("/turns/missing/counted", test_missing_counted);
     g_test_add_func("/turns/missing/of-same", test_missing_of_same);
+    g_test_add_func("/turns/missing/unfetched", test_missing_unfetched);
+    g_test_add_func("/turns/missing/unfetchable", test_unfetchable);
+    g_test_add_func("/turns/missing/nothing", test_nothing_left);
+    g_test_add_func("/turns/page/on-control", test_page_on_control);
+    g_test_add_func("/turns/not-the-sources", test_not_the_sources);
+    g_test_add_func("/turns/silent-stream", test_silent_stream);
+    g_test_add_func("/turns/no-hello", test_no_hello);
+    g_test_add_func("/turns/not-this-session", test_not_this_session);
     g_test_add_func("/turns/missing/of-nothing", test_missing_of_nothing);
     g_test_add_func("/turns/second-regions", test_second_regions);
     g_test_add_func("/turns/more-channels", test_more_channels);

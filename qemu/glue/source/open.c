@@ -48,9 +48,6 @@ static const char *why_not(MigrationState *s)
     if (migrate_background_snapshot()) {
         return "capability background-snapshot is set";
     }
-    if (migrate_mapped_ram()) {
-        return "capability mapped-ram is set";
-    }
     if (migrate_colo()) {
         return "capability x-colo is set";
     }

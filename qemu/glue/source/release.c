@@ -203,12 +203,11 @@ bool ferry_refuses_cancel(Error **errp)
     if (!is_out_of_hand()) {
         return false;
     }
-    error_setg(errp, "The destination was told to run the guest, cannot cancel");
-    if (migrate_get_current()->state == MIGRATION_STATUS_POSTCOPY_PAUSED) {
-        error_append_hint(
-            errp, "Resume the migration; or, if the destination has ended, the guest is lost, "
-                  "and this QEMU can only quit.\n");
-    }
+    error_setg(errp, "The destination was told to run the guest, cannot cancel%s",
+               migrate_get_current()->state == MIGRATION_STATUS_POSTCOPY_PAUSED
+                   ? ": resume the migration; or, if the destination has ended, the guest is lost, "
+                     "and this QEMU can only quit"
+                   : "");
     return true;
 }
 
