@@ -37,8 +37,8 @@ void ferry_wire_cost_note(FerryWireCost *cost, uint64_t page_bytes, uint64_t wir
         return;
     }
     cost->page_bytes = cost->page_bytes / 2 + page_bytes;
-    cost->wire_bytes =
-        cost->wire_bytes / 2 + CLAMP(wire_bytes, page_bytes / FERRY_WIRE_COST_LEAST_PART, page_bytes);
+    cost->wire_bytes = cost->wire_bytes / 2 +
+                       CLAMP(wire_bytes, page_bytes / FERRY_WIRE_COST_LEAST_PART, page_bytes);
 }
 
 uint64_t ferry_wire_cost_of(const FerryWireCost *cost, uint64_t page_bytes)

@@ -134,8 +134,8 @@ bool ferry_source_step(FerrySource *source, unsigned timeout_ms, GError **errp);
 uint64_t ferry_source_remaining_bytes(const FerrySource *source);
 
 /*
- * What @page_bytes of pages will take on the wire, by what the last rounds took: compared with a bandwidth, or with what
- * was sent, that is what counts.  Any thread.
+ * What @page_bytes of pages will take on the wire, by what the last rounds took: that is what counts when they are
+ * compared with a bandwidth, or with what was sent.  Any thread.
  */
 uint64_t ferry_source_wire_bytes(FerrySource *source, uint64_t page_bytes);
 

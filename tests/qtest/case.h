@@ -25,8 +25,8 @@
 #define STORM_BYTES (32 * MIB)
 
 /* QEMU's own words at the source when the destination hangs up before a session of Ferry's: by what it was doing. */
-#define HANGS_UP                                                              \
-    "Channel error: Input/output error|Unable to read from socket: |"         \
+#define HANGS_UP                                                      \
+    "Channel error: Input/output error|Unable to read from socket: |" \
     "Unable to write to socket: |ram_save_setup failed: Input/output error"
 
 typedef struct Case Case;

@@ -312,8 +312,7 @@ static uint64_t pending_bytes(bool exact, bool *round_ended)
         *round_ended = true;
         go_on = (runstate_is_running() &&
                  ferry_source_wants_round(ferry_outgoing_source(), limit ? limit : UINT64_MAX)) ||
-                (limit == 0 && migrate_downtime_limit() > 0 &&
-                 remaining_wire_bytes() > 0);
+                (limit == 0 && migrate_downtime_limit() > 0 && remaining_wire_bytes() > 0);
     } else {
         go_on = true;
     }
