@@ -16,6 +16,7 @@
 #include "io/net-listener.h"
 
 #include "ferry/glue/ferry.h"
+#include "ferry/migration/fault.h"
 #include "../internal.h"
 
 /* Long enough to cost nothing, and much shorter than open-timeout. */
@@ -75,9 +76,11 @@ static gboolean take(QIOChannel *ioc, GIOCondition condition, gpointer opaque)
 {
     static bool told;
     QIONetListener *listener = opaque;
+    QIOChannelSocket *socket;
     Error *err = NULL;
-    QIOChannelSocket *socket = qio_channel_socket_accept(QIO_CHANNEL_SOCKET(ioc), &err);
 
+    (void)ferry_fault(FERRY_FAULT_QEMU_ACCEPT, NULL);
+    socket = qio_channel_socket_accept(QIO_CHANNEL_SOCKET(ioc), &err);
     if (socket) {
         told = false;
         listener->io_func(listener, socket, listener->io_data);

@@ -13,6 +13,7 @@
 #include "migration/qemu-file.h"
 
 #include "ferry/glue/ferry.h"
+#include "ferry/migration/fault.h"
 #include "../internal.h"
 #include "listen.h"
 #include "postcopy.h"
@@ -70,6 +71,7 @@ static void run_now(void *opaque)
     void (*run)(void *opaque) = pending;
 
     if (run) {
+        (void)ferry_fault(FERRY_FAULT_QEMU_START, NULL);
         pending = NULL;
         migration_bh_schedule(run, migration_incoming_get_current());
     }
@@ -88,6 +90,7 @@ void ferry_incoming_run(void (*run)(void *opaque), MigrationIncomingState *mis)
         migration_bh_schedule(run, mis);
         return;
     }
+    (void)ferry_fault(FERRY_FAULT_QEMU_LOADED, NULL);
     pending = run;
     if (!ferry_destination_loaded(ferry_incoming_destination(), NULL)) {
         /* Not from within QEMU's own loading. */

@@ -18,6 +18,7 @@
 #include "migration/savevm.h"
 
 #include "ferry/glue/ferry.h"
+#include "ferry/migration/fault.h"
 #include "../internal.h"
 #include "devices.h"
 #include "session.h"
@@ -39,10 +40,14 @@ static void forget(void)
 int ferry_save_devices(QEMUFile *f)
 {
     QIOChannelBuffer *buffer;
+    GError *error = NULL;
     int ret;
 
     if (!ferry_outgoing_active()) {
         return qemu_savevm_state_complete_precopy(f, false);
+    }
+    if (ferry_fault(FERRY_FAULT_QEMU_SAVE_DEVICES, &error)) {
+        return ferry_session_error(f, error);
     }
     ret = qemu_savevm_state_complete_precopy_iterable(f, false);
     if (ret) {

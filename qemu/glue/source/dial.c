@@ -24,6 +24,7 @@
 
 #include "ferry/glue/ferry.h"
 #include "ferry/migration/error.h"
+#include "ferry/migration/fault.h"
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
 #include "peer.h"
@@ -164,6 +165,12 @@ static bool is_over(const Calls *calls, const char *what, Error **errp)
 
 static bool begin_connecting(Call *call, const Target *target, Error **errp)
 {
+    GError *error = NULL;
+
+    if (ferry_fault(FERRY_FAULT_QEMU_SOCKET, &error)) {
+        ferry_propagate_error(errp, error);
+        return false;
+    }
     if (call->fd < 0) {
         call->fd = qemu_socket(target->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
     }
