@@ -124,9 +124,9 @@ def settle_without_source(attempt):
         said = [e['data']['status'] for e in events if e['event'] == 'MIGRATION']
         if 'completed' in said:
             return THERE
-        if 'postcopy-paused' in said:
-            return 'paused'
-        return LOST if 'failed' in said else None
+        if 'failed' in said:
+            return LOST
+        return 'paused' if said[-1:] == ['postcopy-paused'] else None  # and is not being recovered
 
     where = wait_for('the destination runs the guest, or gives it up', look)
     if where == THERE:
