@@ -72,6 +72,8 @@ REAL = {
     ('source', 'say-forget'): 'm * e f *',
     ('destination', 'hear-forget'): 'm * e f *',
     ('destination', 'gather'): 'm s s f c',
+    ('destination', 'place'): 'm y * f c',
+    ('destination', 'place-memory'): 'm y * f c',
     ('source', 'qemu-open'): 'y y e y y',
     ('source', 'qemu-socket'): 'y y y y y',
     ('source', 'qemu-save-setup'): 'y y e f y',

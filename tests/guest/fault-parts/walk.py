@@ -21,7 +21,7 @@ from oracle import Before, Wrong, check
 from plan import OWN, POST, PRE, GuestPlan, Plan
 from points import SIDES, can_fail, is_frame
 from postcopy import free_tcp_port
-from settling import settle
+from settling import abandon, settle, state
 from streams import QMPError, VMDied
 from vm import ROOT, VM, kvm_problem
 
@@ -265,7 +265,20 @@ class Walk(Attempt):
             if not self.dst.alive():
                 return LOST
             self.status = 'completed'
+        self.abandon_never_ran()
         return settle(self)
+
+    def abandon_never_ran(self):
+        """A destination of which the source has taken the guest back cannot know, where only the connection broke: it
+        waits, paused, for a person's word."""
+        if self.status not in ('failed', 'cancelled') or not self.src.alive():
+            return
+        deadline = time.monotonic() + FIRES_S
+        while self.dst_status() not in ('postcopy-paused', 'failed') and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if (self.dst.alive() and self.dst_status() == 'postcopy-paused' and not self.dst_ran() and
+                state(self.src) == 'running'):
+            abandon(self.dst)
 
     def wait_fired(self):
         deadline = time.monotonic() + FIRES_S
