@@ -31,7 +31,7 @@ check: setup ## build, then run every test suite, or SUITES="unit qtest"
 check-asan: setup ## run the qtest suite on a QEMU with AddressSanitizer and UBSan
 	@scripts/check --asan $(CASES)
 
-faults: setup ## walk every fault point with every fault in every mode: some minutes
+faults: setup ## walk every fault point with every fault in every mode: hours
 	@scripts/walk-faults $(CASES)
 
 model: setup ## check the model of the hand-off deeper than make check does: minutes, 3 GiB

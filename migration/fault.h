@@ -2,7 +2,8 @@
  * Fault points: where a test makes things go wrong.
  *
  * A build for tests (FERRY_FAULTS) calls ferry_fault() wherever a session takes something from the system, says or
- * hears a frame, or changes its phase.  The test program defines that function.  Any other build has nothing of it:
+ * hears a frame, or changes its phase; and so does qemu/glue, where QEMU and a session meet.  The test program, or
+ * tests/guest/fault-parts/injector.c in a QEMU for tests, defines that function.  Any other build has nothing of it:
  * the macro is false, and its arguments are gone.
  *
  * The order of frames is that of wire/frame.h; the phases are in the order of source/phase.h and
@@ -93,10 +94,27 @@
     POINT(DESTINATION_PARTED)       \
     POINT(DESTINATION_FAILED)
 
+/* Those of qemu/glue, first the source's. */
+#define FERRY_FAULT_QEMU_POINTS(POINT) \
+    POINT(QEMU_OPEN)                   \
+    POINT(QEMU_SOCKET)                 \
+    POINT(QEMU_SAVE_SETUP)             \
+    POINT(QEMU_SAVE_END)               \
+    POINT(QEMU_SAVE_DEVICES)           \
+    POINT(QEMU_LET_GO)                 \
+    POINT(QEMU_ACCEPT)                 \
+    POINT(QEMU_ANSWER)                 \
+    POINT(QEMU_LOAD_SETUP)             \
+    POINT(QEMU_LOAD_END)               \
+    POINT(QEMU_LOADED)                 \
+    POINT(QEMU_START)
+
 #define FERRY_FAULT_ENUMERATOR(name) FERRY_FAULT_##name,
 
 typedef enum FerryFaultPoint {
-    FERRY_FAULT_POINTS(FERRY_FAULT_ENUMERATOR) FERRY_FAULT_NR_POINTS
+    FERRY_FAULT_POINTS(FERRY_FAULT_ENUMERATOR) FERRY_FAULT_NR_POINTS,
+    FERRY_FAULT_LAST = FERRY_FAULT_NR_POINTS - 1,
+    FERRY_FAULT_QEMU_POINTS(FERRY_FAULT_ENUMERATOR) FERRY_FAULT_NR_ALL_POINTS
 } FerryFaultPoint;
 
 /*

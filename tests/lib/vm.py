@@ -353,12 +353,13 @@ def thread_cpu(pid, tid):
         return int(f.read().split()[0]) / 1e9
 
 
-def _kill_running(*_):
+def kill_running():
+    """End all QEMUs of this process."""
     for vm in list(_running):
         vm.kill()
 
 
-atexit.register(_kill_running)
+atexit.register(kill_running)
 
 
 def exit_on_signals():

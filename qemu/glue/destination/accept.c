@@ -17,6 +17,7 @@
 
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/marks.h"
+#include "ferry/migration/fault.h"
 #include "../internal.h"
 
 /* Long enough to cost nothing, and much shorter than open-timeout. */
@@ -76,9 +77,11 @@ static gboolean take(QIOChannel *ioc, GIOCondition condition, gpointer opaque)
 {
     static bool told;
     QIONetListener *listener = opaque;
+    QIOChannelSocket *socket;
     Error *err = NULL;
-    QIOChannelSocket *socket = qio_channel_socket_accept(QIO_CHANNEL_SOCKET(ioc), &err);
 
+    (void)ferry_fault(FERRY_FAULT_QEMU_ACCEPT, NULL);
+    socket = qio_channel_socket_accept(QIO_CHANNEL_SOCKET(ioc), &err);
     if (socket) {
         told = false;
         ferry_mark_socket(socket->fd);

@@ -19,6 +19,7 @@
 
 #include "ferry/glue/ferry.h"
 #include "ferry/migration/error.h"
+#include "ferry/migration/fault.h"
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
 #include "load.h"
@@ -125,6 +126,7 @@ static void answer(MigrationIncomingState *mis)
     uint8_t version;
     uint64_t token;
 
+    (void)ferry_fault(FERRY_FAULT_QEMU_ANSWER, NULL);
     ferry_incoming_identify(&version, &token);
     ferry_watch_channel(qemu_file_get_ioc(mis->from_src_file), 0);
     /* It is some words, one after the other, and the return path's last word ends the source's blackout. */

@@ -15,6 +15,7 @@
 #include "migration/qemu-file.h"
 
 #include "ferry/glue/ferry.h"
+#include "ferry/migration/fault.h"
 #include "../internal.h"
 #include "connections.h"
 #include "kept.h"
@@ -66,9 +67,15 @@ static void stand_down(void)
 
 static int load_setup(void)
 {
+    g_autoptr(GError) error = NULL;
+
     if (!ferry_incoming_destination()) {
         error_report(
             "ferry: the stream says that Ferry carries the memory, but no session is open");
+        return -EINVAL;
+    }
+    if (ferry_fault(FERRY_FAULT_QEMU_LOAD_SETUP, &error)) {
+        error_report("ferry: %s", error->message);
         return -EINVAL;
     }
     ferry_incoming_decide(true);
@@ -84,6 +91,7 @@ static int load_end(void)
     GError *error = NULL;
     bool done = ferry_destination_is_complete(destination, &error);
 
+    (void)ferry_fault(FERRY_FAULT_QEMU_LOAD_END, NULL);
     /* With pages missing, the source says that this is the end when it knows that they have come. */
     while (!done && !error && !ferry_destination_is_left(destination)) {
         if (!ferry_wait()) {

@@ -13,6 +13,7 @@
 #include "migration/qemu-file.h"
 
 #include "ferry/glue/ferry.h"
+#include "ferry/migration/fault.h"
 #include "../internal.h"
 #include "listen.h"
 #include "postcopy.h"
@@ -43,6 +44,10 @@ void ferry_incoming_check(void)
         pending = NULL;
     } else if (pending) {
         pending = NULL;
+        if (qatomic_read(&mis->state) == MIGRATION_STATUS_CANCELLING) {
+            /* Abandoned before GO: whoever did that ends the thread, and takes the migration apart. */
+            return;
+        }
         if (!mis->have_listen_thread) {
             /* Lest the source is told on it that all is well. */
             qemu_file_shutdown(mis->from_src_file);
@@ -73,6 +78,7 @@ static void run_now(void *opaque)
     void (*run)(void *opaque) = pending;
 
     if (run) {
+        (void)ferry_fault(FERRY_FAULT_QEMU_START, NULL);
         pending = NULL;
         migration_bh_schedule(run, migration_incoming_get_current());
     }
@@ -91,6 +97,7 @@ void ferry_incoming_run(void (*run)(void *opaque), MigrationIncomingState *mis)
         migration_bh_schedule(run, mis);
         return;
     }
+    (void)ferry_fault(FERRY_FAULT_QEMU_LOADED, NULL);
     pending = run;
     if (!ferry_destination_loaded(ferry_incoming_destination(), NULL)) {
         /* Not from within QEMU's own loading. */

@@ -18,8 +18,10 @@
 #include "migration/savevm.h"
 
 #include "ferry/glue/ferry.h"
+#include "ferry/migration/fault.h"
 #include "../internal.h"
 #include "devices.h"
+#include "session.h"
 
 #define FIRST_BYTES (256 * KiB)
 
@@ -38,8 +40,12 @@ static void forget(void)
 int ferry_keep_devices(QEMUFile *f)
 {
     QIOChannelBuffer *buffer;
+    GError *error = NULL;
     int ret;
 
+    if (ferry_outgoing_active() && ferry_fault(FERRY_FAULT_QEMU_SAVE_DEVICES, &error)) {
+        return ferry_session_error(f, error);
+    }
     ret = qemu_savevm_state_complete_precopy_iterable(f, false);
     if (ret) {
         return ret;

@@ -25,6 +25,7 @@
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/marks.h"
 #include "ferry/migration/error.h"
+#include "ferry/migration/fault.h"
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
 #include "peer.h"
@@ -189,8 +190,13 @@ static bool is_over(const Calls *calls, const char *what, Error **errp)
 
 static bool make_socket(Call *call, const Target *target, Error **errp)
 {
+    GError *error = NULL;
     int yes = 1;
 
+    if (ferry_fault(FERRY_FAULT_QEMU_SOCKET, &error)) {
+        ferry_propagate_error(errp, error);
+        return false;
+    }
     call->fd = qemu_socket(target->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (call->fd < 0) {
         error_setg_errno(errp, errno, "cannot make a socket");

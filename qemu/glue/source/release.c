@@ -21,6 +21,7 @@
 
 #include "ferry/glue/ferry.h"
 #include "ferry/migration/error.h"
+#include "ferry/migration/fault.h"
 #include "../internal.h"
 #include "devices.h"
 #include "last-word.h"
@@ -125,6 +126,7 @@ bool ferry_release_guest(MigrationState *s, GError **errp)
     if (!ferry_source_wait_loaded(source, errp)) {
         return false;
     }
+    (void)ferry_fault(FERRY_FAULT_QEMU_LET_GO, NULL);
     bql_lock();
     told = say_go(s);
     bql_unlock();

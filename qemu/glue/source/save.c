@@ -28,6 +28,7 @@
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/kvm/kvm.h"
 #include "ferry/glue/tracker/tracker.h"
+#include "ferry/migration/fault.h"
 #include "ferry/migration/source/converge.h"
 #include "../internal.h"
 #include "../trace.h"
@@ -116,6 +117,7 @@ static bool expect_hints(Error **errp)
 
 int ferry_save_setup(QEMUFile *f, Error **errp)
 {
+    GError *error = NULL;
     bool started;
     int ret;
 
@@ -155,6 +157,10 @@ int ferry_save_setup(QEMUFile *f, Error **errp)
     stat64_add(&mig_stats.dirty_sync_count, 1);
     notify(PRECOPY_NOTIFY_AFTER_BITMAP_SYNC);
 
+    if (ferry_fault(FERRY_FAULT_QEMU_SAVE_SETUP, &error)) {
+        ferry_propagate_error(errp, error);
+        return -1;
+    }
     qemu_put_be64(f, FERRY_STREAM_SETUP);
     ret = qemu_fflush(f);
     if (ret < 0) {
@@ -424,7 +430,7 @@ int ferry_save_complete(QEMUFile *f)
     bql_unlock();
     ok = ferry_source_hand_off(ferry_outgoing_source(), &error);
     bql_lock();
-    ok = ok && ferry_outgoing_is_quiet(&error);
+    ok = ok && ferry_outgoing_is_quiet(&error) && !ferry_fault(FERRY_FAULT_QEMU_SAVE_END, &error);
     if (!ok) {
         return ferry_session_error(f, error);
     }

@@ -16,6 +16,7 @@
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/tracker/tracker.h"
 #include "ferry/migration/error.h"
+#include "ferry/migration/fault.h"
 #include "ferry/migration/memory/pageset.h"
 #include "../internal.h"
 #include "../stream.h"
@@ -175,7 +176,8 @@ bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GEr
     ferry_list_ram(&regions, true);
     bql_unlock();
     outgoing.regions = ferry_regions_copy(&regions);
-    if (!ferry_pageset_fits(&regions, FERRY_SOURCE_PAGESETS, errp) ||
+    if (ferry_fault(FERRY_FAULT_QEMU_OPEN, errp) ||
+        !ferry_pageset_fits(&regions, FERRY_SOURCE_PAGESETS, errp) ||
         !ferry_tracker_open(ferry_settings()->tracker, &outgoing.regions, &outgoing.tracker,
                             errp)) {
         ferry_regions_clear(&regions);

@@ -124,9 +124,9 @@ def settle_without_source(attempt):
         said = [e['data']['status'] for e in events if e['event'] == 'MIGRATION']
         if 'completed' in said:
             return THERE
-        if 'postcopy-paused' in said:
-            return 'paused'
-        return LOST if 'failed' in said else None
+        if 'failed' in said:
+            return LOST
+        return 'paused' if said[-1:] == ['postcopy-paused'] else None  # and is not being recovered
 
     where = wait_for('the destination runs the guest, or gives it up', look)
     if where == THERE:
@@ -142,7 +142,8 @@ def settle_without_source(attempt):
 def abandon(vm):
     """Its pages will never come: the guest is stopped for good, and the QEMU is free for other things."""
     vm.qmp_oob('ferry-abandon')
-    wait_for('an abandoned guest is stopped', lambda: True if state(vm) == 'internal-error' else None)
+    wait_for('an abandoned guest is stopped',
+             lambda: True if state(vm) in ('internal-error', 'inmigrate') else None)  # the latter if it never ran
     wait_for('an abandoned migration is over', lambda: True if migration(vm) == 'failed' else None)
     if {'type': 'migration'} in vm.qmp('query-yank'):
         raise Wrong('a yank instance of the migration is left after ferry-abandon')
