@@ -282,7 +282,7 @@ static FaultOutcome load_own_path(void)
 static FaultOutcome stream_broke(void)
 {
     atomic_store(&me.part_us, 0);
-    if (ferry_destination_stream_broke(me.destination)) {
+    if (ferry_destination_stream_broke(me.destination, "the stream broke")) {
         close_stream();
         return FAULT_PAUSED;
     }

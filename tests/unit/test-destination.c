@@ -115,7 +115,7 @@ static void test_predicates(void)
         {FETCHING, false, true, false, true, false, FERRY_SESSION_FETCH},
         {PAUSED, false, true, true, false, false, FERRY_SESSION_PAUSED},
         {DONE, false, false, false, true, true, FERRY_SESSION_DONE},
-        {PARTED, false, true, true, false, true, FERRY_SESSION_DONE},
+        {PARTED, false, true, true, false, true, FERRY_SESSION_PAUSED},
         {FAILED, false, false, false, false, false, FERRY_SESSION_FAILED},
     };
     Hand *hand = hand_new();

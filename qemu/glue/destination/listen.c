@@ -162,7 +162,7 @@ bool ferry_postcopy_pauses(bool running)
         qatomic_read(&listening.failing)) {
         return running;
     }
-    return ferry_destination_stream_broke(destination);
+    return ferry_destination_stream_broke(destination, "the migration stream broke");
 }
 
 int ferry_postcopy_listened(int ret)
