@@ -301,7 +301,7 @@ static void finish_giving_up(FerryDestination *destination, bool news)
 void ferry_destination_fail(FerryDestination *destination, GError *error)
 {
     ChannelReader *control = NULL;
-    bool closing, committed, news, pauses;
+    bool closing, committed, news, pauses, may_run;
 
     g_mutex_lock(&destination->lock);
     /*
@@ -315,6 +315,7 @@ void ferry_destination_fail(FerryDestination *destination, GError *error)
     /* A source that is done closes its channels; the stream has an end to bring. */
     pauses = committed && news && !ferry_destination_is_content(destination);
     destination->telling_why |= pauses;
+    may_run = destination->may_run;
     /* Who ends it has heard what there is to hear. */
     closing = destination->closing;
     g_mutex_unlock(&destination->lock);
@@ -328,7 +329,7 @@ void ferry_destination_fail(FerryDestination *destination, GError *error)
     }
     if (!committed) {
         finish_giving_up(destination, news);
-    } else if (control) {
+    } else if (control && may_run) {
         ferry_channel_shutdown(control->channel);
     }
     if (pauses) {

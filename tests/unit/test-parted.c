@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include "hand.h"
+#include "migration/error.h"
 #include "migration/wire/control.h"
 
 #define STREAM "the migration stream broke"
@@ -177,6 +178,34 @@ static void test_content(void)
     hand_free(hand);
 }
 
+/*
+ * This side fails before GO, with pages missing or not, and says so: the source takes the guest back, and
+ * says so in its turn.
+ */
+static void test_fails_here(gconstpointer data)
+{
+    bool with_all = GPOINTER_TO_INT(data);
+    Hand *hand = with_all ? loaded_with_all() : hand_new();
+    g_autofree char *text = NULL;
+
+    if (!with_all) {
+        hand_leave(hand);
+        g_assert_true(ferry_destination_loaded(hand->destination, NULL));
+        hand_expect(hand, FERRY_FRAME_LOADED, NULL);
+    }
+    ferry_destination_fail(hand->destination, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_SYSTEM,
+                                                                  "no memory is left"));
+    g_assert_cmpint(hand_phase(hand), ==, with_all ? PARTED : PAUSED);
+    g_assert_cmpuint(hand->nr_broken, ==, 1);
+    g_assert_cmpstr(hand->why_broken, ==, "no memory is left");
+    hand_expect(hand, FERRY_FRAME_ERROR, &text);
+    g_assert_cmpstr(text, ==, "no memory is left");
+    ferry_control_send_error(hand->control, "the guest goes on at the source");
+    hand_await_phase(hand, FAILED);
+    g_assert_cmpuint(hand->nr_went, ==, 0);
+    hand_free(hand);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -190,5 +219,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/parted/untold/taken", GINT_TO_POINTER(FALSE), test_untold);
     g_test_add_data_func("/parted/untold/complete", GINT_TO_POINTER(TRUE), test_untold);
     g_test_add_func("/parted/content", test_content);
+    g_test_add_data_func("/parted/fails-here/missing", GINT_TO_POINTER(FALSE), test_fails_here);
+    g_test_add_data_func("/parted/fails-here/all", GINT_TO_POINTER(TRUE), test_fails_here);
     return g_test_run();
 }
