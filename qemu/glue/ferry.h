@@ -150,7 +150,10 @@ bool ferry_has_sent_all(MigrationState *s);
 /* What QEMU's handlers say is left; nothing, once the destination has all and the stream is broken.  Likewise. */
 void ferry_pending(bool exact, uint64_t *must_precopy, uint64_t *can_postcopy);
 
-/* A person pauses post-copy at the source: the session is not to go on without QEMU's stream.  Any thread. */
+/*
+ * A person pauses post-copy at the source: the session is not to go on without QEMU's stream, which is about to be
+ * broken.  Any thread.
+ */
 void ferry_outgoing_pause(void);
 
 /* Whether nothing more may be written for now; not once the destination has all.  Migration thread. */
@@ -217,6 +220,9 @@ int ferry_postcopy_listened(int ret);
  * device state is loaded.  The thread that reads the stream.
  */
 void ferry_listen_broke(void);
+
+/* A person pauses post-copy at the destination: the stream is about to be broken.  Any thread. */
+void ferry_incoming_pause(void);
 
 /* The migration is paused since.  The thread that reads the stream. */
 void ferry_postcopy_paused(struct MigrationIncomingState *mis);

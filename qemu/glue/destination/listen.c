@@ -36,6 +36,7 @@
 static struct {
     bool failing;  /* atomic: the main thread could not load the device state */
     bool given_up; /* atomic: a person has abandoned the migration */
+    bool pausing;  /* atomic: a person pauses it, and the stream is about to break */
     GMutex lock;   /* for what follows */
     GCond changed;
     bool ended;
@@ -146,6 +147,11 @@ bool ferry_incoming_is_open(Error **errp)
 
 /* --- The listen thread ----------------------------------------------------------------------------- */
 
+void ferry_incoming_pause(void)
+{
+    qatomic_set(&listening.pausing, true);
+}
+
 void ferry_listen_broke(void)
 {
     if (!bql_locked() && ferry_incoming_destination()) {
@@ -156,13 +162,15 @@ void ferry_listen_broke(void)
 bool ferry_postcopy_pauses(bool running)
 {
     FerryDestination *destination = ferry_incoming_destination();
+    bool pausing = qatomic_xchg(&listening.pausing, false);
 
     /* Where the device state did not load, here or in the coroutine, that is the reason, not the stream. */
     if (!destination || !ferry_destination_is_left(destination) || qemu_in_coroutine() ||
         qatomic_read(&listening.failing)) {
         return running;
     }
-    return ferry_destination_stream_broke(destination, "the migration stream broke");
+    return ferry_destination_stream_broke(destination, pausing ? FERRY_PAUSED_BY_USER
+                                                               : "the migration stream broke");
 }
 
 int ferry_postcopy_listened(int ret)
