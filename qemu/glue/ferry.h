@@ -48,6 +48,17 @@ void ferry_outgoing_side_handshake(struct QIOChannel *ioc);
 /* The same is over, and @ioc perhaps gone.  Any thread. */
 void ferry_outgoing_side_handshake_over(const void *ioc);
 
+/* It has failed, or the connection before it: if it was given up for taking too long, have @err say so.  Any thread. */
+void ferry_outgoing_side_failed(Error **err);
+
+/*
+ * qio_channel_socket_connect_async() for one more of QEMU's own channels to @address, to which the main one is
+ * connected: it ends when the migration is cancelled or has failed, or after network-timeout.  @told is called with
+ * @opaque, in the main loop unless it failed.  Any thread that may use the main channel.
+ */
+void ferry_outgoing_connect(struct QIOChannelSocket *socket, struct SocketAddress *address,
+                            void (*told)(struct QIOTask *task, void *opaque), void *opaque);
+
 /* The main channel's has failed: if it was given up for taking too long, have @err say so.  Main thread. */
 void ferry_outgoing_handshake_failed(Error **err);
 
