@@ -147,8 +147,8 @@ uint64_t ferry_destination_resuming_bytes(FerryDestination *destination);
 bool ferry_destination_has_guest(FerryDestination *destination);
 
 /*
- * The source will not come back: the session fails, and missing pages read as zero from here on.  Only
- * while the connection is broken.  Any thread.
+ * The source will not come back: the session fails, and missing pages read as zero from here on.  If none is
+ * missing, and the guest is this side's, it is complete instead.  Only while the connection is broken.  Any thread.
  */
 bool ferry_destination_abandon(FerryDestination *destination, GError **errp);
 

@@ -356,21 +356,27 @@ bool ferry_destination_abandon(FerryDestination *destination, GError **errp)
 {
     g_autoptr(GError) error = NULL;
     ChannelReader *control = NULL;
-    bool parted, given_up;
+    bool parted, whole, given_up;
 
     g_mutex_lock(&destination->lock);
     /* After it has failed, nobody is to be told to run the guest any more. */
     while (destination->telling_go) {
         g_cond_wait(&destination->changed, &destination->lock);
     }
-    /* Without GO the guest is not this side's, whatever has come. */
-    parted = destination->phase == FERRY_DESTINATION_PARTED && !destination->may_run;
+    /* Without GO the guest is not this side's, whatever has come; with it and all pages nobody is needed. */
+    parted = destination->phase == FERRY_DESTINATION_PARTED;
+    whole = parted && destination->may_run;
+    destination->told_taken |= whole;
+    destination->told_complete |= whole;
     error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED,
                                 parted ? "abandoned, before the source had let go of the guest"
                                        : "abandoned, with pages missing");
-    given_up = (parted || destination->phase == FERRY_DESTINATION_PAUSED) &&
+    given_up = !whole && (parted || destination->phase == FERRY_DESTINATION_PAUSED) &&
                give_up(destination, error, &control);
     g_mutex_unlock(&destination->lock);
+    if (whole) {
+        return true;
+    }
     if (!given_up) {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
                             "no broken connection is waited for");

@@ -36,6 +36,7 @@
 static struct {
     bool failing;  /* atomic: the main thread could not load the device state */
     bool given_up; /* atomic: a person has abandoned the migration */
+    bool whole;    /* it was only the source that was missing; the main thread's */
     bool pausing;  /* atomic: a person pauses it, and the stream is about to break */
     GMutex lock;   /* for what follows */
     GCond changed;
@@ -117,14 +118,16 @@ static void take_apart(void *opaque)
 
     mis->have_listen_thread = false;
     postcopy_state_set(POSTCOPY_INCOMING_END);
-    ferry_incoming_keep_last(true);
+    ferry_incoming_keep_last(!listening.whole);
     ferry_incoming_end(NULL, false);
     migration_incoming_state_destroy();
-    migrate_set_state(&mis->state, MIGRATION_STATUS_CANCELLING, MIGRATION_STATUS_FAILED);
+    migrate_set_state(&mis->state, MIGRATION_STATUS_CANCELLING,
+                      listening.whole ? MIGRATION_STATUS_COMPLETED : MIGRATION_STATUS_FAILED);
 }
 
-void ferry_listen_give_up(MigrationIncomingState *mis)
+void ferry_listen_give_up(MigrationIncomingState *mis, bool whole)
 {
+    listening.whole = whole;
     qatomic_set(&listening.given_up, true);
     qemu_sem_post(&mis->postcopy_pause_sem_dst);
 }
