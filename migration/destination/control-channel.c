@@ -40,11 +40,11 @@ static void silent(void *opaque, GError *error)
         ferry_destination_fail(destination, error);
     }
     g_mutex_lock(&destination->lock);
-    waits = destination->phase == FERRY_DESTINATION_PARTED &&
-            (!cut_off || (destination->may_run && !destination->stream_broke));
+    waits = ferry_destination_is_cut_off(destination) &&
+            ferry_destination_is_content(destination) && !destination->stream_broke;
     g_mutex_unlock(&destination->lock);
     if (waits) {
-        /* All pages are in.  But whoever waits for the source's last word would for ever. */
+        /* It may be done.  But whoever waits for its last word on the stream would for ever. */
         destination->ops.broken(destination->opaque, why);
     }
 }
@@ -402,13 +402,11 @@ static bool take_handoff(FerryDestination *destination, const FerryFrame *frame,
     return ok || out_of_turn(frame, errp);
 }
 
-static bool take_go(ChannelReader *reader, const FerryFrame *frame, GError **errp)
+static bool take_go(FerryDestination *destination, const FerryFrame *frame, GError **errp)
 {
-    FerryDestination *destination = reader->destination;
-    bool ok, first, cut_off;
+    bool ok, first;
 
     g_mutex_lock(&destination->lock);
-    cut_off = ferry_destination_is_cut_off(destination) || destination->stream_broke;
     ok = ferry_destination_is_committed(destination) ||
          ferry_destination_may_enter(destination, FERRY_DESTINATION_DONE);
     first = ok && !destination->may_run;
@@ -423,12 +421,9 @@ static bool take_go(ChannelReader *reader, const FerryFrame *frame, GError **err
     }
     /*
      * If it cannot be said any more, the guest is this side's all the same.  First of all, because the
-     * session may be over as soon as the guest runs.  Not on what is left of a connection that broke: the
-     * source would take the migration for completed, with nobody left to resume it here.
+     * session may be over as soon as the guest runs.
      */
-    if (!cut_off) {
-        ferry_control_send(reader->channel, FERRY_FRAME_TAKEN, 0, NULL, NULL);
-    }
+    ferry_destination_tell(destination, FERRY_FRAME_TAKEN, NULL);
     if (first) {
         ferry_event(go, "destination");
         destination->ops.go(destination->opaque);
@@ -502,7 +497,7 @@ static bool take_resume(ChannelReader *reader, const FerryFrame *frame, const GB
     ferry_event(resumed, "destination", nr_missing);
     destination->ops.resumed(destination->opaque);
     if (parted) {
-        return ferry_control_send(reader->channel, FERRY_FRAME_COMPLETE, 0, NULL, errp);
+        return ferry_destination_tell(destination, FERRY_FRAME_COMPLETE, errp);
     }
     ferry_fetch_ask_again(receiver->fetch);
     return true;
@@ -533,7 +528,7 @@ static bool take_frame(ChannelReader *reader, const FerryFrame *frame, const GBy
     case FERRY_FRAME_HANDOFF:
         return take_handoff(destination, frame, body, errp);
     case FERRY_FRAME_GO:
-        return take_go(reader, frame, errp);
+        return take_go(destination, frame, errp);
     case FERRY_FRAME_RESUME:
         return destination->receiver.fetch ? take_resume(reader, frame, body, errp)
                                            : out_of_turn(frame, errp);

@@ -138,19 +138,13 @@ static void want(void *opaque, unsigned index, uint32_t region, uint64_t page)
 static void fetched_all(void *opaque)
 {
     FerryDestination *destination = opaque;
-    FerryChannel *control = NULL;
 
     g_mutex_lock(&destination->lock);
     destination->complete_ns = ferry_now_ns();
     ferry_event(complete, "destination");
-    if (ferry_destination_is_connected(destination)) {
-        control = destination->control->channel;
-    }
     ferry_destination_check_complete(destination);
     g_mutex_unlock(&destination->lock);
-    if (control) {
-        ferry_control_send(control, FERRY_FRAME_COMPLETE, 0, NULL, NULL);
-    }
+    ferry_destination_tell(destination, FERRY_FRAME_COMPLETE, NULL);
 }
 
 static void fetch_failed(void *opaque, GError *error)

@@ -71,7 +71,10 @@ typedef struct FerryDestinationOps {
      * session; optional.  Any thread.
      */
     uint64_t (*stream_idle_ms)(void *opaque);
-    /* The connection broke after that, or just before; the source may come back.  Any thread. */
+    /*
+     * The connection broke after that, or just before, of @why; the source may come back.  Whoever reads the
+     * migration stream is not to wait there.  Any thread.
+     */
     void (*broken)(void *opaque, const GError *why);
     /* It is back, and missing pages come again.  Any thread. */
     void (*resumed)(void *opaque);
@@ -125,11 +128,11 @@ bool ferry_destination_is_left(FerryDestination *destination);
 void ferry_destination_break(FerryDestination *destination);
 
 /*
- * The stream that the device state came on broke, with pages left missing.  True if the session waits for
- * another connection: the source may have let go of the guest.  False if it has failed; or if all pages are
- * in and the guest is this side's, so that nothing more is to come.
+ * The stream that the device state came on broke (@why: for the log), with pages left missing.  True if the
+ * session waits for another connection: the source may have let go of the guest.  False if it has failed; or
+ * if the source was told that guest and pages are all here, so that nothing more is to come.
  */
-bool ferry_destination_stream_broke(FerryDestination *destination);
+bool ferry_destination_stream_broke(FerryDestination *destination, const char *why);
 
 /* Another stream has taken the place of the one that broke. */
 void ferry_destination_stream_came(FerryDestination *destination);
@@ -144,8 +147,8 @@ uint64_t ferry_destination_resuming_bytes(FerryDestination *destination);
 bool ferry_destination_has_guest(FerryDestination *destination);
 
 /*
- * The source will not come back: the session fails, and missing pages read as zero from here on.  Only
- * while the connection is broken.  Any thread.
+ * The source will not come back: the session fails, and missing pages read as zero from here on.  If none is
+ * missing, and the guest is this side's, it is complete instead.  Only while the connection is broken.  Any thread.
  */
 bool ferry_destination_abandon(FerryDestination *destination, GError **errp);
 

@@ -88,7 +88,10 @@ struct FerryDestination {
      * loaded, fetching, paused or done, is sent again after a broken connection, and counts once.
      */
     bool may_run;
-    bool telling_go; /* ops.go has not returned yet */
+    bool telling_go;  /* ops.go has not returned yet */
+    bool telling_why; /* the same for ops.broken: the session is paused, and has not said why yet */
+    /* The source may have heard that, on this connection or on one before. */
+    bool told_taken, told_complete;
     /* The stream that the device state came on broke, and no other one has taken its place. */
     bool stream_broke;
     bool

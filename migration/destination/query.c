@@ -72,8 +72,11 @@ static FerrySessionPhase session_phase(const FerryDestination *destination)
     case FERRY_DESTINATION_PAUSED:
         return FERRY_SESSION_PAUSED;
     case FERRY_DESTINATION_DONE:
-    case FERRY_DESTINATION_PARTED:
         return FERRY_SESSION_DONE;
+    case FERRY_DESTINATION_PARTED:
+        /* Whether or not pages are missing, it waits for a source that was not told all. */
+        return ferry_destination_is_content(destination) ? FERRY_SESSION_DONE
+                                                         : FERRY_SESSION_PAUSED;
     default:
         return FERRY_SESSION_FAILED;
     }

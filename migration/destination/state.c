@@ -114,6 +114,11 @@ bool ferry_destination_has_left(const FerryDestination *destination)
     return ferry_fetch_is_live(destination->receiver.fetch);
 }
 
+bool ferry_destination_is_content(const FerryDestination *destination)
+{
+    return destination->told_taken && destination->told_complete;
+}
+
 /* --- The end ------------------------------------------------------------------------------------ */
 
 /* With the lock held: tell the machine that all memory is in place, or that the session has failed. */
@@ -152,6 +157,35 @@ void ferry_destination_check_complete(FerryDestination *destination)
     }
 }
 
+bool ferry_destination_tell(FerryDestination *destination, FerryFrameType type, GError **errp)
+{
+    bool *told = type == FERRY_FRAME_TAKEN ? &destination->told_taken : &destination->told_complete;
+    FerryChannel *control = NULL;
+    GError *error = NULL;
+    bool first, breaks;
+
+    g_mutex_lock(&destination->lock);
+    if (ferry_destination_is_connected(destination) && !destination->stream_broke) {
+        control = destination->control->channel;
+    }
+    first = control && !*told;
+    *told |= first;
+    g_mutex_unlock(&destination->lock);
+    if (!control || ferry_control_send(control, type, 0, NULL, &error)) {
+        return true;
+    }
+    g_mutex_lock(&destination->lock);
+    *told &= !first;
+    /* If the session broke meanwhile, that looked like the end of it. */
+    breaks = first && ferry_destination_is_cut_off(destination) && !destination->stream_broke;
+    g_mutex_unlock(&destination->lock);
+    if (breaks) {
+        destination->ops.broken(destination->opaque, error);
+    }
+    g_propagate_error(errp, error);
+    return false;
+}
+
 void ferry_destination_shut_down_locked(FerryDestination *destination)
 {
     for (guint i = 0; i < destination->readers->len; i++) {
@@ -184,7 +218,7 @@ static bool cut_off(FerryDestination *destination, const GError *error, ChannelR
     if (!news) {
         return false;
     }
-    if (destination->phase == FERRY_DESTINATION_PAUSED) {
+    if (!ferry_destination_is_content(destination)) {
         ferry_event(paused, "destination", error->message);
     }
     if (!g_error_matches(error, FERRY_ERROR, FERRY_ERROR_IO)) {
@@ -268,7 +302,7 @@ static void finish_giving_up(FerryDestination *destination, bool news)
 void ferry_destination_fail(FerryDestination *destination, GError *error)
 {
     ChannelReader *control = NULL;
-    bool closing, committed, news, parted;
+    bool closing, committed, news, pauses, may_run;
 
     g_mutex_lock(&destination->lock);
     /*
@@ -279,7 +313,10 @@ void ferry_destination_fail(FerryDestination *destination, GError *error)
                 (destination->may_run || !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_REFUSED));
     news =
         committed ? cut_off(destination, error, &control) : give_up(destination, error, &control);
-    parted = ferry_destination_has_all(destination);
+    /* A source that is done closes its channels; the stream has an end to bring. */
+    pauses = committed && news && !ferry_destination_is_content(destination);
+    destination->telling_why |= pauses;
+    may_run = destination->may_run;
     /* Who ends it has heard what there is to hear. */
     closing = destination->closing;
     g_mutex_unlock(&destination->lock);
@@ -293,41 +330,54 @@ void ferry_destination_fail(FerryDestination *destination, GError *error)
     }
     if (!committed) {
         finish_giving_up(destination, news);
-    } else if (control) {
+    } else if (control && may_run) {
         ferry_channel_shutdown(control->channel);
     }
-    /* With all pages in, the source closes them when it is content. */
-    if (committed && news && !parted) {
+    if (pauses) {
         destination->ops.broken(destination->opaque, error);
+        g_mutex_lock(&destination->lock);
+        destination->telling_why = false;
+        g_cond_broadcast(&destination->changed);
+        g_mutex_unlock(&destination->lock);
     }
     g_error_free(error);
 }
 
+static void break_stream(FerryDestination *destination, const char *why)
+{
+    ferry_destination_fail(destination, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, why));
+}
+
 void ferry_destination_break(FerryDestination *destination)
 {
-    ferry_destination_fail(destination, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO,
-                                                            "the migration stream broke"));
+    break_stream(destination, "the migration stream broke");
 }
 
 bool ferry_destination_abandon(FerryDestination *destination, GError **errp)
 {
     g_autoptr(GError) error = NULL;
     ChannelReader *control = NULL;
-    bool parted, given_up;
+    bool parted, whole, given_up;
 
     g_mutex_lock(&destination->lock);
     /* After it has failed, nobody is to be told to run the guest any more. */
     while (destination->telling_go) {
         ferry_cond_wait(&destination->changed, &destination->lock);
     }
-    /* Without GO the guest is not this side's, whatever has come. */
-    parted = destination->phase == FERRY_DESTINATION_PARTED && !destination->may_run;
+    /* Without GO the guest is not this side's, whatever has come; with it and all pages nobody is needed. */
+    parted = destination->phase == FERRY_DESTINATION_PARTED;
+    whole = parted && destination->may_run;
+    destination->told_taken |= whole;
+    destination->told_complete |= whole;
     error = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_CANCELLED,
                                 parted ? "abandoned, before the source had let go of the guest"
                                        : "abandoned, with pages missing");
-    given_up = (parted || destination->phase == FERRY_DESTINATION_PAUSED) &&
+    given_up = !whole && (parted || destination->phase == FERRY_DESTINATION_PAUSED) &&
                give_up(destination, error, &control);
     g_mutex_unlock(&destination->lock);
+    if (whole) {
+        return true;
+    }
     if (!given_up) {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
                             "no broken connection is waited for");
@@ -447,19 +497,23 @@ void ferry_destination_stream_came(FerryDestination *destination)
     g_mutex_unlock(&destination->lock);
 }
 
-bool ferry_destination_stream_broke(FerryDestination *destination)
+bool ferry_destination_stream_broke(FerryDestination *destination, const char *why)
 {
     bool over, waits;
 
     g_mutex_lock(&destination->lock);
-    over = destination->may_run && ferry_destination_has_all(destination);
+    over = ferry_destination_is_content(destination);
     destination->stream_broke = !over;
     g_mutex_unlock(&destination->lock);
     if (over) {
         return false;
     }
-    ferry_destination_break(destination);
+    break_stream(destination, why);
     g_mutex_lock(&destination->lock);
+    /* Whoever sees that it is paused finds out why: another thread may be about to say so. */
+    while (destination->telling_why) {
+        g_cond_wait(&destination->changed, &destination->lock);
+    }
     waits = ferry_destination_is_cut_off(destination);
     g_mutex_unlock(&destination->lock);
     return waits;

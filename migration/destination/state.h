@@ -10,10 +10,14 @@
  *   fetching <-> paused, done <-> parted  the connection breaks; RESUME on another one
  *   paused -> parted                      the last page had come, and is in place now
  *   all before fetching -> failed         something breaks
- *   paused -> failed                      somebody abandons it
+ *   paused, parted -> failed              somebody abandons it, or the source keeps the guest
  *
  * Until LOADED is sent, whatever breaks fails the session: the source has the guest.  After that nothing
  * does but ferry_destination_abandon, while it is paused: the guest may run here, and here only.
+ *
+ * A session that breaks after LOADED is paused, with a reason, and breaks the migration stream: another
+ * connection is waited for, whether or not pages are missing.  There is one exception: a source that was told
+ * TAKEN and COMPLETE may close its channels because it is done.  Then the stream may still bring its end.
  *
  * Waits and questions for the owner are in destination.h.
  *
@@ -57,8 +61,17 @@ bool ferry_destination_has_all(const FerryDestination *destination);
 /* Pages were left missing at the hand-off. */
 bool ferry_destination_has_left(const FerryDestination *destination);
 
+/* With pages left missing: guest and pages are all here, and the source was told so.  It may be done. */
+bool ferry_destination_is_content(const FerryDestination *destination);
+
 /* A fence, a page, or a change of phase came: the session may be done. */
 void ferry_destination_check_complete(FerryDestination *destination);
+
+/*
+ * Without the lock: tell the source @type, TAKEN or COMPLETE; not on what is left of a connection that broke, as a
+ * source that has heard both is done, with nobody left to resume this side.  False if the channel breaks.
+ */
+bool ferry_destination_tell(FerryDestination *destination, FerryFrameType type, GError **errp);
 
 /* Break all channels, those of strangers too. */
 void ferry_destination_shut_down_locked(FerryDestination *destination);

@@ -17,10 +17,7 @@ static void silent(void *opaque, GError *error)
     FerrySource *source = opaque;
 
     atomic_store(&source->is_silent, true);
-    /* Decided once, lest GO follows: the destination may hear this still, and wait to be told to run. */
-    if (!ferry_source_is_gone(source) && ferry_source_enter(source, FERRY_SOURCE_FAILED)) {
-        ferry_channels_tell(&source->channels, error->message);
-    }
+    ferry_source_keep_guest(source, error->message);
     ferry_source_note_failure(source, error);
     ferry_source_shutdown(source);
 }

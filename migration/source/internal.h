@@ -129,6 +129,12 @@ bool ferry_source_wait(FerrySource *source, const bool *what, unsigned timeout_m
  */
 bool ferry_source_replace_tracker(FerrySource *source, GError *error, GError **errp);
 
+/*
+ * Something failed that is of no use to wait for.  Unless the guest is gone, it stays: decided once, lest GO
+ * follows, and the destination is told so, with @why, as it may wait to be told to run.  Any thread.
+ */
+void ferry_source_keep_guest(FerrySource *source, const char *why);
+
 /* On channels that have been opened: read what the destination says, in a thread. */
 void ferry_source_listen(FerrySource *source);
 

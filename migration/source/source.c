@@ -358,11 +358,31 @@ static void wake(FerrySource *source)
     g_mutex_unlock(&source->lock);
 }
 
+/* What the destination is told that may be waiting to be told to run the guest. */
+static const char *last_word(const GError *error)
+{
+    bool ours = error && error->code != FERRY_ERROR_REFUSED && error->code != FERRY_ERROR_IO &&
+                error->code != FERRY_ERROR_LOST;
+
+    return ours ? error->message : "the guest goes on at the source";
+}
+
+void ferry_source_keep_guest(FerrySource *source, const char *why)
+{
+    if (!ferry_source_is_gone(source) && ferry_source_enter(source, FERRY_SOURCE_FAILED)) {
+        ferry_channels_tell(&source->channels, why);
+    }
+}
+
 /* Without it no channel is of use, and the destination must get to know. */
 static void end_control(FerrySource *source, GError *error)
 {
     bool is_news = !is_expected(source) || atomic_load(&source->is_silent);
 
+    /* A destination that says why it failed may wait all the same, if GO was due. */
+    if (is_news && atomic_load(&source->is_open)) {
+        ferry_source_keep_guest(source, last_word(error));
+    }
     ferry_source_lose_channel(source, error);
     ferry_source_shutdown(source);
     ferry_cause_close(&source->cause);
@@ -424,16 +444,6 @@ GError *ferry_source_cause(FerrySource *source, unsigned timeout_ms)
     return ferry_cause_wait(&source->cause, timeout_ms);
 }
 
-/* The destination may be waiting to be told to run the guest: it never will be. */
-static void tell_peer(FerrySource *source, const GError *error)
-{
-    bool ours = error && error->code != FERRY_ERROR_REFUSED && error->code != FERRY_ERROR_IO &&
-                error->code != FERRY_ERROR_LOST;
-
-    ferry_channels_tell(&source->channels,
-                        ours ? error->message : "the guest goes on at the source");
-}
-
 /* The connection is of no use any more: the session waits for another one, or is over. */
 static void break_off(FerrySource *source, const GError *error)
 {
@@ -451,7 +461,7 @@ static void break_off(FerrySource *source, const GError *error)
                                                                             : FERRY_SOURCE_FAILED);
     }
     if (!ferry_source_is_gone(source)) {
-        tell_peer(source, error);
+        ferry_channels_tell(&source->channels, last_word(error));
     }
     ferry_source_shutdown(source);
 }

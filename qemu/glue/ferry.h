@@ -53,6 +53,17 @@ void ferry_outgoing_side_handshake(struct QIOChannel *ioc);
 /* The same is over, and @ioc perhaps gone.  Any thread. */
 void ferry_outgoing_side_handshake_over(const void *ioc);
 
+/* It has failed, or the connection before it: if it was given up for taking too long, have @err say so.  Any thread. */
+void ferry_outgoing_side_failed(Error **err);
+
+/*
+ * qio_channel_socket_connect_async() for one more of QEMU's own channels to @address, to which the main one is
+ * connected: it ends when the migration is cancelled or has failed, or after network-timeout.  @told is called with
+ * @opaque, in the main loop unless it failed.  Any thread that may use the main channel.
+ */
+void ferry_outgoing_connect(struct QIOChannelSocket *socket, struct SocketAddress *address,
+                            void (*told)(struct QIOTask *task, void *opaque), void *opaque);
+
 /* The main channel's has failed: if it was given up for taking too long, have @err say so.  Main thread. */
 void ferry_outgoing_handshake_failed(Error **err);
 
@@ -158,7 +169,10 @@ bool ferry_has_sent_all(MigrationState *s);
 /* What QEMU's handlers say is left; nothing, once the destination has all and the stream is broken.  Likewise. */
 void ferry_pending(bool exact, uint64_t *must_precopy, uint64_t *can_postcopy);
 
-/* A person pauses post-copy at the source: the session is not to go on without QEMU's stream.  Any thread. */
+/*
+ * A person pauses post-copy at the source: the session is not to go on without QEMU's stream, which is about to be
+ * broken.  Any thread.
+ */
 void ferry_outgoing_pause(void);
 
 /* Whether nothing more may be written for now; not once the destination has all.  Migration thread. */
@@ -225,6 +239,9 @@ int ferry_postcopy_listened(int ret);
  * device state is loaded.  The thread that reads the stream.
  */
 void ferry_listen_broke(void);
+
+/* A person pauses post-copy at the destination: the stream is about to be broken.  Any thread. */
+void ferry_incoming_pause(void);
 
 /* The migration is paused since.  The thread that reads the stream. */
 void ferry_postcopy_paused(struct MigrationIncomingState *mis);

@@ -34,6 +34,9 @@
 #define FERRY_STREAM_PART  (FERRY_STREAM_MAGIC | 2)
 #define FERRY_STREAM_END   (FERRY_STREAM_MAGIC | 3)
 
+/* Why post-copy is paused by migrate-pause, at either end. */
+#define FERRY_PAUSED_BY_USER "the user has paused the migration (migrate-pause)"
+
 /* Turn the engine's error into QEMU's; frees @error. */
 void ferry_propagate_error(Error **errp, GError *error);
 

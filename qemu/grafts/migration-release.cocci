@@ -4,8 +4,9 @@
 //        migration_thread, migration_iteration_run, migration_iteration_finish, qmp_migrate_pause
 // why: the destination runs the guest when Ferry tells it to, and from then on nothing that QEMU
 //      meets on its own connection may make this side take the guest back, or end the session; and
-//      what waits for the network before that does not hold the BQL.
-// places: 11
+//      what waits for the network before that does not hold the BQL; and that a person pauses the
+//      migration is known before its connection breaks.
+// places: 12
 
 @@
 expression s;
@@ -86,13 +87,18 @@ expression must, can;
  }
 
 @@
-expression s;
+expression s, error, mis;
 @@
  qmp_migrate_pause(...)
  {
  <...
+(
 +ferry_outgoing_pause();
- migration_rp_kick(s);
+ migrate_set_error(s, error);
+|
++ferry_incoming_pause();
+ ret = qemu_file_shutdown(mis->from_src_file);
+)
  ...>
  }
 

@@ -418,7 +418,7 @@ static void call(Fuzz *fuzz, uint8_t what)
         break;
     case 3:
         if (fuzz->has_left) {
-            ferry_destination_stream_broke(destination);
+            ferry_destination_stream_broke(destination, "the stream broke");
         }
         break;
     case 4:

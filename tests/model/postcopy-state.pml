@@ -20,6 +20,14 @@
 #define SHUT_FOR_EVER
 #define TAKEN_PAUSED
 #define RESUMED_PAUSED
+#define UNTOLD_ENDS
+#define PARTED_READS
+#define ERROR_UNHEARD
+#endif
+
+/* With it, the destination may lack memory for a page, once. */
+#ifdef ERROR_UNHEARD
+#define STARVE
 #endif
 
 #define EARLY 1
@@ -118,6 +126,8 @@ byte current = LATE;         /* pages that are as they are at the source */
 byte touched;                /* pages that loading the device state needs */
 byte asked;                  /* pages that were asked for on this connection */
 bool all_came;               /* nothing is missing any more */
+bool told_taken, told_complete; /* the source may have heard that */
+bool starved;                /* there was no memory for a page */
 bool resuming;               /* another connection is being taken */
 bool stream_broke;           /* the main stream has, and there is no other yet */
 bool running;                /* POSTCOPY_INCOMING_RUNNING */
@@ -133,11 +143,23 @@ mtype listen_thread = l_none;
 #define COMMITTED (phase == p_fetching || phase == p_done || CUT_OFF)
 #define HAS_ALL   (phase == p_done || phase == p_parted)
 
-/* Whether a destination that has guest and memory is content when the stream breaks. */
-#ifdef PARTED_WAITS
-#define ENDS_WITH_ALL false
+/* Whether the source may be done: it was told so. */
+#define CONTENT (told_taken && told_complete)
+
+/* Whether a destination ends when the stream breaks, because nothing more is to come. */
+#if defined(PARTED_WAITS)
+#define ENDS_NOW false
+#elif defined(UNTOLD_ENDS)
+#define ENDS_NOW (may_run && HAS_ALL)
 #else
-#define ENDS_WITH_ALL true
+#define ENDS_NOW CONTENT
+#endif
+
+/* Whether a session that breaks after LOADED breaks the stream, as a source that is done does not close it. */
+#ifdef PARTED_READS
+#define BREAKS_STREAM (phase == p_paused)
+#else
+#define BREAKS_STREAM (!CONTENT)
 #endif
 
 /* Whether GO, and RESUME, are answered although the main stream has broken, and none has come since. */
@@ -234,7 +256,7 @@ inline fail_d()
         resuming = false;
         cut_pages(D);
         if
-        :: phase == p_paused -> cut_main(D)
+        :: BREAKS_STREAM -> cut_main(D)
         :: else
         fi;
 #ifndef DEAF
@@ -259,6 +281,17 @@ inline fail_d()
     fi
 }
 
+/* Not on what is left of a connection that broke, which the source would be done after: ferry_destination_tell(). */
+inline tell_d(frame, told_it)
+{
+    if
+    :: (SAYS_TAKEN || (!CUT_OFF && !stream_broke)) && !ENDED(CONTROL, D) ->
+        told_it = true;
+        send(CONTROL, control_s, frame)
+    :: else
+    fi
+}
+
 /* Pages have come. */
 inline place(pages)
 {
@@ -268,12 +301,12 @@ inline place(pages)
     :: missing == 0 && !all_came ->
         all_came = true;
         if
-        :: !CUT_OFF -> send(CONTROL, control_s, COMPLETE)
+        :: phase == p_fetching -> phase = p_done
+        :: phase == p_paused -> phase = p_parted
         :: else
         fi;
         if
-        :: phase == p_fetching -> phase = p_done
-        :: phase == p_paused -> phase = p_parted
+        :: !CUT_OFF -> tell_d(COMPLETE, told_complete)
         :: else
         fi
     :: else

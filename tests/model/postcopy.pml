@@ -150,7 +150,14 @@ init
         :: control_s?[COMPLETE] -> control_s?COMPLETE; complete = true;
             SAY(control thread, take_control_frame, COMPLETE)
         :: control_s?[RESUMED] -> control_s?RESUMED; resumed = true; SAY(control thread, take_missing, RESUMED)
-        :: control_s?[ERROR] -> lose_control_s(); SAY(control thread, control_run, the destination says ERROR)
+        :: control_s?[ERROR] -> control_s?ERROR;
+#ifndef ERROR_UNHEARD
+            if
+            :: !gone -> send(CONTROL, control_d, ERROR)
+            :: else
+            fi;
+#endif
+            lose_control_s(); SAY(control thread, control_run, the destination says ERROR)
         fi }
     :: AT_S(control_thread_s && ENDED(CONTROL, S)) lose_control_s();
         SAY(control thread, control_run, the control channel is broken) }
@@ -231,7 +238,7 @@ init
 #else
         /* Decided once, with the lock of the session: LOADED may be about to be said. */
         if
-        :: ENDS_WITH_ALL && may_run && HAS_ALL -> listen_thread = l_join
+        :: ENDS_NOW -> listen_thread = l_join
         :: else -> stream_broke = true; fail_d(); listen_thread = (phase == p_failed -> l_die : l_pause)
         fi;
 #endif
@@ -273,11 +280,7 @@ init
             :: COMMITTED ->
                 scheduled = scheduled || !may_run; may_run = true;
 #ifndef VERSION3
-                /* Without a main stream that END can come on, the source is to resume instead. */
-                if
-                :: !stream_broke || SAYS_TAKEN -> send(CONTROL, control_s, TAKEN)
-                :: else
-                fi;
+                tell_d(TAKEN, told_taken);
 #endif
             :: else -> control_thread_d = false; fail_d()
             fi;
@@ -287,7 +290,7 @@ init
             :: CUT_OFF && resuming && (!stream_broke || SAYS_RESUMED) ->
                 send(CONTROL, control_s, RESUMED); told = missing; resuming = false;
                 if
-                :: phase == p_parted -> phase = p_done; send(CONTROL, control_s, COMPLETE)
+                :: phase == p_parted -> phase = p_done; tell_d(COMPLETE, told_complete)
                 :: else -> phase = p_fetching
                 fi
             :: else -> control_thread_d = false; fail_d()
@@ -332,21 +335,25 @@ init
         SAY(vCPU, want, needs a page that is missing) }
     :: AT_D(BEATS_D && control_thread_d && !ENDED(CONTROL, D) && !CUT_OFF &&
             (silent[CONTROL] || silent[DATA] || silent[FETCH] || process_s == FROZEN))
-        fail_d(); cut_control(D);
+        fail_d();
+        if
+        :: CONTENT && !stream_broke -> cut_main(D)
+        :: else
+        fi;
         SAY(heartbeat, silent, the source is silent) }
     :: AT_D(BEATS_D && control_thread_d && !ENDED(CONTROL, D) && !CUT_OFF && may_run &&
             listen_thread == l_read && !ENDED(MAIN, D) && held[MAIN] == D)
-        fail_d();
-        if
-        :: phase == p_parted -> cut_main(D)
-        :: else
-        fi;
+        fail_d(); cut_main(D);
         SAY(heartbeat, look_at_stream, nothing comes on the main stream) }
 #ifndef HELD_FOR_EVER
-    :: AT_D(phase == p_parted && may_run && listen_thread == l_read && !ENDED(MAIN, D) && held[MAIN] == D)
+    :: AT_D(CUT_OFF && CONTENT && listen_thread == l_read && !ENDED(MAIN, D) &&
+            (held[MAIN] == D || process_s == FROZEN))
         cut_main(D);
         SAY(heartbeat, look_at_stream, the session is over and nothing comes on the main stream) }
 #endif
+    :: AT_D(listen_thread == l_recover && !ENDED(MAIN, D) && main_d == NOTHING && process_s == FROZEN)
+        cut_main(D);
+        SAY(main thread, ferry_recovery_begin, the source has not resumed the migration in time) }
     :: AT_D((main_thread == m_read || listen_thread == l_read || listen_thread == l_recover) &&
             silent[MAIN] && !ENDED(MAIN, D))
         cut_main(D);
@@ -367,8 +374,17 @@ init
     CONNECTION_FAULTS(FETCH, a fetch channel, cut_fetch)
 #endif
     :: FAULT(!hangs && main_thread == m_load) hangs = true; SAY(world, -, the device state takes for ever to load) }
+    /* All at once: the host of a tunnel that the source is behind ends, say. */
+    :: FAULT(BUSY && dead[MAIN] == 0 && state_s != POSTCOPY_RECOVER && state_s != POSTCOPY_PAUSED)
+        held[MAIN] = D; cut_all(S);
+        SAY(network, -, all break towards the source; a relay keeps the main connection at the destination) }
     :: FAULT(main_thread == m_load) send(CONTROL, control_s, ERROR); exit_d(EXITED);
         SAY(world, -, the device state cannot be loaded; the destination exits) }
+#ifdef STARVE
+    :: AT_D(!starved && !calm && COMMITTED && !CUT_OFF && !ENDED(CONTROL, D))
+        starved = true; send(CONTROL, control_s, ERROR); fail_d();
+        SAY(data channel, fetch_starved, there is no memory for a page) }
+#endif
     PROCESS_FAULTS
     CONNECTION_NEWS(MAIN, the main connection, cut_main, main_d == NOTHING, main_s == NOTHING)
     CONNECTION_NEWS(CONTROL, the control channel, cut_control, len(control_d) == 0, len(control_s) == 0)
@@ -399,13 +415,19 @@ init
 
     :: timeout ->
         CLAIM(NO_WAIT, the driver waits, process_s != ALIVE || driver == s_over || driver == s_paused);
+        CLAIM(NO_WAIT, the destination reads a stream on which nothing comes,
+              process_d != ALIVE || (listen_thread != l_read && listen_thread != l_recover));
+        CLAIM(NO_WAIT, the destination waits for the device state,
+              process_d != ALIVE || (main_thread != m_read && main_thread != m_listen));
         CLAIM(SOMEWHERE, none runs, process_s != ALIVE || ENDED_BY_SOMEBODY || runs_s || runs_d);
         if
         :: runs_d && process_s == ALIVE && process_d == ALIVE ->
             CLAIM(ALL_OF_IT, pages are missing for good, current == ALL);
             CLAIM(AGREED, the destination is not completed, state_d == COMPLETED);
             CLAIM(AGREED, the source is neither completed nor paused, state_s == COMPLETED || driver == s_paused);
-            CLAIM(AGREED, the source is paused and knows that nothing is missing, driver != s_paused || !IS_COMPLETE)
+            CLAIM(AGREED, the source is paused and knows that nothing is missing, driver != s_paused || !IS_COMPLETE);
+            CLAIM(AGREED, the source is paused for good and was never told that nothing is missing,
+                  driver != s_paused || CONTENT)
         :: else
         fi;
         CLAIM(AGREED, the network did nothing and the guest was taken back; the destination waits for it for good,

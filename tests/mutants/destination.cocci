@@ -239,14 +239,57 @@ expression a;
 + first = ok
 
 // taken-when-cut-off: TAKEN is said on what is left of a broken connection
-//    file: migration/destination/control-channel.c
+//    file: migration/destination/state.c
 //    tests: destination
 @@
 @@
-- if (!cut_off) {
--     ferry_control_send(reader->channel, FERRY_FRAME_TAKEN, 0, NULL, NULL);
+  ferry_destination_tell(...)
+  {
+  <...
+- ferry_destination_is_connected(destination) && !destination->stream_broke
++ destination->control
+  ...>
+  }
+
+// content-untold: a destination that has guest and pages needs nobody, whatever the source knows
+//    file: migration/destination/state.c
+//    tests: parted
+@@
+@@
+- destination->told_taken && destination->told_complete
++ destination->may_run && ferry_destination_has_all(destination)
+
+// untold-told: what could not be said counts as said
+//    file: migration/destination/state.c
+//    tests: parted:/parted/untold
+@@
+@@
+- *told &= !first;
+
+// parted-reads: a session that breaks with all pages in lets the stream be read on
+//    file: migration/destination/state.c
+//    tests: parted
+@@
+@@
+- committed && news && !ferry_destination_is_content(destination)
++ committed && news && !ferry_destination_has_all(destination)
+
+// reason-late: a session shows that it is paused before it has said why
+//    file: migration/destination/state.c
+//    tests: parted:/parted/reason-first
+@@
+@@
+- while (destination->telling_why) {
+-     g_cond_wait(&destination->changed, &destination->lock);
 - }
-+ ferry_control_send(reader->channel, FERRY_FRAME_TAKEN, 0, NULL, NULL);
+
+// fails-deaf: a destination that fails before GO does not hear that the source keeps the guest
+//    file: migration/destination/state.c
+//    tests: parted:/parted/fails-here
+@@
+@@
+- control && may_run
++ control
 
 // resume-unbroken: a connection that is not broken is resumed
 //    file: migration/destination/control-channel.c

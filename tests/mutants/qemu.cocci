@@ -110,7 +110,8 @@ expression fetch, stats;
 //    file: qemu/glue/source/dial.c
 //    tests: qtest:/ferry/opening/relay-drops
 @@
-expression now, calls;
+identifier now;
+expression calls;
 @@
 - now >= calls->deadline_us
 + now >= calls->deadline_us + 3600 * G_USEC_PER_SEC
@@ -147,10 +148,21 @@ expression s;
 //    tests: qtest:/ferry/tls/silence/multifd-limit
 @@
 @@
-  static void give_up_side_handshakes(void *opaque)
+  give_up_side_handshakes(...)
   {
--     ferry_outgoing_break_handshakes();
+  <...
+- ferry_outgoing_break_handshakes();
+  ...>
   }
+
+// side-connects-kept: multifd's connections have no limit
+//    file: qemu/glue/source/dial.c
+//    tests: qtest:/ferry/opening/multifd-dropped/limit
+@@
+typedef gint64;
+@@
+- calls->start_us + (gint64)side->timeout_ms * 1000
++ G_MAXINT64
 
 // handshake-kept: the handshake of the main channel has no limit
 //    file: qemu/glue/source/attempt.c

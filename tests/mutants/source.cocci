@@ -394,6 +394,19 @@ expression list es;
   ...>
   }
 
+// error-unanswered: a destination that fails before GO is not told that the guest stays
+//    file: migration/source/source.c
+//    tests: release:/release/no-go/destination-says-why
+@@
+expression why;
+@@
+  end_control(...)
+  {
+  <...
+- ferry_source_keep_guest(source, why);
+  ...>
+  }
+
 // blackout-for-ever: the guest may be stopped for ever
 //    file: migration/source/connect.c
 //    tests: release:/release/limit

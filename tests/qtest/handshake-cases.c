@@ -358,7 +358,7 @@ static const Case cases[] = {
         .hold = HOLD_NOT,
         .during = wait_for_limit,
         .outcome = FAILS,
-        .error = "TLS handshake failed",
+        .error = "took longer than network-timeout (2000 ms): TLS handshake failed",
     },
     {
         .name = "tls/silence/limit",

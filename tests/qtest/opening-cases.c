@@ -101,6 +101,41 @@ static void expect_cancelled(Vm *vm)
     g_assert_null(error);
 }
 
+/* Somewhere that takes one connection, the main channel, and answers no other; the destination hears of nothing. */
+static void go_to_the_deaf(Run *run)
+{
+    g_free(run->uri);
+    run->opaque = GINT_TO_POINTER(listen_somewhere(0, &run->uri));
+}
+
+static void cancel_dialling(Run *run)
+{
+    Vm *first = run->destination;
+    g_autofree char *status = NULL;
+    gint64 began;
+
+    g_usleep(500 * 1000);
+    status = vm_migration_status(run->source);
+    g_assert_cmpstr(status, ==, "setup");
+    began = g_get_monotonic_time();
+    vm_do(run->source, "migrate_cancel", NULL);
+    expect_cancelled(run->source);
+    g_assert_cmpint(g_get_monotonic_time() - began, <, 5 * G_USEC_PER_SEC);
+    run_second(run);
+    vm_quit(run->source);
+    vm_quit(run->destination);
+    vm_quit(first);
+    exit(0);
+}
+
+static void wait_for_limit(Run *run)
+{
+    gint64 began = g_get_monotonic_time();
+
+    g_free(vm_wait_status(run->source, "failed"));
+    g_assert_cmpint(g_get_monotonic_time() - began, <, 6 * G_USEC_PER_SEC);
+}
+
 /*
  * A connection that is still being made when its migration is cancelled, and comes when the next one is
  * under way: nothing must come of it.
@@ -391,6 +426,27 @@ static const Case cases[] = {
         .name = "opening/fail-and-repeat",
         .no_listen = true,
         .before = fail_and_repeat,
+    },
+    {
+        .name = "opening/multifd-dropped/cancel",
+        .capabilities = "multifd",
+        .parameters = "{ 'multifd-channels': 2 }",
+        .before = go_to_the_deaf,
+        .hold = HOLD_NOT,
+        .during = cancel_dialling,
+    },
+    {
+        .name = "opening/multifd-dropped/limit",
+        .source_options = "-global ferry.network-timeout=2000",
+        .capabilities = "multifd",
+        .parameters = "{ 'multifd-channels': 2 }",
+        .before = go_to_the_deaf,
+        .hold = HOLD_NOT,
+        .during = wait_for_limit,
+        .destination_stays = true,
+        .outcome = FAILS,
+        .error =
+            "cannot open one more of QEMU's own channels: network-timeout is 2000 ms: no connection",
     },
     {
         .name = "opening/fewer-multifd-channels",

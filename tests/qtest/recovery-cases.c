@@ -147,14 +147,27 @@ static void pause_destination(Run *run)
     vm_do(run->destination, "migrate-pause", NULL);
 }
 
+/* It says that a person wanted it, and nothing of a connection that was lost. */
+static void expect_paused_by_user(Vm *vm, const char *side)
+{
+    g_autofree char *log = vm_log(vm);
+    g_autofree char *by_user =
+        g_strdup_printf("ferry_paused %s: the user has paused the migration (migrate-pause)", side);
+
+    g_assert_nonnull(strstr(log, by_user));
+    g_assert_null(strstr(log, "lost the connection"));
+}
+
 static void break_by_pause_source(Run *run)
 {
     break_and_recover(run, pause_source);
+    expect_paused_by_user(run->source, "source");
 }
 
 static void break_by_pause_destination(Run *run)
 {
     break_and_recover(run, pause_destination);
+    expect_paused_by_user(run->destination, "destination");
 }
 
 /* The guest is the destination's: to cancel would lose it.  Who tries is told what can be done. */
@@ -421,12 +434,14 @@ static const Case cases[] = {
     },
     {
         .name = "postcopy/recover/pause-source",
+        .options = "-trace ferry_paused",
         .capabilities = "postcopy-ram",
         .postcopy = true,
         .during = break_by_pause_source,
     },
     {
         .name = "postcopy/recover/pause-destination",
+        .options = "-trace ferry_paused",
         .capabilities = "postcopy-ram",
         .postcopy = true,
         .during = break_by_pause_destination,

@@ -282,7 +282,7 @@ static FaultOutcome load_own_path(void)
 static FaultOutcome stream_broke(void)
 {
     atomic_store(&me.part_us, 0);
-    if (ferry_destination_stream_broke(me.destination)) {
+    if (ferry_destination_stream_broke(me.destination, "the stream broke")) {
         close_stream();
         return FAULT_PAUSED;
     }
@@ -463,15 +463,21 @@ static FaultOutcome resume(void)
 static FaultOutcome abandon(void)
 {
     g_autoptr(GError) error = NULL;
+    bool whole;
 
     fault_doing("abandoning");
     if (has_failed()) {
         return failed_to_load("");
     }
-    fault_guest_let_stop(true);
+    whole = ferry_destination_is_complete(me.destination, NULL) &&
+            ferry_destination_has_guest(me.destination);
+    fault_guest_let_stop(!whole);
     if (!ferry_destination_abandon(me.destination, &error)) {
         fault_complain("it cannot be abandoned: %s (%s)", error->message,
                        ferry_destination_phase_name(me.destination->phase));
+    }
+    if (whole) {
+        return completed();
     }
     fault_set_runs(false);
     end_session(NULL);

@@ -181,7 +181,11 @@ static void hand_go(void *opaque)
 
 static void hand_broken(void *opaque, const GError *why)
 {
-    atomic_fetch_add(&((Hand *)opaque)->nr_broken, 1);
+    Hand *hand = opaque;
+
+    g_usleep(atomic_load(&hand->hears_ms) * 1000);
+    g_strlcpy(hand->why_broken, why->message, sizeof(hand->why_broken));
+    atomic_fetch_add(&hand->nr_broken, 1);
 }
 
 static void hand_resumed(void *opaque)

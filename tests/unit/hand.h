@@ -46,6 +46,8 @@ typedef struct Hand {
     FerryDestination *destination;
     FakeMachine *machine;
     FerryChannel *control, *data, *fetch; /* the source's ends of the connection in use */
+    char why_broken[256];                 /* last, before it was counted */
+    _Atomic unsigned hears_ms;            /* how long the machine takes to hear it */
     _Atomic unsigned nr_complete, nr_broken, nr_resumed, nr_went;
 } Hand;
 

@@ -115,7 +115,7 @@ static void test_predicates(void)
         {FETCHING, false, true, false, true, false, FERRY_SESSION_FETCH},
         {PAUSED, false, true, true, false, false, FERRY_SESSION_PAUSED},
         {DONE, false, false, false, true, true, FERRY_SESSION_DONE},
-        {PARTED, false, true, true, false, true, FERRY_SESSION_DONE},
+        {PARTED, false, true, true, false, true, FERRY_SESSION_PAUSED},
         {FAILED, false, false, false, false, false, FERRY_SESSION_FAILED},
     };
     Hand *hand = hand_new();
@@ -184,21 +184,25 @@ static void test_abandon(void)
 {
     for (unsigned i = 0; i < 2 * FERRY_DESTINATION_NR_PHASES; i++) {
         const unsigned from = i / 2;
-        const bool may_run = i % 2, may = from == PAUSED || (from == PARTED && !may_run);
+        const bool may_run = i % 2, whole = from == PARTED && may_run;
+        const bool fails = !whole && (from == PAUSED || from == PARTED), may = fails || whole;
         Hand *hand = hand_new();
         g_autoptr(GError) error = NULL;
 
         set_phase(hand, from);
         hand->destination->may_run = may_run;
         g_assert_cmpint(ferry_destination_abandon(hand->destination, &error), ==, may);
-        g_assert_cmpint(hand_phase(hand), ==, may ? FAILED : from);
-        if (may) {
+        g_assert_cmpint(hand_phase(hand), ==, fails ? FAILED : from);
+        if (whole) {
+            g_assert_no_error(error);
+            g_assert_false(ferry_destination_stream_broke(hand->destination, "it broke"));
+        } else if (fails) {
             g_assert_false(ferry_destination_is_complete(hand->destination, &error));
             g_assert_error(error, FERRY_ERROR, FERRY_ERROR_CANCELLED);
         } else {
             g_assert_error(error, FERRY_ERROR, FERRY_ERROR_REFUSED);
         }
-        g_assert_cmpuint(hand->nr_complete, ==, may);
+        g_assert_cmpuint(hand->nr_complete, ==, fails);
         hand_free(hand);
     }
 }

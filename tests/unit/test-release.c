@@ -205,6 +205,25 @@ static void test_no_go(gconstpointer data)
     bed_free(bed);
 }
 
+/* The destination fails after LOADED, and says so.  It waits until it hears that the source keeps the guest. */
+static void test_no_go_after_error(void)
+{
+    g_autofree char *text = NULL;
+    Bed *bed = bed_new(0);
+    g_autoptr(GError) error = NULL;
+
+    say(bed, FERRY_FRAME_LOADED);
+    g_assert_true(ferry_source_wait_loaded(bed->source, &error));
+    ferry_control_send_error(bed->control, "no memory is left");
+    g_assert_true(hears(bed, FERRY_FRAME_ERROR, &text));
+    g_assert_cmpstr(text, ==, "the guest goes on at the source");
+    g_assert_false(ferry_source_go(bed->source));
+    g_assert_false(ferry_source_fail(bed->source, &error));
+    g_assert_cmpstr(error->message, ==, "the destination says: no memory is left");
+    g_assert_cmpint(ferry_source_phase(bed->source), ==, FERRY_SOURCE_FAILED);
+    bed_free(bed);
+}
+
 /* The destination never says LOADED: the source takes the guest back, and says what it waited for. */
 static void test_limit(void)
 {
@@ -263,6 +282,7 @@ int main(int argc, char **argv)
     g_test_add_func("/release/doubt", test_doubt);
     g_test_add_data_func("/release/no-go/failed", GINT_TO_POINTER(FALSE), test_no_go);
     g_test_add_data_func("/release/no-go/cancelled", GINT_TO_POINTER(TRUE), test_no_go);
+    g_test_add_func("/release/no-go/destination-says-why", test_no_go_after_error);
     g_test_add_func("/release/control-breaks", test_control_breaks);
     g_test_add_func("/release/limit", test_limit);
     g_test_add_func("/release/limit-is-met", test_limit_is_met);

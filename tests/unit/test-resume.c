@@ -24,7 +24,7 @@ static void test_resumed_without_stream(void)
     hand_cut(hand);
     hand_await_phase(hand, PAUSED);
     ferry_destination_stream_came(hand->destination);
-    g_assert_true(ferry_destination_stream_broke(hand->destination));
+    g_assert_true(ferry_destination_stream_broke(hand->destination, "the stream broke"));
     hand_connect(hand, 1);
     hand_expect(hand, FERRY_FRAME_MISSING, NULL);
     hand_expect(hand, FERRY_FRAME_RESUMED, NULL);

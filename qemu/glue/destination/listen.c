@@ -36,6 +36,8 @@
 static struct {
     bool failing;  /* atomic: the main thread could not load the device state */
     bool given_up; /* atomic: a person has abandoned the migration */
+    bool whole;    /* it was only the source that was missing; the main thread's */
+    bool pausing;  /* atomic: a person pauses it, and the stream is about to break */
     GMutex lock;   /* for what follows */
     GCond changed;
     bool ended;
@@ -116,14 +118,16 @@ static void take_apart(void *opaque)
 
     mis->have_listen_thread = false;
     postcopy_state_set(POSTCOPY_INCOMING_END);
-    ferry_incoming_keep_last(true);
+    ferry_incoming_keep_last(!listening.whole);
     ferry_incoming_end(NULL, false);
     migration_incoming_state_destroy();
-    migrate_set_state(&mis->state, MIGRATION_STATUS_CANCELLING, MIGRATION_STATUS_FAILED);
+    migrate_set_state(&mis->state, MIGRATION_STATUS_CANCELLING,
+                      listening.whole ? MIGRATION_STATUS_COMPLETED : MIGRATION_STATUS_FAILED);
 }
 
-void ferry_listen_give_up(MigrationIncomingState *mis)
+void ferry_listen_give_up(MigrationIncomingState *mis, bool whole)
 {
+    listening.whole = whole;
     qatomic_set(&listening.given_up, true);
     qemu_sem_post(&mis->postcopy_pause_sem_dst);
 }
@@ -146,6 +150,11 @@ bool ferry_incoming_is_open(Error **errp)
 
 /* --- The listen thread ----------------------------------------------------------------------------- */
 
+void ferry_incoming_pause(void)
+{
+    qatomic_set(&listening.pausing, true);
+}
+
 void ferry_listen_broke(void)
 {
     if (!bql_locked() && ferry_incoming_destination()) {
@@ -156,13 +165,15 @@ void ferry_listen_broke(void)
 bool ferry_postcopy_pauses(bool running)
 {
     FerryDestination *destination = ferry_incoming_destination();
+    bool pausing = qatomic_xchg(&listening.pausing, false);
 
     /* Where the device state did not load, here or in the coroutine, that is the reason, not the stream. */
     if (!destination || !ferry_destination_is_left(destination) || qemu_in_coroutine() ||
         qatomic_read(&listening.failing)) {
         return running;
     }
-    return ferry_destination_stream_broke(destination);
+    return ferry_destination_stream_broke(destination, pausing ? FERRY_PAUSED_BY_USER
+                                                               : "the migration stream broke");
 }
 
 int ferry_postcopy_listened(int ret)

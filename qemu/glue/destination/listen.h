@@ -12,9 +12,10 @@ struct MigrationIncomingState;
 
 /*
  * The paused migration, whose state is 'cancelling' by now, is given up: the thread ends, then everything that
- * is left of the migration; then the state is 'failed'.  Returns at once.  Main thread.
+ * is left of the migration; then the state is 'failed', or 'completed' if the guest is @whole.  Returns at once.
+ * Main thread.
  */
-void ferry_listen_give_up(struct MigrationIncomingState *mis);
+void ferry_listen_give_up(struct MigrationIncomingState *mis, bool whole);
 
 /*
  * The device state is loaded, but the session has failed, so that the guest cannot run here: the migration

@@ -14,6 +14,7 @@
 #include "qemu/timer.h"
 #include "block/aio.h"
 #include "hw/core/cpu.h"
+#include "system/cpus.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-ferry.h"
 #include "system/cpus.h"
@@ -101,7 +102,26 @@ static void abandon(void *opaque)
     ferry_lost_stop_for_ever();
     ferry_incoming_stop_listening();
     /* The session ends once QEMU's listen thread has: that may be about to ask it what is missing. */
-    ferry_listen_give_up(migration_incoming_get_current());
+    ferry_listen_give_up(migration_incoming_get_current(), false);
+}
+
+/* All pages are in, and the guest is this side's: it goes on, and nothing but the source was waited for. */
+static void complete(void *opaque)
+{
+    end(NULL);
+    if (runstate_is_running()) {
+        /* Some were kicked, if the last page came meanwhile. */
+        resume_all_vcpus();
+    }
+    ferry_incoming_stop_listening();
+    ferry_listen_give_up(migration_incoming_get_current(), true);
+}
+
+/* After it was abandoned too, when nothing changes any more. */
+static bool is_whole(FerryDestination *destination)
+{
+    return ferry_destination_has_guest(destination) &&
+           ferry_destination_is_complete(destination, NULL);
 }
 
 /* Before they can see pages that are not what they should be. */
@@ -145,12 +165,19 @@ void qmp_ferry_abandon(Error **errp)
         error_setg(errp, "The migration is being recovered");
         return;
     }
-    kick_all_vcpus();
+    if (!is_whole(destination)) {
+        kick_all_vcpus();
+    }
     if (!ferry_destination_abandon(destination, &error)) {
         migrate_set_state(&mis->state, MIGRATION_STATUS_CANCELLING,
                           MIGRATION_STATUS_POSTCOPY_PAUSED);
         aio_bh_schedule_oneshot(qemu_get_aio_context(), let_vcpus_go_on, NULL);
         ferry_propagate_error(errp, error);
+        return;
+    }
+    if (is_whole(destination)) {
+        warn_report("ferry: abandoned, with no page missing: the guest goes on here");
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), complete, NULL);
         return;
     }
     missing = ferry_destination_describe_missing(destination);

@@ -44,6 +44,7 @@ static struct {
     QEMUTimer *timer; /* the main thread's */
     GMutex lock;
     GPtrArray *list; /* of QIOChannel, with a reference */
+    bool given_up;   /* one was, since the main channel's began; atomic */
 } side;
 
 static bool had_error; /* when it was cancelled: the migration has a reason of its own */
@@ -79,6 +80,7 @@ static void forget_handshake(void)
 void ferry_outgoing_handshake(QIOChannel *ioc)
 {
     handshake.given_up = false;
+    qatomic_set(&side.given_up, false);
     if (!ferry_is_enabled()) {
         return;
     }
@@ -99,11 +101,23 @@ void ferry_outgoing_handshake_over(QIOChannel *ioc)
     qio_channel_set_blocking(ioc, true, NULL);
 }
 
+static void blame_limit(Error **err)
+{
+    error_prepend(err, "the destination took longer than network-timeout (%u ms): ",
+                  ferry_settings()->network_timeout_ms);
+}
+
 void ferry_outgoing_handshake_failed(Error **err)
 {
     if (handshake.given_up) {
-        error_prepend(err, "the destination took longer than network-timeout (%u ms): ",
-                      ferry_settings()->network_timeout_ms);
+        blame_limit(err);
+    }
+}
+
+void ferry_outgoing_side_failed(Error **err)
+{
+    if (qatomic_read(&side.given_up)) {
+        blame_limit(err);
     }
 }
 
@@ -118,6 +132,7 @@ void ferry_outgoing_break_handshakes(void)
 
 static void give_up_side_handshakes(void *opaque)
 {
+    qatomic_set(&side.given_up, true);
     ferry_outgoing_break_handshakes();
 }
 

@@ -1,11 +1,11 @@
 /*
  * The source's connections to its peer: all of them at once, with TLS where the migration has it, and not
- * for longer than they may take.
+ * for longer than they may take.  Those of QEMU's own, but for the main one, are connected here as well.
  *
  * Nothing is left behind when it takes too long, or when the migration is cancelled: no thread, no socket
  * that is still being connected.
  *
- * Threads: the migration thread.
+ * Threads: the migration thread; QEMU's own connections have one each.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -13,9 +13,11 @@
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qemu/sockets.h"
+#include "block/aio.h"
 #include "qapi/error.h"
 #include "io/channel-socket.h"
 #include "io/channel-tls.h"
+#include "io/task.h"
 #include "migration/migration.h"
 #include "migration/qemu-file.h"
 #include "migration/tls.h"
@@ -59,6 +61,7 @@ typedef struct Target {
     struct sockaddr_storage local;
     socklen_t local_length; /* 0: there is none */
     int interface;          /* its number; 0: none */
+    int protocol; /* 0: the usual one */
 } Target;
 
 static void target_unix(Target *target, const char *path, bool abstract, bool tight)
@@ -176,7 +179,8 @@ static bool is_over(const Calls *calls, const char *what, Error **errp)
 {
     gint64 now = g_get_monotonic_time();
 
-    if (ferry_peer_is_cancelled()) {
+    if (ferry_peer_is_cancelled() ||
+        qatomic_read(&migrate_get_current()->state) == MIGRATION_STATUS_FAILED) {
         error_setg(errp, "the way to the destination broke, or the migration was cancelled");
     } else if (now >= calls->deadline_us) {
         error_setg(errp, "%s after %" PRId64 " ms", what, (now - calls->start_us) / 1000);
@@ -197,7 +201,7 @@ static bool make_socket(Call *call, const Target *target, Error **errp)
         ferry_propagate_error(errp, error);
         return false;
     }
-    call->fd = qemu_socket(target->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    call->fd = qemu_socket(target->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK, target->protocol);
     if (call->fd < 0) {
         error_setg_errno(errp, errno, "cannot make a socket");
         return false;
@@ -497,4 +501,118 @@ bool ferry_peer_dial(void *opaque, const char *const *names, unsigned nr, gint64
         }
     }
     return !failed;
+}
+
+/* --- QEMU's own channels, but for the main one ---------------------------------------------------- */
+
+typedef struct Side {
+    Target target;
+    bool keep_alive;
+    unsigned timeout_ms;
+} Side;
+
+static int dial_side(const Side *side, Error **errp)
+{
+    const int yes = 1;
+    g_autofree Calls *calls = g_new0(Calls, 1);
+    Call *call = &calls->list[0];
+
+    calls->nr = 1;
+    calls->start_us = g_get_monotonic_time();
+    calls->deadline_us = calls->start_us + (gint64)side->timeout_ms * 1000;
+    call->fd = -1;
+    if (!connect_all(calls, &side->target, errp)) {
+        qemu_socket_set_block(call->fd);
+        if (side->keep_alive) {
+            (void)setsockopt(call->fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof(yes));
+        }
+        return call->fd;
+    }
+    if (g_get_monotonic_time() >= calls->deadline_us) {
+        error_prepend(errp, "network-timeout is %u ms: ", side->timeout_ms);
+    }
+    error_prepend(errp, "cannot open one more of QEMU's own channels: ");
+    if (call->fd >= 0) {
+        close(call->fd);
+    }
+    return -1;
+}
+
+typedef struct SideTask {
+    Side side;
+    QIOTask *task;
+} SideTask;
+
+/* QEMU gets the channel, or the error. */
+static void tell_side(void *opaque)
+{
+    g_autofree SideTask *one = opaque;
+
+    qio_task_complete(one->task);
+    qio_task_free(one->task);
+}
+
+static void fail_side(SideTask *one, Error *err)
+{
+    qio_task_set_error(one->task, err);
+    tell_side(one);
+}
+
+/*
+ * On a thread of its own.  A socket that is connected becomes the channel's, as one that was passed does.  QEMU sees
+ * to it in the main loop; but there, somebody may wait for a migration that has failed to end.
+ */
+static gpointer dial_side_run(gpointer opaque)
+{
+    SideTask *one = opaque;
+    QIOChannelSocket *socket = QIO_CHANNEL_SOCKET(qio_task_get_source(one->task));
+    SocketAddress address = {.type = SOCKET_ADDRESS_TYPE_FD};
+    g_autofree char *number = NULL;
+    Error *err = NULL;
+    int fd = dial_side(&one->side, &err);
+
+    if (fd >= 0) {
+        number = g_strdup_printf("%d", fd);
+        address.u.fd.str = number;
+        qio_channel_socket_connect_sync(socket, &address, &err);
+    }
+    if (err) {
+        fail_side(one, err);
+    } else {
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), tell_side, one);
+    }
+    return NULL;
+}
+
+void ferry_outgoing_connect(QIOChannelSocket *socket, SocketAddress *address, QIOTaskFunc told,
+                            void *opaque)
+{
+    const InetSocketAddress *inet =
+        address->type == SOCKET_ADDRESS_TYPE_INET ? &address->u.inet : NULL;
+    MigrationState *s = migrate_get_current();
+    Side side = {.timeout_ms = ferry_settings()->network_timeout_ms};
+    SideTask *one;
+    GThread *thread;
+    GError *error = NULL;
+    Error *err = NULL;
+
+    if (!ferry_is_enabled() || !ferry_underlying_socket(qemu_file_get_ioc(s->to_dst_file)) ||
+        !find_target(s, &side.target, NULL)) {
+        qio_channel_socket_connect_async(socket, address, told, opaque, NULL, NULL);
+        return;
+    }
+    side.keep_alive = inet && inet->keep_alive;
+#ifdef HAVE_IPPROTO_MPTCP
+    side.target.protocol = inet && inet->mptcp ? IPPROTO_MPTCP : 0;
+#endif
+    one = g_new0(SideTask, 1);
+    one->side = side;
+    one->task = qio_task_new(OBJECT(socket), told, opaque, NULL);
+    thread = g_thread_try_new("ferry-dial", dial_side_run, one, &error);
+    if (thread) {
+        g_thread_unref(thread);
+    } else {
+        ferry_propagate_error(&err, error);
+        fail_side(one, err);
+    }
 }

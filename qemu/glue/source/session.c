@@ -101,7 +101,7 @@ void ferry_outgoing_pause(void)
 
     if (source) {
         ferry_source_note_failure(
-            source, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, "paused by the user"));
+            source, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_LOST, FERRY_PAUSED_BY_USER));
         ferry_outgoing_release();
     }
 }
