@@ -22,7 +22,6 @@
 #include "migration/qemu-file.h"
 #include "migration/tls.h"
 #include <poll.h>
-#include <sys/un.h>
 
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/marks.h"
@@ -31,12 +30,10 @@
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
 #include "peer.h"
+#include "target.h"
 
 /* How often it looks whether it is cancelled, or late. */
 #define POLL_MS 20
-
-/* The destination's own listener gets a port from the kernel, which gives none below this. */
-#define PORT_MIN 1024
 
 typedef struct Call {
     const char *name;
@@ -51,126 +48,6 @@ typedef struct Calls {
     unsigned nr;
     gint64 start_us, deadline_us;
 } Calls;
-
-/* --- Where to ----------------------------------------------------------------------------------- */
-
-typedef struct Target {
-    struct sockaddr_storage address;
-    socklen_t length;
-    /* For TCP: what the main channel's end here is bound to, but for its port. */
-    struct sockaddr_storage local;
-    socklen_t local_length; /* 0: there is none */
-    int interface;          /* its number; 0: none */
-    int protocol; /* 0: the usual one */
-} Target;
-
-static void target_unix(Target *target, const char *path, bool abstract, bool tight)
-{
-    struct sockaddr_un *un = (struct sockaddr_un *)&target->address;
-    size_t room = sizeof(un->sun_path) - abstract, length = MIN(strlen(path), room);
-
-    *target = (Target){.length = sizeof(*un)};
-    un->sun_family = AF_UNIX;
-    memcpy(un->sun_path + abstract, path, length);
-    if (abstract && tight) {
-        target->length = offsetof(struct sockaddr_un, sun_path) + 1 + length;
-    }
-}
-
-/* Whether both ends of a connection are on the same host, by their addresses. */
-static bool is_this_host(const QIOChannelSocket *socket)
-{
-    const struct sockaddr_storage *local = &socket->localAddr, *remote = &socket->remoteAddr;
-
-    if (remote->ss_family == AF_INET) {
-        const struct in_addr *here = &((const struct sockaddr_in *)local)->sin_addr;
-        const struct in_addr *there = &((const struct sockaddr_in *)remote)->sin_addr;
-
-        return ntohl(there->s_addr) >> 24 == IN_LOOPBACKNET || here->s_addr == there->s_addr;
-    } else {
-        const struct in6_addr *here = &((const struct sockaddr_in6 *)local)->sin6_addr;
-        const struct in6_addr *there = &((const struct sockaddr_in6 *)remote)->sin6_addr;
-
-        return IN6_IS_ADDR_LOOPBACK(there) || IN6_ARE_ADDR_EQUAL(here, there) ||
-               (IN6_IS_ADDR_V4MAPPED(there) && there->s6_addr[12] == IN_LOOPBACKNET);
-    }
-}
-
-/*
- * The destination names a port of its own at the address to which the main channel goes.  Through a tunnel
- * that address is this host's, or a gateway's, and the port somebody else's: a destination must not choose
- * whom this QEMU talks to.  Names of UNIX sockets are Ferry's own.
- */
-static bool target_place(Target *target, const QIOChannelSocket *socket, uint32_t number,
-                         Error **errp)
-{
-    g_autofree char *name = g_strdup_printf(FERRY_ABSTRACT_NAME, number);
-
-    switch (target->address.ss_family) {
-    case AF_UNIX:
-        target_unix(target, name, true, true);
-        return true;
-    case AF_INET:
-    case AF_INET6:
-        if (number < PORT_MIN || number > UINT16_MAX || is_this_host(socket)) {
-            break;
-        }
-        if (target->address.ss_family == AF_INET) {
-            ((struct sockaddr_in *)&target->address)->sin_port = htons(number);
-        } else {
-            ((struct sockaddr_in6 *)&target->address)->sin6_port = htons(number);
-        }
-        return true;
-    default:
-        break;
-    }
-    error_setg(errp,
-               "the destination, which was handed a connected socket, asks for connections to "
-               "port %u of this host or of a service there: they are not made",
-               number);
-    return false;
-}
-
-/* Ferry's channels leave where the main channel does, and not where the routing table says at the moment. */
-static void target_local(Target *target, const QIOChannelSocket *socket)
-{
-    socklen_t nr_bytes = sizeof(target->interface);
-
-    target->local = socket->localAddr;
-    if (target->local.ss_family == AF_INET) {
-        ((struct sockaddr_in *)&target->local)->sin_port = 0;
-    } else if (target->local.ss_family == AF_INET6) {
-        ((struct sockaddr_in6 *)&target->local)->sin6_port = 0;
-    } else {
-        return;
-    }
-    target->local_length = socket->localAddrLen;
-    if (getsockopt(socket->fd, SOL_SOCKET, SO_BINDTOIFINDEX, &target->interface, &nr_bytes) != 0) {
-        target->interface = 0;
-    }
-}
-
-/*
- * What the main channel is connected to, or the destination's own listener there.  A path is taken as the
- * user gave it: the one that the socket knows may be relative to the destination's directory.
- */
-static bool find_target(MigrationState *s, Target *target, Error **errp)
-{
-    QIOChannelSocket *socket = ferry_underlying_socket(qemu_file_get_ioc(s->to_dst_file));
-    const UnixSocketAddress *path = ferry_peer_path(socket);
-    uint32_t number;
-
-    *target = (Target){.address = socket->remoteAddr, .length = socket->remoteAddrLen};
-    target_local(target, socket);
-    if (ferry_peer_listens(&number)) {
-        return target_place(target, socket, number, errp);
-    }
-    if (path) {
-        target_unix(target, path->path, path->has_abstract && path->abstract,
-                    !path->has_tight || path->tight);
-    }
-    return true;
-}
 
 /* --- Waiting ------------------------------------------------------------------------------------ */
 
@@ -192,7 +69,7 @@ static bool is_over(const Calls *calls, const char *what, Error **errp)
 
 /* --- Connecting --------------------------------------------------------------------------------- */
 
-static bool make_socket(Call *call, const Target *target, Error **errp)
+static bool make_socket(Call *call, const FerryTarget *target, Error **errp)
 {
     GError *error = NULL;
     int yes = 1;
@@ -201,7 +78,8 @@ static bool make_socket(Call *call, const Target *target, Error **errp)
         ferry_propagate_error(errp, error);
         return false;
     }
-    call->fd = qemu_socket(target->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK, target->protocol);
+    call->fd =
+        qemu_socket(target->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK, target->protocol);
     if (call->fd < 0) {
         error_setg_errno(errp, errno, "cannot make a socket");
         return false;
@@ -223,7 +101,7 @@ static bool make_socket(Call *call, const Target *target, Error **errp)
     return true;
 }
 
-static bool begin_connecting(Call *call, const Target *target, Error **errp)
+static bool begin_connecting(Call *call, const FerryTarget *target, Error **errp)
 {
     if (call->fd < 0 && !make_socket(call, target, errp)) {
         return false;
@@ -239,7 +117,7 @@ static bool begin_connecting(Call *call, const Target *target, Error **errp)
 }
 
 /* Nothing has come of it so far, or it is connected, or it is an error. */
-static bool look(Call *call, const Target *target, short revents, Error **errp)
+static bool look(Call *call, const FerryTarget *target, short revents, Error **errp)
 {
     int error = 0;
     socklen_t length = sizeof(error);
@@ -270,7 +148,7 @@ static Call *first_unconnected(Calls *calls)
 }
 
 /* On failure, returns the call that failed. */
-static Call *connect_all(Calls *calls, const Target *target, Error **errp)
+static Call *connect_all(Calls *calls, const FerryTarget *target, Error **errp)
 {
     struct pollfd polls[FERRY_CHANNELS_MAX];
     Call *open;
@@ -451,10 +329,10 @@ static Call *make_channels(Calls *calls, Error **errp)
 
 static Call *dial(MigrationState *s, Calls *calls, Error **errp)
 {
-    Target target;
+    FerryTarget target;
     Call *failed;
 
-    if (!find_target(s, &target, errp)) {
+    if (!ferry_find_target(s, &target, errp)) {
         return &calls->list[0];
     }
     failed = connect_all(calls, &target, errp);
@@ -506,7 +384,7 @@ bool ferry_peer_dial(void *opaque, const char *const *names, unsigned nr, gint64
 /* --- QEMU's own channels, but for the main one ---------------------------------------------------- */
 
 typedef struct Side {
-    Target target;
+    FerryTarget target;
     bool keep_alive;
     unsigned timeout_ms;
 } Side;
@@ -597,7 +475,7 @@ void ferry_outgoing_connect(QIOChannelSocket *socket, SocketAddress *address, QI
     Error *err = NULL;
 
     if (!ferry_is_enabled() || !ferry_underlying_socket(qemu_file_get_ioc(s->to_dst_file)) ||
-        !find_target(s, &side.target, NULL)) {
+        !ferry_find_target(s, &side.target, NULL)) {
         qio_channel_socket_connect_async(socket, address, told, opaque, NULL, NULL);
         return;
     }
