@@ -143,6 +143,7 @@ static void answer_from_the_future(Run *run)
     int listener = listen_somewhere(8, &uri), fd;
 
     arguments = g_strdup_printf("{ 'uri': '%s' }", uri);
+    vm_set_bandwidth(run->source, 64u << 10);
     vm_do(run->source, "migrate", arguments);
     fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     g_assert_cmpint(fd, >=, 0);
@@ -166,6 +167,7 @@ static void answer_with_a_port(Run *run)
     g_assert_cmpint(theirs, >=, 0);
     fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     g_assert_cmpint(fd, >=, 0);
+    vm_set_bandwidth(run->source, 64u << 10);
     vm_pass_fd(run->source, theirs, "handed");
     vm_do(run->source, "migrate", "{ 'uri': 'fd:handed' }");
     answer(fd, 4, PONG_LISTENS);
