@@ -512,7 +512,7 @@ bool ferry_destination_stream_broke(FerryDestination *destination, const char *w
     g_mutex_lock(&destination->lock);
     /* Whoever sees that it is paused finds out why: another thread may be about to say so. */
     while (destination->telling_why) {
-        g_cond_wait(&destination->changed, &destination->lock);
+        ferry_cond_wait(&destination->changed, &destination->lock);
     }
     waits = ferry_destination_is_cut_off(destination);
     g_mutex_unlock(&destination->lock);

@@ -14,7 +14,6 @@
 #include "qemu/timer.h"
 #include "block/aio.h"
 #include "hw/core/cpu.h"
-#include "system/cpus.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-ferry.h"
 #include "system/cpus.h"
