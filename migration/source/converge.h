@@ -47,9 +47,10 @@ bool ferry_converge_wants_round(const FerryConverge *converge, uint64_t pending_
 #define FERRY_WIRE_COST_LEAST_PART 16
 
 /*
- * What pages take on the wire: compressed ones less than they have, zero pages next to nothing.  A blackout is limited
- * by what the wire carries, and so is the rate at which a guest may write.  Of the rounds so far, each counts
- * half as much as the one after it.  All zero: nothing is known, and each byte counts as one.
+ * What pages take on the wire: compressed ones less than they have.  A blackout is limited by what the wire carries,
+ * and so is the rate at which a guest may write.  Zero pages do not count: of those that are still to come, nobody
+ * knows whether they are.  Of the rounds so far, each counts half as much as the one after it.  All zero:
+ * nothing is known, and each byte counts as one.
  */
 typedef struct FerryWireCost {
     uint64_t page_bytes, wire_bytes;

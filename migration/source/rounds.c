@@ -265,9 +265,7 @@ static void turn_round(FerrySource *source, const FerryRoundMark *mark, uint64_t
     g_array_append_val(source->rounds, finished);
     if (source->nr_rounds > 0) {
         /* The first pass has other pages than those that are written again. */
-        ferry_wire_cost_note(&source->wire_cost,
-                             (finished.pages + finished.zero_pages) * FERRY_PAGE_BYTES,
-                             finished.bytes);
+        ferry_wire_cost_note(&source->wire_cost, finished.pages * FERRY_PAGE_BYTES, finished.bytes);
     }
     source->round_start = *mark;
     source->round = (FerryRoundStats){.dirty_pages = dirty_pages, .harvest_ns = harvest_ns};

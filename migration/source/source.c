@@ -378,12 +378,13 @@ void ferry_source_keep_guest(FerrySource *source, const char *why)
 static void end_control(FerrySource *source, GError *error)
 {
     bool is_news = !is_expected(source) || atomic_load(&source->is_silent);
+    g_autofree char *word = g_strdup(last_word(error));
 
+    ferry_source_lose_channel(source, error);
     /* A destination that says why it failed may wait all the same, if GO was due. */
     if (is_news && atomic_load(&source->is_open)) {
-        ferry_source_keep_guest(source, last_word(error));
+        ferry_source_keep_guest(source, word);
     }
-    ferry_source_lose_channel(source, error);
     ferry_source_shutdown(source);
     ferry_cause_close(&source->cause);
     wake(source);

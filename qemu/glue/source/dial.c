@@ -46,6 +46,7 @@ typedef struct Call {
 typedef struct Calls {
     Call list[FERRY_CHANNELS_MAX];
     unsigned nr;
+    bool own; /* of QEMU's own: they end when the migration's state says so */
     gint64 start_us, deadline_us;
 } Calls;
 
@@ -55,9 +56,10 @@ typedef struct Calls {
 static bool is_over(const Calls *calls, const char *what, Error **errp)
 {
     gint64 now = g_get_monotonic_time();
+    MigrationStatus state = qatomic_read(&migrate_get_current()->state);
 
-    if (ferry_peer_is_cancelled() ||
-        qatomic_read(&migrate_get_current()->state) == MIGRATION_STATUS_FAILED) {
+    if (state == MIGRATION_STATUS_FAILED ||
+        (calls->own ? state == MIGRATION_STATUS_CANCELLING : ferry_peer_is_cancelled())) {
         error_setg(errp, "the way to the destination broke, or the migration was cancelled");
     } else if (now >= calls->deadline_us) {
         error_setg(errp, "%s after %" PRId64 " ms", what, (now - calls->start_us) / 1000);
@@ -396,6 +398,7 @@ static int dial_side(const Side *side, Error **errp)
     Call *call = &calls->list[0];
 
     calls->nr = 1;
+    calls->own = true;
     calls->start_us = g_get_monotonic_time();
     calls->deadline_us = calls->start_us + (gint64)side->timeout_ms * 1000;
     call->fd = -1;

@@ -429,9 +429,8 @@ void ferry_return_path_error(MigrationState *s, const Error *error)
     ferry_set_migration_error(s, cause);
 }
 
-void ferry_outgoing_cancel(void)
+static void cancel_session(void)
 {
-    ferry_outgoing_break_handshakes();
     ferry_peer_cancel();
     g_mutex_lock(&outgoing.lock);
     if (outgoing.source) {
@@ -440,13 +439,22 @@ void ferry_outgoing_cancel(void)
     g_mutex_unlock(&outgoing.lock);
 }
 
+void ferry_outgoing_cancel(void)
+{
+    ferry_outgoing_break_handshakes();
+    cancel_session();
+}
+
 void ferry_outgoing_cancelling(void)
 {
     ferry_outgoing_note_cancel(migrate_get_current());
     qatomic_set(&outgoing.cancelling, true);
     if (migration_is_running()) {
-        /* Before QEMU breaks its own connection, and the destination complains of that. */
-        ferry_outgoing_cancel();
+        /*
+         * Before QEMU breaks its own connection, and the destination complains of that.  QEMU's own other channels
+         * end when the state says why: before, their end would be a failure.
+         */
+        cancel_session();
     }
 }
 
