@@ -175,6 +175,22 @@ static void wait_copy(Run *run)
     }
 }
 
+/* What was written after the hand-off is no part of the guest. */
+static void too_busy(const char *now)
+{
+    g_error("the migration went on to '%s': is this machine too busy to hold it?", now);
+}
+
+/* By QEMU's own path, too. */
+static void expect_held(Run *run)
+{
+    g_autofree char *status = vm_migration_status(run->source);
+
+    if (g_str_equal(status, "completed")) {
+        too_busy(status);
+    }
+}
+
 static void wait_rounds(Run *run)
 {
     g_autofree char *now = NULL;
@@ -194,8 +210,7 @@ static void wait_rounds(Run *run)
     memory_scribble(run->memory, run->source, SCRIBBLE_BYTES);
     now = vm_ferry_phase(run->source);
     if (!g_str_equal(now, "rounds")) {
-        /* What was written after the hand-off is no part of the guest. */
-        g_error("the migration went on to '%s': is this machine too busy to hold it?", now);
+        too_busy(now);
     }
 }
 
@@ -236,6 +251,7 @@ static void hold(Run *run)
     case HOLD_COPY:
         wait_copy(run);
         memory_scribble(run->memory, run->source, SCRIBBLE_BYTES);
+        expect_held(run);
         return;
     case HOLD_ROUNDS:
         wait_copy(run);
