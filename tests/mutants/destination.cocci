@@ -280,7 +280,7 @@ expression a;
 @@
 @@
 - while (destination->telling_why) {
--     g_cond_wait(&destination->changed, &destination->lock);
+-     ferry_cond_wait(&destination->changed, &destination->lock);
 - }
 
 // fails-deaf: a destination that fails before GO does not hear that the source keeps the guest
