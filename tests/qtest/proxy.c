@@ -91,14 +91,20 @@ int connect_to(const char *uri)
     return fd;
 }
 
+/* Neither what comes goes through, nor that one end has closed. */
+static void wait_while_stalled(Pump *p)
+{
+    while (qatomic_read(&p->connection->stalled)) {
+        g_usleep(10000);
+    }
+}
+
 /* What has come from the source goes through unless it stalls; it may be damaged. */
 static void treat(Pump *p, char *buffer, ssize_t nr)
 {
     int64_t damage = qatomic_read(&p->connection->damage);
 
-    while (qatomic_read(&p->connection->stalled)) {
-        g_usleep(10000);
-    }
+    wait_while_stalled(p);
     if (p->from == p->connection->client && damage >= 0) {
         if (damage < nr) {
             buffer[damage] ^= 0x20;
@@ -164,6 +170,7 @@ static gpointer pump(gpointer opaque)
             break;
         }
     }
+    wait_while_stalled(p);
     /* The descriptors stay: another thread may be about to use them. */
     if (nr < 0) {
         reset(p->from);
