@@ -262,6 +262,10 @@ static void hold(Run *run)
     case HOLD_HAND_OFF:
         wait_copy(run);
         memory_scribble(run->memory, run->source, SCRIBBLE_BYTES);
+        if (run->c->postcopy) {
+            /* While pages are missing: a memory that is clean goes over in pre-copy. */
+            vm_do(run->source, "migrate-start-postcopy", NULL);
+        }
         vm_set_bandwidth(run->source, 0);
         g_free(vm_wait_status(run->source, "pre-switchover"));
         /* Devices may write until the last moment. */

@@ -396,7 +396,6 @@ static const Case cases[] = {
     },
     {
         .name = "ending/abandon-before-go",
-        .source_options = "-global ferry.switchover=postcopy",
         .proxy = true,
         .capabilities = "postcopy-ram",
         .postcopy = true,
