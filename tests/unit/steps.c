@@ -424,3 +424,17 @@ uint64_t steps_run(const StepsCase *c)
     g_test_message("%" G_GUINT64_FORMAT " orders", nr);
     return nr;
 }
+
+static void run_case(gconstpointer data)
+{
+    steps_run(data);
+}
+
+void steps_add(const char *path, const StepsCase *cases, size_t nr, GTestDataFunc run)
+{
+    for (size_t i = 0; i < nr; i++) {
+        g_autofree char *name = g_strdup_printf("%s/%s", path, cases[i].name);
+
+        g_test_add_data_func(name, &cases[i], run ? run : run_case);
+    }
+}

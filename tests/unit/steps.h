@@ -24,6 +24,7 @@
 #define STEPS_ACTORS_MAX 4
 
 typedef struct StepsCase {
+    const char *name;    /* Required by steps_add() */
     void (*begin)(void); /* Required: all is as it was, at the same addresses */
     void (*acts[STEPS_ACTORS_MAX + 1])(
         void);             /* Required: what each thread does; NULL after the last */
@@ -34,6 +35,9 @@ typedef struct StepsCase {
 
 /* Try all orders, or some; returns how many. */
 uint64_t steps_run(const StepsCase *c);
+
+/* A test below @path for each of @nr cases, which stay: @run has its case, and NULL is steps_run(). */
+void steps_add(const char *path, const StepsCase *cases, size_t nr, GTestDataFunc run);
 
 /* --- What threads say while they run; elsewhere none of it does anything ------------------------------ */
 

@@ -161,23 +161,16 @@ static void stop_and_write(void)
     write_page(0);
 }
 
-typedef struct Way {
-    const char *name;
-    bool is_queued;
-    void (*acts[STEPS_ACTORS_MAX + 1])(void);
-    unsigned max_switches;
-    unsigned nr_random;
-} Way;
-
-static void test_orders(gconstpointer data)
+static void begin_queued(void)
 {
-    const Way *way = data;
-    StepsCase c = {
-        .begin = begin, .end = end, .max_switches = way->max_switches, .nr_random = way->nr_random};
+    is_queued = true;
+    begin();
+}
 
-    memcpy(c.acts, way->acts, sizeof(c.acts));
-    is_queued = way->is_queued;
-    steps_run(&c);
+static void begin_idle(void)
+{
+    is_queued = false;
+    begin();
 }
 
 static void set_up(void)
@@ -194,26 +187,22 @@ static void set_up(void)
 
 int main(int argc, char **argv)
 {
-    static const Way ways[] = {
-        {"withdraw", true, {withdraw, write_first}, 0, 0},
-        {"withdraw-round", true, {withdraw, round_and_write}, 0, 0},
-        {"withdraw-rounds", true, {withdraw, write_first, begin_round}, 3, 0},
-        {"withdraw-stopped", true, {withdraw, stop_and_write}, 0, 0},
-        {"withdraw-sent", true, {withdraw, write_first, send}, 3, 0},
-        {"spare", false, {spare, write_first, first_pass}, 3, 0},
-        {"spare-sent", false, {spare, write_both, first_pass, send}, 0, 1000},
-        {"spare-withdraw", true, {spare, withdraw, write_both, send}, 0, 1000},
-        {"report", false, {write_both, write_first, send}, 2, 0},
+    static const StepsCase cases[] = {
+        {"withdraw", begin_queued, {withdraw, write_first}, end, 0, 0},
+        {"withdraw-round", begin_queued, {withdraw, round_and_write}, end, 0, 0},
+        {"withdraw-rounds", begin_queued, {withdraw, write_first, begin_round}, end, 3, 0},
+        {"withdraw-stopped", begin_queued, {withdraw, stop_and_write}, end, 0, 0},
+        {"withdraw-sent", begin_queued, {withdraw, write_first, send}, end, 3, 0},
+        {"spare", begin_idle, {spare, write_first, first_pass}, end, 3, 0},
+        {"spare-sent", begin_idle, {spare, write_both, first_pass, send}, end, 0, 1000},
+        {"spare-withdraw", begin_queued, {spare, withdraw, write_both, send}, end, 0, 1000},
+        {"report", begin_idle, {write_both, write_first, send}, end, 2, 0},
     };
     int status;
 
     g_test_init(&argc, &argv, NULL);
     set_up();
-    for (size_t i = 0; i < G_N_ELEMENTS(ways); i++) {
-        g_autofree char *path = g_strdup_printf("/backlog/orders/%s", ways[i].name);
-
-        g_test_add_data_func(path, &ways[i], test_orders);
-    }
+    steps_add("/backlog/orders", cases, G_N_ELEMENTS(cases), NULL);
     status = g_test_run();
     ferry_backlog_free(backlog);
     return status;

@@ -306,39 +306,42 @@ static void go_live_and_place_other(void)
     place(1);
 }
 
-typedef struct Way {
-    const char *name;
-    bool starts_live;
-    void (*acts[STEPS_ACTORS_MAX + 1])(void);
-    unsigned max_switches;
-    unsigned nr_random;
-} Way;
-
-static void test_orders(gconstpointer data)
+static void begin_live(void)
 {
-    const Way *way = data;
-    StepsCase c = {
-        .begin = begin, .end = end, .max_switches = way->max_switches, .nr_random = way->nr_random};
+    starts_live = true;
+    begin();
+}
 
-    memcpy(c.acts, way->acts, sizeof(c.acts));
-    starts_live = way->starts_live;
-    steps_run(&c);
+static void begin_early(void)
+{
+    starts_live = false;
+    begin();
 }
 
 int main(int argc, char **argv)
 {
-    static const Way ways[] = {
+    static const StepsCase cases[] = {
         /* What comes by itself, and is touched. */
-        {"touched", true, {touch_missing, answer_faults, place_both}, 2, 0},
-        {"untouched", true, {touch_untouched, answer_faults, place_both}, 2, 0},
+        {"touched", begin_live, {touch_missing, answer_faults, place_both}, end, 2, 0},
+        {"untouched", begin_live, {touch_untouched, answer_faults, place_both}, end, 2, 0},
         /* The same page comes twice, over two channels. */
-        {"twice", true, {place_both, place_both}, 3, 0},
-        {"touched-twice", true, {touch_missing, answer_faults, place_both, place_both}, 0, 3000},
+        {"twice", begin_live, {place_both, place_both}, end, 3, 0},
+        {"touched-twice",
+         begin_live,
+         {touch_missing, answer_faults, place_both, place_both},
+         end,
+         0,
+         3000},
         /* It comes when it is asked for. */
-        {"asked", true, {touch_missing, answer_faults, answer_page, place_other}, 2, 0},
+        {"asked", begin_live, {touch_missing, answer_faults, answer_page, place_other}, end, 2, 0},
         /* It may be asked for when all that is missing is known. */
-        {"live", false, {touch_missing, answer_faults, answer_page, go_live_and_place_other}, 2, 0},
-        {"all", true, {touch_all, answer_faults, answer_page, place_both}, 0, 3000},
+        {"live",
+         begin_early,
+         {touch_missing, answer_faults, answer_page, go_live_and_place_other},
+         end,
+         2,
+         0},
+        {"all", begin_live, {touch_all, answer_faults, answer_page, place_both}, end, 0, 3000},
     };
     int status;
 
@@ -349,11 +352,7 @@ int main(int argc, char **argv)
     g_strlcpy(regions.list[0].id, "ram", sizeof(regions.list[0].id));
     fetch = ferry_fetch_new(&regions, 1, &ops, NULL, NULL);
     g_assert_nonnull(fetch);
-    for (size_t i = 0; i < G_N_ELEMENTS(ways); i++) {
-        g_autofree char *path = g_strdup_printf("/fetch/orders/%s", ways[i].name);
-
-        g_test_add_data_func(path, &ways[i], test_orders);
-    }
+    steps_add("/fetch/orders", cases, G_N_ELEMENTS(cases), NULL);
     status = g_test_run();
     ferry_fetch_free(fetch);
     g_free(regions.list);

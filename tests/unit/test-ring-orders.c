@@ -186,32 +186,15 @@ static void full_and_write(void)
     write_page(0);
 }
 
-typedef struct Way {
-    const char *name;
-    void (*acts[STEPS_ACTORS_MAX + 1])(void);
-    unsigned max_switches;
-    unsigned nr_random;
-} Way;
-
-static void test_orders(gconstpointer data)
-{
-    const Way *way = data;
-    StepsCase c = {
-        .begin = begin, .end = end, .max_switches = way->max_switches, .nr_random = way->nr_random};
-
-    memcpy(c.acts, way->acts, sizeof(c.acts));
-    steps_run(&c);
-}
-
 int main(int argc, char **argv)
 {
-    static const Way ways[] = {
-        {"drain", {write_twice, drain}, 0, 0},
-        {"round", {write_twice, one_round}, 0, 0},
-        {"rounds", {write_three, two_rounds}, 4, 0},
-        {"full", {full_and_write, one_round}, 4, 0},
-        {"drain-round", {write_twice, one_round, drain}, 3, 0},
-        {"all", {full_and_write, two_rounds, drain, drain}, 0, 3000},
+    static const StepsCase cases[] = {
+        {"drain", begin, {write_twice, drain}, end, 0, 0},
+        {"round", begin, {write_twice, one_round}, end, 0, 0},
+        {"rounds", begin, {write_three, two_rounds}, end, 4, 0},
+        {"full", begin, {full_and_write, one_round}, end, 4, 0},
+        {"drain-round", begin, {write_twice, one_round, drain}, end, 3, 0},
+        {"all", begin, {full_and_write, two_rounds, drain, drain}, end, 0, 3000},
     };
     const FerryTrackerClient client = {.report = on_report,
                                        .early = on_report,
@@ -225,11 +208,7 @@ int main(int argc, char **argv)
     ferry_kvm_ring_set_slot(ring, SLOT, 0, 0, NR_PAGES);
     ferry_kvm_ring_slots_end(ring);
     g_assert_true(ferry_kvm_ring_start(ring, &client, NULL));
-    for (size_t i = 0; i < G_N_ELEMENTS(ways); i++) {
-        g_autofree char *path = g_strdup_printf("/kvm-ring/orders/%s", ways[i].name);
-
-        g_test_add_data_func(path, &ways[i], test_orders);
-    }
+    steps_add("/kvm-ring/orders", cases, G_N_ELEMENTS(cases), NULL);
     status = g_test_run();
     ferry_kvm_ring_stop(ring);
     ferry_kvm_ring_free(ring);

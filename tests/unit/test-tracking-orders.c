@@ -251,22 +251,10 @@ static void send_asked(void)
     }
 }
 
-typedef struct Way {
-    const char *name;
-    void (*acts[STEPS_ACTORS_MAX + 1])(void);
-    unsigned max_switches;
-    unsigned nr_random;
-} Way;
-
 static void test_orders(gconstpointer data)
 {
-    const Way *way = data;
-    StepsCase c = {
-        .begin = begin, .end = end, .max_switches = way->max_switches, .nr_random = way->nr_random};
-
-    memcpy(c.acts, way->acts, sizeof(c.acts));
     for (before = NOTHING; before < BEFORE; before++) {
-        steps_run(&c);
+        steps_run(data);
     }
 }
 
@@ -286,26 +274,22 @@ static void set_up(void)
 
 int main(int argc, char **argv)
 {
-    static const Way ways[] = {
-        {"harvest", {write_first, harvest_once}, 0, 0},
-        {"send", {write_first, send}, 0, 0},
-        {"harvest-send", {harvest_once, send}, 3, 0},
-        {"first", {write_first, harvest_once, send}, 2, 0},
-        {"second", {write_second, harvest_once, send_twice}, 3, 0},
-        {"asked", {write_first, harvest_once, send_asked}, 2, 0},
-        {"two-readers", {write_first, send, send_asked}, 3, 0},
-        {"rounds", {write_all, next_round, send_twice}, 0, 500},
-        {"two-senders", {write_all, next_round, send_twice, send}, 0, 500},
+    static const StepsCase cases[] = {
+        {"harvest", begin, {write_first, harvest_once}, end, 0, 0},
+        {"send", begin, {write_first, send}, end, 0, 0},
+        {"harvest-send", begin, {harvest_once, send}, end, 3, 0},
+        {"first", begin, {write_first, harvest_once, send}, end, 2, 0},
+        {"second", begin, {write_second, harvest_once, send_twice}, end, 3, 0},
+        {"asked", begin, {write_first, harvest_once, send_asked}, end, 2, 0},
+        {"two-readers", begin, {write_first, send, send_asked}, end, 3, 0},
+        {"rounds", begin, {write_all, next_round, send_twice}, end, 0, 500},
+        {"two-senders", begin, {write_all, next_round, send_twice, send}, end, 0, 500},
     };
     int status;
 
     g_test_init(&argc, &argv, NULL);
     set_up();
-    for (size_t i = 0; i < G_N_ELEMENTS(ways); i++) {
-        g_autofree char *path = g_strdup_printf("/tracking/orders/%s", ways[i].name);
-
-        g_test_add_data_func(path, &ways[i], test_orders);
-    }
+    steps_add("/tracking/orders", cases, G_N_ELEMENTS(cases), test_orders);
     status = g_test_run();
     ferry_backlog_free(backlog);
     ferry_pagemap_free(pagemap);
