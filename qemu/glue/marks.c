@@ -24,11 +24,11 @@ static struct {
     GMutex lock;
     char *warning; /* the last one */
     gint64 warned_us;
+    /* QEMU's own connection: of the last incoming migration, and of the last outgoing one. */
     struct {
         bool known;
         FerryMarks marks;
-    } main
-        [2]; /* QEMU's own connection: of the last incoming migration, and of the last outgoing one */
+    } main[2];
 } sockets;
 
 static void warn(const GError *error)

@@ -45,11 +45,6 @@ static struct {
     bool decided;     /* it is known which path carries the memory */
 } connections;
 
-static int64_t now_ms(void)
-{
-    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-}
-
 /* --- Multifd channels that are too few, or too many ---------------------------------------------- */
 
 static bool counts_multifd(void)
@@ -73,7 +68,7 @@ static void look_for_words(void *opaque)
         return;
     }
     if (!has_spoken(mis)) {
-        timer_mod(connections.timer, now_ms() + LOOK_MS);
+        timer_mod(connections.timer, ferry_incoming_clock_ms() + LOOK_MS);
         return;
     }
     connections.began = true;
@@ -103,7 +98,7 @@ bool ferry_incoming_may_start(bool may)
     if (!connections.timer) {
         connections.timer = timer_new_ms(QEMU_CLOCK_REALTIME, look_for_words, NULL);
     }
-    timer_mod(connections.timer, now_ms() + QUIET_MS);
+    timer_mod(connections.timer, ferry_incoming_clock_ms() + QUIET_MS);
     return false;
 }
 
@@ -129,13 +124,13 @@ void ferry_incoming_decide(bool ferry)
 bool coroutine_mixed_fn ferry_incoming_wait_multifd(void)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
-    int64_t deadline_ms = now_ms() + ferry_settings()->open_timeout_ms;
+    int64_t deadline_ms = ferry_incoming_clock_ms() + ferry_settings()->open_timeout_ms;
 
     if (!connections.began) {
         return true;
     }
     while (!migration_has_all_channels()) {
-        if (now_ms() > deadline_ms) {
+        if (ferry_incoming_clock_ms() > deadline_ms) {
             error_report(
                 "ferry: multifd-channels is %d here, and the source has opened fewer: set the "
                 "same number at both ends",

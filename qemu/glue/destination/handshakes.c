@@ -47,11 +47,6 @@ static GMutex lock;        /* for what follows */
 static GArray *handshakes; /* of Handshake, in the order in which they came */
 static QEMUTimer *timer;
 
-static int64_t now_ms(void)
-{
-    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-}
-
 static Handshake *get(guint i)
 {
     return &g_array_index(handshakes, Handshake, i);
@@ -106,7 +101,8 @@ static bool take_ready(const GMainContext *context, Handshake *taken)
     g_mutex_lock(&lock);
     for (guint i = 0; i < handshakes->len && !found; i++) {
         const Handshake *one = get(i);
-        bool in_order = first || !keeps_order() || now_ms() - one->ready_ms >= ORDER_MS;
+        bool in_order =
+            first || !keeps_order() || ferry_incoming_clock_ms() - one->ready_ms >= ORDER_MS;
 
         first = first && one->ended;
         if (one->context == context && one->ready_ms && in_order) {
@@ -129,12 +125,13 @@ static void end_late(void)
         waits |= get(at)->ready_ms != 0;
         if (ferry_incoming_is_over()) {
             end(get(at), "the migration is over");
-        } else if (now_ms() - get(at)->since_ms > ferry_settings()->network_timeout_ms) {
+        } else if (ferry_incoming_clock_ms() - get(at)->since_ms >
+                   ferry_settings()->network_timeout_ms) {
             end(get(at), "it has taken longer than network-timeout");
         }
     }
     if (handshakes->len) {
-        timer_mod(timer, now_ms() + (waits ? LOOK_MS / 10 : LOOK_MS));
+        timer_mod(timer, ferry_incoming_clock_ms() + (waits ? LOOK_MS / 10 : LOOK_MS));
     }
     g_mutex_unlock(&lock);
 }
@@ -163,7 +160,7 @@ static Handshake note_over(const Object *ioc, bool failed)
     g_mutex_lock(&lock);
     for (guint i = 0; i < handshakes->len && !one.ioc; i++) {
         if (OBJECT(get(i)->ioc) == ioc) {
-            get(i)->ready_ms = now_ms();
+            get(i)->ready_ms = ferry_incoming_clock_ms();
             one = *get(i);
             if (failed) {
                 g_array_remove_index(handshakes, i);
@@ -212,7 +209,7 @@ static void add(const Handshake *handshake)
             end(get(i), "there are too many");
         }
     }
-    timer_mod(timer, now_ms() + LOOK_MS);
+    timer_mod(timer, ferry_incoming_clock_ms() + LOOK_MS);
     g_mutex_unlock(&lock);
 }
 
@@ -222,7 +219,7 @@ void ferry_incoming_handshake(QIOChannelTLS *tls, QIOTaskFunc told)
         .ioc = QIO_CHANNEL(tls),
         .context = g_main_context_get_thread_default(),
         .tell = told,
-        .since_ms = now_ms(),
+        .since_ms = ferry_incoming_clock_ms(),
     };
 
     if (!ferry_settings()->enabled) {

@@ -28,16 +28,6 @@ static struct {
     int64_t since_ms; /* nobody has opened it since then */
 } opening;
 
-static int64_t now_ms(void)
-{
-    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-}
-
-static int64_t limit_ms(void)
-{
-    return (int64_t)ferry_settings()->network_timeout_ms + ferry_settings()->open_timeout_ms;
-}
-
 static void end(void)
 {
     object_unref(OBJECT(opening.main));
@@ -52,7 +42,7 @@ static void give_up(void)
     error_setg(&err,
                "the source asked for a session, and has neither opened it nor gone on without for "
                "%" PRId64 " ms (network-timeout and open-timeout)",
-               limit_ms());
+               ferry_incoming_limit_ms());
     migrate_set_error(migrate_get_current(), err);
     error_free(err);
     qio_channel_shutdown(opening.main, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
@@ -68,14 +58,14 @@ static void look(void *opaque)
     }
     if (ferry_destination_is_met(destination)) {
         /* From here on the session's own limits count; this one again if it fails. */
-        opening.since_ms = now_ms();
+        opening.since_ms = ferry_incoming_clock_ms();
     }
-    if (now_ms() - opening.since_ms > limit_ms()) {
+    if (ferry_incoming_clock_ms() - opening.since_ms > ferry_incoming_limit_ms()) {
         give_up();
         end();
         return;
     }
-    timer_mod(opening.timer, now_ms() + LOOK_MS);
+    timer_mod(opening.timer, ferry_incoming_clock_ms() + LOOK_MS);
 }
 
 void ferry_opening_begin(QIOChannel *main)
@@ -84,9 +74,9 @@ void ferry_opening_begin(QIOChannel *main)
         end();
     }
     opening.main = QIO_CHANNEL(object_ref(OBJECT(main)));
-    opening.since_ms = now_ms();
+    opening.since_ms = ferry_incoming_clock_ms();
     if (!opening.timer) {
         opening.timer = timer_new_ms(QEMU_CLOCK_REALTIME, look, NULL);
     }
-    timer_mod(opening.timer, now_ms() + LOOK_MS);
+    timer_mod(opening.timer, ferry_incoming_clock_ms() + LOOK_MS);
 }

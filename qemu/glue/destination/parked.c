@@ -58,11 +58,6 @@ typedef struct Parked {
 static GPtrArray *parked; /* of Parked, in the order in which they came */
 static QEMUTimer *timer;
 
-static int64_t now_ms(void)
-{
-    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-}
-
 /* Whether QEMU tells by the first word what a connection is. */
 static bool tells_by_word(const QIOChannel *ioc)
 {
@@ -158,7 +153,8 @@ static bool look_at(Parked *one)
     Said said = look_at_words(one->ioc);
 
     if (said == SAID_NEVER || ferry_incoming_is_over() ||
-        (said != SAID_ALL && now_ms() - one->since_ms > ferry_settings()->network_timeout_ms)) {
+        (said != SAID_ALL &&
+         ferry_incoming_clock_ms() - one->since_ms > ferry_settings()->network_timeout_ms)) {
         drop(one);
     } else if (said == SAID_ALL) {
         let_go(one);
@@ -174,7 +170,7 @@ static void look(void *opaque)
         i += look_at(g_ptr_array_index(parked, i));
     }
     if (parked->len) {
-        timer_mod(timer, now_ms() + LOOK_MS);
+        timer_mod(timer, ferry_incoming_clock_ms() + LOOK_MS);
     }
 }
 
@@ -215,7 +211,8 @@ bool ferry_park(QIOChannel *ioc)
     /* It is registered once more when it goes to QEMU. */
     migration_ioc_unregister_yank(ioc);
     one = g_new(Parked, 1);
-    *one = (Parked){.ioc = QIO_CHANNEL(object_ref(OBJECT(ioc))), .since_ms = now_ms()};
+    *one = (Parked){.ioc = QIO_CHANNEL(object_ref(OBJECT(ioc))),
+                    .since_ms = ferry_incoming_clock_ms()};
     if (said == SAID_NOTHING) {
         one->watch = qio_channel_add_watch(QIO_CHANNEL(socket), G_IO_IN | G_IO_HUP | G_IO_ERR,
                                            woken, one, NULL);
@@ -224,6 +221,6 @@ bool ferry_park(QIOChannel *ioc)
     if (parked->len > parked_max()) {
         drop(g_ptr_array_index(parked, 0));
     }
-    timer_mod(timer, now_ms() + LOOK_MS);
+    timer_mod(timer, ferry_incoming_clock_ms() + LOOK_MS);
     return true;
 }

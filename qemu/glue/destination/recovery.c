@@ -34,22 +34,12 @@ static struct {
     int64_t since_ms;  /* no more have come since then */
 } recovery;
 
-static int64_t now_ms(void)
-{
-    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-}
-
 static void end(void)
 {
     if (recovery.main) {
         object_unref(OBJECT(recovery.main));
         recovery.main = NULL;
     }
-}
-
-static int64_t limit_ms(void)
-{
-    return (int64_t)ferry_settings()->network_timeout_ms + ferry_settings()->open_timeout_ms;
 }
 
 /* Whether it is to be looked at again.  With the lock held. */
@@ -65,14 +55,14 @@ static bool look_at(void)
     nr_bytes = ferry_destination_resuming_bytes(destination);
     if (nr_bytes != recovery.nr_bytes) {
         recovery.nr_bytes = nr_bytes;
-        recovery.since_ms = now_ms();
+        recovery.since_ms = ferry_incoming_clock_ms();
     }
-    if (now_ms() - recovery.since_ms <= limit_ms()) {
+    if (ferry_incoming_clock_ms() - recovery.since_ms <= ferry_incoming_limit_ms()) {
         return true;
     }
     error_report("ferry: the source has not resumed the migration, and said nothing for %" PRId64
                  " ms",
-                 limit_ms());
+                 ferry_incoming_limit_ms());
     qio_channel_shutdown(recovery.main, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
     return false;
 }
@@ -81,7 +71,7 @@ static void look(void *opaque)
 {
     g_mutex_lock(&recovery.lock);
     if (recovery.main && look_at()) {
-        timer_mod(recovery.timer, now_ms() + LOOK_MS);
+        timer_mod(recovery.timer, ferry_incoming_clock_ms() + LOOK_MS);
     } else {
         end();
     }
@@ -95,11 +85,11 @@ void ferry_recovery_begin(QIOChannel *main)
     recovery.main = QIO_CHANNEL(object_ref(OBJECT(main)));
     recovery.context = g_main_context_get_thread_default();
     recovery.nr_bytes = 0;
-    recovery.since_ms = now_ms();
+    recovery.since_ms = ferry_incoming_clock_ms();
     if (!recovery.timer) {
         recovery.timer = timer_new_ms(QEMU_CLOCK_REALTIME, look, NULL);
     }
-    timer_mod(recovery.timer, now_ms() + LOOK_MS);
+    timer_mod(recovery.timer, ferry_incoming_clock_ms() + LOOK_MS);
     g_mutex_unlock(&recovery.lock);
 }
 

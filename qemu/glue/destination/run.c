@@ -39,15 +39,11 @@ void ferry_incoming_check(void)
     if (!cause) {
         return;
     }
-    if (mis->state == MIGRATION_STATUS_CANCELLING) {
+    if (qatomic_read(&mis->state) == MIGRATION_STATUS_CANCELLING) {
         /* Abandoned, perhaps before GO: what is left of it is taken apart elsewhere, and the process stays. */
         pending = NULL;
     } else if (pending) {
         pending = NULL;
-        if (qatomic_read(&mis->state) == MIGRATION_STATUS_CANCELLING) {
-            /* Abandoned before GO: whoever did that ends the thread, and takes the migration apart. */
-            return;
-        }
         if (!mis->have_listen_thread) {
             /* Lest the source is told on it that all is well. */
             qemu_file_shutdown(mis->from_src_file);

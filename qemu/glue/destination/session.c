@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "qemu/timer.h"
 #include "qemu/guest-random.h"
 #include "qemu/main-loop.h"
 #include "qemu/yank.h"
@@ -140,6 +141,16 @@ bool ferry_incoming_is_over(void)
 
     return state == MIGRATION_STATUS_COMPLETED || state == MIGRATION_STATUS_FAILED ||
            state == MIGRATION_STATUS_CANCELLING;
+}
+
+int64_t ferry_incoming_clock_ms(void)
+{
+    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+}
+
+int64_t ferry_incoming_limit_ms(void)
+{
+    return (int64_t)ferry_settings()->network_timeout_ms + ferry_settings()->open_timeout_ms;
 }
 
 void ferry_incoming_set_reason(const char *reason)

@@ -75,4 +75,13 @@ void ferry_incoming_end(const char *reason, bool later);
  */
 bool ferry_incoming_query(FerryStats *stats, bool *active, uint8_t *version, char **reason);
 
+/* By the clock that the destination's timers go by, in milliseconds.  Any thread. */
+int64_t ferry_incoming_clock_ms(void);
+
+/*
+ * For how long a source may say nothing that is about to open a session, or to resume one: open-timeout and
+ * network-timeout together, in milliseconds.  Any thread.
+ */
+int64_t ferry_incoming_limit_ms(void);
+
 #endif
