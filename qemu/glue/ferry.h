@@ -53,7 +53,16 @@ void ferry_outgoing_side_handshake(struct QIOChannel *ioc);
 /* The same is over, and @ioc perhaps gone.  Any thread. */
 void ferry_outgoing_side_handshake_over(const void *ioc);
 
-/* It has failed, or the connection before it: if it was given up for taking too long, have @err say so.  Any thread. */
+/*
+ * One of multifd's channels is connected, and its threads may be blocked in it from now on: it ends when the migration
+ * is cancelled.  Any thread.
+ */
+void ferry_outgoing_side_open(struct QIOChannel *ioc);
+
+/* They are about to be closed; those of a migration that did not complete end first.  Main thread. */
+void ferry_outgoing_side_over(void);
+
+/* A handshake of one has failed, or the connection before it: if it was given up for taking too long, have @err say so.  Any thread. */
 void ferry_outgoing_side_failed(Error **err);
 
 /*

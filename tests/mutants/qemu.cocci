@@ -151,7 +151,7 @@ expression s;
   give_up_side_handshakes(...)
   {
   <...
-- ferry_outgoing_break_handshakes();
+- ferry_outgoing_break_side();
   ...>
   }
 

@@ -89,6 +89,26 @@ static void expect_end(Run *run)
     g_free(vm_wait_status(run->source, "completed"));
 }
 
+/* --- Multifd's channels that nothing gets through ------------------------------------------------------- */
+
+/* Less fits into the buffers on the way of two channels. */
+#define MORE_THAN_BUFFERED (48 * MIB)
+
+/* Whose threads wait for a peer that reads nothing, and QEMU's migration thread for them. */
+static void stall_multifd(Run *run)
+{
+    for (unsigned number = 1; number <= 2; number++) {
+        proxy_stall(run->proxy, number);
+    }
+    vm_set_bandwidth(run->source, 0);
+    g_usleep(500 * 1000);
+}
+
+static void write_much(Run *run)
+{
+    memory_scribble(run->memory, run->source, MORE_THAN_BUFFERED);
+}
+
 static const Case cases[] = {
     {
         .name = "fallback/last-word-breaks",
@@ -248,6 +268,20 @@ static const Case cases[] = {
         .capabilities = "postcopy-ram",
         .fallback = "the destination has no Ferry",
         .during = postcopy_go_over,
+    },
+    {
+        .name = "fallback/multifd-stalls-cancel",
+        .ram_mib = 128,
+        .destination_options = "-global ferry.enabled=off",
+        .second_options = "-global ferry.enabled=off",
+        .proxy = true,
+        .capabilities = "multifd",
+        .parameters = "{ 'multifd-channels': 2 }",
+        .fallback = "the destination has no Ferry, or has it switched off",
+        .destination_fallback = "switched off with -global ferry.enabled=off",
+        .before = write_much,
+        .during = stall_multifd,
+        .then = THEN_CANCEL,
     },
     {
         .name = "fallback/xbzrle",

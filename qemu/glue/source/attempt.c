@@ -39,12 +39,12 @@ static struct {
     bool given_up; /* the last one */
 } handshake;
 
-/* The TLS handshakes of multifd's channels. */
+/* Multifd's channels: those whose TLS handshake is under way, and those that carry pages. */
 static struct {
     QEMUTimer *timer; /* the main thread's */
     GMutex lock;
-    GPtrArray *list; /* of QIOChannel, with a reference */
-    bool given_up;   /* one was, since the main channel's began; atomic */
+    GPtrArray *shaking, *open; /* of QIOChannel, with a reference */
+    bool given_up;             /* one was, since the main channel's began; atomic */
 } side;
 
 static bool had_error; /* when it was cancelled: the migration has a reason of its own */
@@ -121,19 +121,42 @@ void ferry_outgoing_side_failed(Error **err)
     }
 }
 
-void ferry_outgoing_break_handshakes(void)
+/* Under its lock. */
+static void break_all(const GPtrArray *channels)
+{
+    for (guint i = 0; channels && i < channels->len; i++) {
+        qio_channel_shutdown(g_ptr_array_index(channels, i), QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    }
+}
+
+void ferry_outgoing_break_side(void)
 {
     g_mutex_lock(&side.lock);
-    for (guint i = 0; side.list && i < side.list->len; i++) {
-        qio_channel_shutdown(g_ptr_array_index(side.list, i), QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
-    }
+    break_all(side.shaking);
+    break_all(side.open);
     g_mutex_unlock(&side.lock);
 }
 
 static void give_up_side_handshakes(void *opaque)
 {
     qatomic_set(&side.given_up, true);
-    ferry_outgoing_break_handshakes();
+    g_mutex_lock(&side.lock);
+    break_all(side.shaking);
+    g_mutex_unlock(&side.lock);
+}
+
+static void add_side(GPtrArray **list, QIOChannel *ioc)
+{
+    g_mutex_lock(&side.lock);
+    if (!*list) {
+        *list = g_ptr_array_new_with_free_func(object_unref);
+    }
+    g_ptr_array_add(*list, object_ref(ioc));
+    g_mutex_unlock(&side.lock);
+    if (qatomic_read(&migrate_get_current()->state) == MIGRATION_STATUS_CANCELLING) {
+        /* It was being connected when that was ended. */
+        ferry_outgoing_break_side();
+    }
 }
 
 void ferry_outgoing_side_handshake(QIOChannel *ioc)
@@ -144,26 +167,34 @@ void ferry_outgoing_side_handshake(QIOChannel *ioc)
     if (!side.timer) {
         side.timer = timer_new_ms(QEMU_CLOCK_REALTIME, give_up_side_handshakes, NULL);
     }
-    g_mutex_lock(&side.lock);
-    if (!side.list) {
-        side.list = g_ptr_array_new_with_free_func(object_unref);
-    }
-    g_ptr_array_add(side.list, object_ref(ioc));
-    g_mutex_unlock(&side.lock);
     timer_mod(side.timer,
               qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ferry_settings()->network_timeout_ms);
-    if (migrate_get_current()->state == MIGRATION_STATUS_CANCELLING) {
-        /* It was being connected when that was ended. */
-        ferry_outgoing_break_handshakes();
-    }
+    add_side(&side.shaking, ioc);
 }
 
 void ferry_outgoing_side_handshake_over(const void *ioc)
 {
     g_mutex_lock(&side.lock);
-    if (side.list) {
-        g_ptr_array_remove(side.list, (gpointer)ioc);
+    if (side.shaking) {
+        g_ptr_array_remove(side.shaking, (gpointer)ioc);
     }
+    g_mutex_unlock(&side.lock);
+}
+
+void ferry_outgoing_side_open(QIOChannel *ioc)
+{
+    if (ferry_is_enabled()) {
+        add_side(&side.open, ioc);
+    }
+}
+
+void ferry_outgoing_side_over(void)
+{
+    if (migration_has_failed(migrate_get_current())) {
+        ferry_outgoing_break_side();
+    }
+    g_mutex_lock(&side.lock);
+    g_clear_pointer(&side.open, g_ptr_array_unref);
     g_mutex_unlock(&side.lock);
 }
 
@@ -240,11 +271,15 @@ void ferry_outgoing_over(void (*cleanup)(void *opaque), MigrationState *s)
     migration_bh_schedule(clean_up_bh, s);
 }
 
-/* Nobody wants the rest of a migration that failed: end what its thread may be blocked in. */
+/* Nobody wants the rest of a migration that failed: end what its threads may be blocked in. */
 static void break_stream(MigrationState *s)
 {
+    if (s->state != MIGRATION_STATUS_FAILED) {
+        return;
+    }
+    ferry_outgoing_break_side();
     QEMU_LOCK_GUARD(&s->qemu_file_lock);
-    if (s->to_dst_file && s->state == MIGRATION_STATUS_FAILED) {
+    if (s->to_dst_file) {
         qemu_file_shutdown(s->to_dst_file);
     }
 }

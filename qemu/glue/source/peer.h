@@ -71,8 +71,8 @@ void ferry_peer_cancel(void);
 
 /* --- attempt.c --- */
 
-/* End the TLS handshakes of multifd's channels.  Any thread. */
-void ferry_outgoing_break_handshakes(void);
+/* End multifd's channels, and their TLS handshakes: who is blocked in one fails.  Any thread. */
+void ferry_outgoing_break_side(void);
 
 /* The migration is about to be cancelled; what fails from here on is no error of its own.  Main thread. */
 void ferry_outgoing_note_cancel(MigrationState *s);

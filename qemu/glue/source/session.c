@@ -441,7 +441,7 @@ static void cancel_session(void)
 
 void ferry_outgoing_cancel(void)
 {
-    ferry_outgoing_break_handshakes();
+    ferry_outgoing_break_side();
     cancel_session();
 }
 
