@@ -104,6 +104,17 @@ static void stall_multifd(Run *run)
     g_usleep(500 * 1000);
 }
 
+/* The destination goes, and the network tells of it on the main connection only. */
+static void lose_main(Run *run)
+{
+    gint64 began = g_get_monotonic_time();
+
+    stall_multifd(run);
+    proxy_cut_one(run->proxy, 0);
+    g_free(vm_wait_status(run->source, "failed"));
+    g_assert_cmpint(g_get_monotonic_time() - began, <, 5 * G_USEC_PER_SEC);
+}
+
 static void write_much(Run *run)
 {
     memory_scribble(run->memory, run->source, MORE_THAN_BUFFERED);
@@ -282,6 +293,21 @@ static const Case cases[] = {
         .before = write_much,
         .during = stall_multifd,
         .then = THEN_CANCEL,
+    },
+    {
+        .name = "fallback/multifd-stalls-lost",
+        .ram_mib = 128,
+        .destination_options = "-global ferry.enabled=off",
+        .second_options = "-global ferry.enabled=off",
+        .proxy = true,
+        .capabilities = "multifd",
+        .parameters = "{ 'multifd-channels': 2 }",
+        .fallback = "the destination has no Ferry, or has it switched off",
+        .destination_fallback = "switched off with -global ferry.enabled=off",
+        .before = write_much,
+        .during = lose_main,
+        .outcome = FAILS,
+        .error = HANGS_UP,
     },
     {
         .name = "fallback/xbzrle",

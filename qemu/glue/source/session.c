@@ -424,6 +424,8 @@ void ferry_return_path_error(MigrationState *s, const Error *error)
     cause = wait_for_cause();
     if (!cause || g_error_matches(cause, FERRY_ERROR, FERRY_ERROR_CANCELLED)) {
         migrate_set_error(s, error);
+        /* Who waits in one of QEMU's other channels waits for somebody who has hung up. */
+        ferry_outgoing_break_side();
         return;
     }
     ferry_set_migration_error(s, cause);

@@ -340,7 +340,8 @@ class WrongTarget(Mishap):
 
     @classmethod
     def fits(cls, guest):
-        return isinstance(guest.vm.get('backend', 'ram'), str)
+        backend = guest.vm.get('backend', 'ram')
+        return isinstance(backend, str) and 'size=' not in backend
 
 
 class OneConnection(Mishap):
