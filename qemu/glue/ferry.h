@@ -298,6 +298,18 @@ bool ferry_incoming_refuses_multifd(int id);
  */
 bool ferry_incoming_extra_multifd(struct QIOChannel *ioc, int id);
 
+/* Multifd's channels are set up, at the destination.  Main thread. */
+void ferry_incoming_multifd_begins(void);
+
+/* One of the threads that read them ends, whatever for.  That thread. */
+void ferry_incoming_multifd_thread_ends(void);
+
+/*
+ * Whether one has ended, and the stream with it: asked where QEMU has waited for all of them to come to the same place.
+ * Main thread.
+ */
+bool ferry_incoming_multifd_is_broken(void);
+
 /*
  * Whether reading the stream may begin now; @may is what QEMU thinks.  With multifd channels missing, it begins
  * later by itself.  Main thread.

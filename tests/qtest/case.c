@@ -216,6 +216,13 @@ static void wait_rounds(Run *run)
 
 static void hold_before(Run *run)
 {
+    if (run->c->proxy || run->c->hold == HOLD_CHANNELS) {
+        g_autofree char *target = g_steal_pointer(&run->uri);
+
+        run->proxy = proxy_new(target);
+        run->uri = proxy_uri(run->proxy);
+        proxy_limit(run->proxy, run->c->hold == HOLD_CHANNELS ? 1 : UINT_MAX);
+    }
     if (run->c->hold == HOLD_NOT) {
         return;
     }
@@ -224,13 +231,6 @@ static void hold_before(Run *run)
     vm_set_bandwidth(run->source, SLOW_BYTES);
     if (run->c->hold == HOLD_CONNECT) {
         vm_freeze(run->destination);
-    }
-    if (run->c->proxy || run->c->hold == HOLD_CHANNELS) {
-        g_autofree char *target = g_steal_pointer(&run->uri);
-
-        run->proxy = proxy_new(target);
-        run->uri = proxy_uri(run->proxy);
-        proxy_limit(run->proxy, run->c->hold == HOLD_CHANNELS ? 1 : UINT_MAX);
     }
 }
 

@@ -92,7 +92,7 @@ static void expect_end(Run *run)
 /* --- Multifd's channels that nothing gets through ------------------------------------------------------- */
 
 /* Less fits into the buffers on the way of two channels. */
-#define MORE_THAN_BUFFERED (48 * MIB)
+#define MORE_THAN_BUFFERED (64 * MIB)
 
 /* Whose threads wait for a peer that reads nothing, and QEMU's migration thread for them. */
 static void stall_multifd(Run *run)
@@ -113,6 +113,17 @@ static void lose_main(Run *run)
     proxy_cut_one(run->proxy, 0);
     g_free(vm_wait_status(run->source, "failed"));
     g_assert_cmpint(g_get_monotonic_time() - began, <, 5 * G_USEC_PER_SEC);
+}
+
+/* The destination waits for one more channel to get as far as the others, and it breaks. */
+static void break_at_end(Run *run)
+{
+    g_free(vm_wait_status(run->source, "pre-switchover"));
+    proxy_stall(run->proxy, 1);
+    vm_do(run->source, "migrate-continue", "{ 'state': 'pre-switchover' }");
+    g_usleep(500 * 1000);
+    proxy_cut_one(run->proxy, 1);
+    g_free(vm_wait_status(run->source, "failed"));
 }
 
 static void write_much(Run *run)
@@ -282,7 +293,7 @@ static const Case cases[] = {
     },
     {
         .name = "fallback/multifd-stalls-cancel",
-        .ram_mib = 128,
+        .ram_mib = 160,
         .destination_options = "-global ferry.enabled=off",
         .second_options = "-global ferry.enabled=off",
         .proxy = true,
@@ -295,8 +306,25 @@ static const Case cases[] = {
         .then = THEN_CANCEL,
     },
     {
+        .name = "fallback/multifd-breaks-at-end",
+        .destination_options = "-global ferry.enabled=off",
+        .second_options = "-global ferry.enabled=off",
+        .proxy = true,
+        .capabilities = "multifd",
+        .source_capabilities = "pause-before-switchover",
+        .second_capabilities = "no-pause-before-switchover",
+        .parameters = "{ 'multifd-channels': 2 }",
+        .fallback = "the destination has no Ferry, or has it switched off",
+        .destination_fallback = "switched off with -global ferry.enabled=off",
+        .hold = HOLD_NOT,
+        .during = break_at_end,
+        .outcome = FAILS,
+        .error = "Sibling indicated error 1",
+        .destination_log = "a multifd channel ended before the migration did",
+    },
+    {
         .name = "fallback/multifd-stalls-lost",
-        .ram_mib = 128,
+        .ram_mib = 160,
         .destination_options = "-global ferry.enabled=off",
         .second_options = "-global ferry.enabled=off",
         .proxy = true,

@@ -375,7 +375,13 @@ void proxy_cut_one(Proxy *proxy, unsigned number)
 
 void proxy_stall(Proxy *proxy, unsigned number)
 {
-    qatomic_set(&find(proxy, number)->stalled, true);
+    Connection *connection = find(proxy, number);
+    const int little = 1;
+
+    /* It does not take long until who goes on sending is blocked. */
+    setsockopt(connection->client, SOL_SOCKET, SO_RCVBUF, &little, sizeof(little));
+    setsockopt(connection->server, SOL_SOCKET, SO_RCVBUF, &little, sizeof(little));
+    qatomic_set(&connection->stalled, true);
 }
 
 void proxy_damage(Proxy *proxy, unsigned number, uint64_t offset)

@@ -45,6 +45,8 @@ static struct {
     bool decided;     /* it is known which path carries the memory */
 } connections;
 
+static bool multifd_has_ended; /* one of the threads; atomic */
+
 /* --- Multifd channels that are too few, or too many ---------------------------------------------- */
 
 static bool counts_multifd(void)
@@ -210,6 +212,31 @@ bool ferry_incoming_extra_multifd(QIOChannel *ioc, int id)
         return false;
     }
     keep(ioc);
+    return true;
+}
+
+void ferry_incoming_multifd_begins(void)
+{
+    qatomic_set(&multifd_has_ended, false);
+}
+
+void ferry_incoming_multifd_thread_ends(void)
+{
+    qatomic_set(&multifd_has_ended, true);
+}
+
+bool ferry_incoming_multifd_is_broken(void)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    g_autoptr(Error) err = NULL;
+
+    if (!qatomic_read(&multifd_has_ended)) {
+        return false;
+    }
+    /* The thread's own error, if it has one, came first, and stays. */
+    error_setg(&err, "a multifd channel ended before the migration did");
+    migrate_set_error(migrate_get_current(), err);
+    qemu_file_set_error(mis->from_src_file, -EIO);
     return true;
 }
 

@@ -183,9 +183,7 @@ void ferry_outgoing_side_handshake_over(const void *ioc)
 
 void ferry_outgoing_side_open(QIOChannel *ioc)
 {
-    if (ferry_is_enabled()) {
-        add_side(&side.open, ioc);
-    }
+    add_side(&side.open, ioc);
 }
 
 void ferry_outgoing_side_over(void)
