@@ -8,9 +8,14 @@
 
 #include "qemu/typedefs.h"
 
+/* Errors of newer compilers, and of all here: a graft, or what it calls, has got a type wrong. */
+#pragma GCC diagnostic error "-Wincompatible-pointer-types"
+#pragma GCC diagnostic error "-Wint-conversion"
+
 struct MigrationIncomingState;
 struct MigrationInfo;
 struct QIOChannel;
+struct QIOChannelSocket;
 struct QIOChannelTLS;
 struct QIONetListener;
 struct QIOTask;
