@@ -132,7 +132,7 @@ expression s;
 @@
 - if (kept) {
 -     BQL_LOCK_GUARD();
--     take_guest_back(s, borrowed.old_state);
+-     take_guest_back(s, own_path.old_state);
 - }
 
 // last-word-missed: a return path that breaks on QEMU's own path brings the guest back
@@ -140,8 +140,17 @@ expression s;
 //    tests: qtest:/ferry/fallback/last-word-breaks
 @@
 @@
-- borrowed.old_state = give_up_guest(s);
-+ borrowed.old_state = s->vm_old_state;
+- own_path.old_state = give_up_guest(s);
++ own_path.old_state = s->vm_old_state;
+
+// silence-passes: a destination that was asked to speak and does not is taken for one that has the guest
+//    file: qemu/glue/source/last-word.c
+//    tests: qtest:/ferry/fallback/last-word-awaited
+@@
+expression s;
+@@
+- fail_unanswered(s)
++ 0
 
 // side-handshakes-kept: the handshakes of multifd's channels have no limit
 //    file: qemu/glue/source/attempt.c
@@ -151,7 +160,7 @@ expression s;
   give_up_side_handshakes(...)
   {
   <...
-- ferry_outgoing_break_side();
+- break_all(side.shaking);
   ...>
   }
 

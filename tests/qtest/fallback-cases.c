@@ -34,7 +34,7 @@ static const char *no_stock(void)
     return NULL;
 }
 
-/* --- The destination's last word, on a return path that only Ferry wanted ------------------------------ */
+/* --- The destination's last word, on QEMU's own path ---------------------------------------------------- */
 
 /* What a QEMU without Ferry says before it: the answers to two PINGs. */
 #define BYTES_OF_ECHOES (2 * 8)
@@ -131,6 +131,17 @@ static void write_much(Run *run)
     memory_scribble(run->memory, run->source, MORE_THAN_BUFFERED);
 }
 
+/* It was asked to speak, so its silence is no word: the guest runs there, and nobody here can know. */
+static void expect_limit(Run *run)
+{
+    g_autofree char *refused = NULL;
+
+    g_free(vm_wait_status(run->destination, "completed"));
+    refused = vm_command_fails(run->source, "migrate_cancel", NULL);
+    g_assert_nonnull(strstr(refused, "cannot cancel"));
+    expect_doubt(run);
+}
+
 static const Case cases[] = {
     {
         .name = "fallback/last-word-breaks",
@@ -138,6 +149,31 @@ static const Case cases[] = {
         .before = break_last_word,
         .hold = HOLD_NOT,
         .during = expect_doubt,
+    },
+    {
+        .name = "fallback/last-word-breaks/return-path",
+        .destination_options = "-global ferry.enabled=off",
+        .source_capabilities = "return-path",
+        .before = break_last_word,
+        .hold = HOLD_NOT,
+        .during = expect_doubt,
+    },
+    {
+        .name = "fallback/last-word-breaks/postcopy-ram",
+        .destination_options = "-global ferry.enabled=off",
+        .capabilities = "postcopy-ram",
+        .before = break_last_word,
+        .hold = HOLD_NOT,
+        .during = expect_doubt,
+    },
+    {
+        .name = "fallback/last-word-awaited",
+        .source_options = "-global ferry.switchover-timeout=2000",
+        .destination_options = "-global ferry.enabled=off",
+        .source_capabilities = "return-path",
+        .before = keep_last_word,
+        .hold = HOLD_NOT,
+        .during = expect_limit,
     },
     {
         .name = "fallback/last-word-kept",

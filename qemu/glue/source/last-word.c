@@ -1,16 +1,15 @@
 /*
- * The end of a migration on QEMU's own path, where only Ferry wanted a return path.
+ * The end of a migration on QEMU's own path, where there is a return path.
  *
- * Without Ferry's question QEMU would have none: it would write the stream, close the connection, and leave the
- * rest to the kernel.  With it two things are not safe.  That the return path breaks says nothing of the guest: it
- * may run there already, and to take it back here would have it run twice.  And a destination that was frozen
- * answers later: what it says to a closed connection has the kernel reset that, with all it has not sent yet.
+ * That the return path breaks says nothing of the guest: it may run there already, and to take it back here would have
+ * it run twice.  So once everything is written, the source takes the guest back only if the destination says that it
+ * has failed, and waits for its last word.  If the connection breaks without it, or it does not come within
+ * switchover-timeout, or the destination's host takes nothing, nobody can know: a person has to look who has the guest.
  *
- * So once everything is written, the source takes the guest back only if the destination says that it has failed.
- * If it has never said a word, the source completes as soon as the destination's host has all of the stream.  If it
- * has, the source waits for its last word, for switchover-timeout at most where the connection is good.  If the
- * connection breaks without it, or the destination's host takes nothing, nobody can know: a person has to look who
- * has the guest.
+ * Where only Ferry's question needed the return path, QEMU would have none: it would write the stream, close the
+ * connection, and leave the rest to the kernel.  There, a destination that has never said a word need not: the source
+ * completes as soon as the destination's host has all of the stream.  But a destination that was frozen answers later:
+ * what it says to a closed connection has the kernel reset that, with all it has not sent yet.
  *
  * Threads: the migration thread, without the BQL.
  *
@@ -24,6 +23,7 @@
 #include "migration/options.h"
 #include "migration/qemu-file.h"
 
+#include "ferry/glue/ferry.h"
 #include "ferry/migration/error.h"
 #include "../internal.h"
 #include "last-word.h"
@@ -41,16 +41,28 @@ static int unsent_bytes(const QIOChannelSocket *socket)
     return is_remote && ioctl(socket->fd, SIOCOUTQ, &nr_bytes) == 0 ? nr_bytes : 0;
 }
 
-/* For how long nothing may have been taken; longer where the destination has shown that it is at work. */
+/* Whether it is Ferry's question only that there is one for. */
+static bool is_borrowed(void)
+{
+    return !migrate_postcopy_ram() && !migrate_return_path();
+}
+
+/* Whether the destination's silence is no sign of anything: nobody but Ferry has asked it to speak. */
+static bool may_be_silent(void)
+{
+    return is_borrowed() && ferry_peer_is_silent();
+}
+
+/* For how long nothing may have been taken; longer where the destination is known to be at work, or has to speak. */
 static gint64 limit_us(void)
 {
-    unsigned limit_ms = ferry_peer_is_silent() ? ferry_settings()->network_timeout_ms
-                                               : ferry_settings()->switchover_timeout_ms;
+    unsigned limit_ms = may_be_silent() ? ferry_settings()->network_timeout_ms
+                                        : ferry_settings()->switchover_timeout_ms;
 
     return (gint64)limit_ms * 1000;
 }
 
-/* Its last word; NONE: it is silent and has all of the stream, or too much time has passed. */
+/* Its last word; NONE: it may be silent and has all of the stream, or too much time has passed. */
 static FerryLastWord wait_for_word(const QIOChannelSocket *socket)
 {
     gint64 since = g_get_monotonic_time();
@@ -64,7 +76,7 @@ static FerryLastWord wait_for_word(const QIOChannelSocket *socket)
             before = now;
             since = g_get_monotonic_time();
         }
-    } while (word == FERRY_LAST_WORD_NONE && !(ferry_peer_is_silent() && now == 0) &&
+    } while (word == FERRY_LAST_WORD_NONE && !(may_be_silent() && now == 0) &&
              g_get_monotonic_time() - since < limit_us());
     return word;
 }
@@ -101,9 +113,29 @@ static int fail_untaken(MigrationState *s, const QIOChannelSocket *socket)
     return fail(s, -ETIMEDOUT, what);
 }
 
-bool ferry_has_borrowed_return_path(MigrationState *s)
+static int fail_unanswered(MigrationState *s)
 {
-    return s->rp_state.rp_thread_created && !migrate_postcopy_ram() && !migrate_return_path();
+    g_autofree char *what =
+        g_strdup_printf("the destination has the stream, and has not said for %" PRId64
+                        " ms what has become of the guest",
+                        limit_us() / 1000);
+
+    return fail(s, -ETIMEDOUT, what);
+}
+
+/* The destination has not said a word when it should have, or need not. */
+static int end_unanswered(MigrationState *s, const QIOChannelSocket *socket)
+{
+    if (unsent_bytes(socket)) {
+        return fail_untaken(s, socket);
+    }
+    return is_borrowed() ? 0 : fail_unanswered(s);
+}
+
+bool ferry_last_word_decides(MigrationState *s)
+{
+    /* COLO goes on with the return path. */
+    return ferry_is_enabled() && s->rp_state.rp_thread_created && !migrate_colo();
 }
 
 int ferry_wait_last_word(MigrationState *s, bool *kept)
@@ -125,7 +157,7 @@ int ferry_wait_last_word(MigrationState *s, bool *kept)
                    "what has become of the guest");
         break;
     case FERRY_LAST_WORD_NONE:
-        ret = unsent_bytes(socket) ? fail_untaken(s, socket) : 0;
+        ret = end_unanswered(s, socket);
         break;
     }
     qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_READ, NULL);

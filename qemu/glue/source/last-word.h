@@ -1,5 +1,5 @@
 /*
- * The end of a migration on QEMU's own path, where only Ferry wanted a return path: see last-word.c.
+ * The end of a migration on QEMU's own path, where there is a return path: see last-word.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -8,12 +8,12 @@
 
 #include "qemu/typedefs.h"
 
-/* Whether QEMU would have none, and there is one for Ferry's question only.  Migration thread. */
-bool ferry_has_borrowed_return_path(MigrationState *s);
+/* Whether there is one, so that the destination's last word says who has the guest.  Migration thread. */
+bool ferry_last_word_decides(MigrationState *s);
 
 /*
  * Then, with everything written, and the guest not to be taken back: wait for what the destination says of it, or
- * until its host has the stream, and end the return path.  Not 0: the migration fails.  *@kept says whether the
+ * where it need not say anything until its host has the stream, and end the return path.  Not 0: the migration fails.  *@kept says whether the
  * destination has not got the guest, by its own word.  Migration thread, no BQL.
  */
 int ferry_wait_last_word(MigrationState *s, bool *kept);

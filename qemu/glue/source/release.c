@@ -37,7 +37,7 @@ static bool has_let_go;
 /* Of a migration that lets go of it on QEMU's own path. */
 static struct {
     RunState old_state; /* what the guest was in */
-} borrowed;
+} own_path;
 
 /*
  * With the BQL, and before the word that gives the guest away: nothing that QEMU does when a migration ends starts a
@@ -90,30 +90,30 @@ int ferry_save_devices(QEMUFile *f)
     if (ferry_outgoing_active()) {
         return ferry_keep_devices(f);
     }
-    if (!ferry_has_borrowed_return_path(s)) {
+    if (!ferry_last_word_decides(s)) {
         return qemu_savevm_state_complete_precopy(f, false);
     }
-    borrowed.old_state = give_up_guest(s);
+    own_path.old_state = give_up_guest(s);
     ferry_peer_expect_last_word(true);
     if (!migrate_has_error(s)) {
         ret = qemu_savevm_state_complete_precopy(f, false) ?: qemu_file_get_error(f);
     }
     if (ret) {
         ferry_peer_expect_last_word(false);
-        take_guest_back(s, borrowed.old_state);
+        take_guest_back(s, own_path.old_state);
     }
     return ret;
 }
 
 /* The same, to its end: only the destination's own word brings the guest back. */
-static int end_borrowed(MigrationState *s)
+static int end_own_path(MigrationState *s)
 {
     bool kept;
     int ret = ferry_wait_last_word(s, &kept);
 
     if (kept) {
         BQL_LOCK_GUARD();
-        take_guest_back(s, borrowed.old_state);
+        take_guest_back(s, own_path.old_state);
     }
     return ret;
 }
@@ -162,7 +162,7 @@ int ferry_let_go(MigrationState *s)
     int ret = 0;
 
     if (!ferry_outgoing_active()) {
-        return has_let_go ? end_borrowed(s) : 0;
+        return has_let_go ? end_own_path(s) : 0;
     }
     /* In post-copy it is gone long since, and all pages have come. */
     if (!ferry_is_gone()) {
