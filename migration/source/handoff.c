@@ -229,7 +229,7 @@ static void forget_connection(FerrySource *source)
 {
     ferry_cause_reset(&source->cause);
     g_mutex_lock(&source->lock);
-    source->resumed = false;
+    source->asked = source->resumed = false;
     g_mutex_unlock(&source->lock);
     ferry_missing_clear(&source->resume_reader);
 }
@@ -297,6 +297,10 @@ static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
     for (size_t i = 0; i < regions->nr; i++) {
         ferry_pageset_clear(source->resume_missing[i]);
     }
+    /* From here on the control thread fills them. */
+    g_mutex_lock(&source->lock);
+    source->asked = true;
+    g_mutex_unlock(&source->lock);
     if (!ferry_control_send(source->channels.control, FERRY_FRAME_RESUME, 0, body, NULL) ||
         !wait_for_missing(source)) {
         return false;

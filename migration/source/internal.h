@@ -85,7 +85,8 @@ struct FerrySource {
     bool drafted;     /* it has discarded, or forgotten, what was drafted last */
     bool loaded;      /* it has loaded the device state */
     bool taken;       /* it has been told to run the guest */
-    bool resumed;     /* it has said what is missing, into `resume_missing` */
+    bool asked;       /* what is missing; it says so into `resume_missing` ... */
+    bool resumed;     /* ... and has done so */
     bool complete;    /* nothing is missing any more */
     FerryMissingReader resume_reader;
     FerryPageset **resume_missing; /* of each region; NULL when none is expected */

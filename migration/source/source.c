@@ -190,7 +190,7 @@ static bool take_missing(FerrySource *source, const FerryFrame *frame, const GBy
     bool expected;
 
     g_mutex_lock(&source->lock);
-    expected = ferry_source_phase(source) == FERRY_SOURCE_RESUMING && !source->resumed;
+    expected = source->asked && !source->resumed;
     g_mutex_unlock(&source->lock);
     if (!expected) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_PROTOCOL,
@@ -260,6 +260,7 @@ static bool is_due(FerrySource *source, const FerryFrame *frame)
     case FERRY_FRAME_COMPLETE:
         return left;
     case FERRY_FRAME_TAKEN:
+    case FERRY_FRAME_REPORT:
         return ferry_source_phase_is_gone(phase);
     default:
         return true;

@@ -386,6 +386,32 @@ static void test_silent_resume(void)
     bed_free(bed);
 }
 
+/* As soon as it is connected again, before it is asked. */
+static void test_early_resumed(void)
+{
+    Bed *bed = bed_new();
+    const FerryLayout layout = {.nr_data = 1, .nr_fetch = 1};
+    gint64 end_us = g_get_monotonic_time() + SOON_US;
+    g_autoptr(GError) error = NULL;
+
+    go_and_break(bed);
+    ferry_source_enter(bed->source, FERRY_SOURCE_PAUSED);
+    ferry_source_hang_up(bed->source);
+    ferry_cause_reset(&bed->source->cause);
+    ferry_source_enter(bed->source, FERRY_SOURCE_RESUMING);
+    ferry_source_open(bed->source, &layout, end_us, &error);
+    g_assert_no_error(error);
+    say(bed, FERRY_FRAME_RESUMED, 0);
+    ferry_source_listen(bed->source);
+    while (!ferry_cause_is_known(&bed->source->cause)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end_us);
+        g_usleep(1000);
+    }
+    error = ferry_source_cause(bed->source, 0);
+    assert_says(error, FERRY_ERROR_PROTOCOL, "unasked");
+    bed_free(bed);
+}
+
 static void test_another_migration(void)
 {
     Bed *bed = bed_new();
@@ -467,6 +493,7 @@ int main(int argc, char **argv)
         {"complete", FERRY_FRAME_COMPLETE, "out of turn"},
         {"taken", FERRY_FRAME_TAKEN, "out of turn"},
         {"ready", FERRY_FRAME_READY, "ready a second time"},
+        {"report", FERRY_FRAME_REPORT, "out of turn"},
         {"resumed", FERRY_FRAME_RESUMED, "unasked"},
         {"go", FERRY_FRAME_GO, "not its to send"},
     };
@@ -484,6 +511,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/turns-source/handoff-fence", test_handoff_fence);
     g_test_add_func("/turns-source/silent-resume", test_silent_resume);
+    g_test_add_func("/turns-source/early-resumed", test_early_resumed);
     g_test_add_func("/turns-source/silent-go", test_silent_go);
     g_test_add_func("/turns-source/another-migration", test_another_migration);
     g_test_add_func("/turns-source/long-blackout", test_long_blackout);
