@@ -71,6 +71,7 @@ static void make_way(FerryDestination *destination, const FerryHello *hello)
         return;
     }
     destination->attempt = hello->attempt;
+    destination->resuming = false;
     for (guint i = 0; i < destination->readers->len; i++) {
         ChannelReader *reader = g_ptr_array_index(destination->readers, i);
 
@@ -326,7 +327,8 @@ bool ferry_destination_is_met(FerryDestination *destination)
     bool met;
 
     g_mutex_lock(&destination->lock);
-    met = destination->control && !destination->error;
+    met = destination->control && !destination->error &&
+          (destination->settling || destination->phase != FERRY_DESTINATION_OPENING);
     g_mutex_unlock(&destination->lock);
     return met;
 }

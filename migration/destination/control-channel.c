@@ -178,6 +178,13 @@ static bool prepare_fetch(FerryDestination *destination, const FerryLayout *layo
     return true;
 }
 
+static void set_settling(FerryDestination *destination, bool settling)
+{
+    g_mutex_lock(&destination->lock);
+    destination->settling = settling;
+    g_mutex_unlock(&destination->lock);
+}
+
 static bool take_regions(ChannelReader *reader, const FerryFrame *frame, const GByteArray *body,
                          GError **errp)
 {
@@ -199,6 +206,7 @@ static bool take_regions(ChannelReader *reader, const FerryFrame *frame, const G
                               errp)) {
         return false;
     }
+    set_settling(destination, true);
     working = begin_work(reader);
     if (destination->ops.list_regions(destination->opaque, &remote, &local, errp)) {
         answers = ferry_settle(destination->receiver.scanner, &local, &remote,
@@ -206,6 +214,7 @@ static bool take_regions(ChannelReader *reader, const FerryFrame *frame, const G
     }
     ok = answers != NULL;
     ferry_heartbeat_free(working);
+    set_settling(destination, false);
     ferry_regions_clear(&remote);
     if (!ok) {
         ferry_regions_clear(&local);
@@ -378,9 +387,11 @@ static bool take_handoff(FerryDestination *destination, const FerryFrame *frame,
         return false;
     }
     g_mutex_lock(&destination->lock);
-    /* What is missing is exact once nothing is on its way. */
+    /* What is missing is exact once nothing is on its way; and what was drafted is missing unless it was forgotten. */
     ok = ferry_destination_may_enter(destination, FERRY_DESTINATION_HANDED_OFF) &&
-         frame->first_page != 0 && (nr_missing == 0 || destination->reached >= frame->first_page);
+         frame->first_page != 0 &&
+         (nr_missing ? destination->reached >= frame->first_page
+                     : destination->phase != FERRY_DESTINATION_DRAFTING);
     g_mutex_unlock(&destination->lock);
     if (!ok) {
         return out_of_turn(frame, errp);
@@ -471,8 +482,8 @@ static bool take_resume(ChannelReader *reader, const FerryFrame *frame, const GB
         return false;
     }
     g_mutex_lock(&destination->lock);
-    /* Not if this connection has broken meanwhile, too. */
-    ok = destination->resuming;
+    /* Not if this connection has broken meanwhile, too, or another one takes its place. */
+    ok = destination->resuming && !reader->stale;
     stream_broke = destination->stream_broke;
     if (ok && !stream_broke) {
         parted = destination->phase == FERRY_DESTINATION_PARTED;

@@ -97,7 +97,10 @@ void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *
 /* Break all channels, as a broken network would.  Any thread. */
 void ferry_destination_shutdown(FerryDestination *destination);
 
-/* Whether the source has opened its control channel, and nothing has failed since.  Any thread. */
+/*
+ * Whether the session's own limits count: it is open, or what its opening takes here is under way; and nothing has
+ * failed since.  Any thread.
+ */
 bool ferry_destination_is_met(FerryDestination *destination);
 
 /* Whether the source's channels are all in: strangers need not be listened to any more. */

@@ -66,6 +66,7 @@ struct FerryDestination {
     FerryDestinationPhase phase;
     GError *error;       /* the first cause, once failed; else NULL */
     bool failed_opening; /* it was in phase opening then */
+    bool settling;       /* regions are checked and memory is emptied, which takes its time */
     /* Whatever the phase: ferry_destination_free has begun, and nobody is told any more. */
     bool closing;
 

@@ -102,6 +102,19 @@ static void test_handoff_before_fence(void)
     expect_refusal(hand, "out of turn");
 }
 
+/* What was drafted is not there any more: that nothing is missing cannot be. */
+static void test_draft_not_missing(void)
+{
+    Hand *hand = ready();
+
+    hand_announce_page(hand, 3);
+    hand_send(hand, FERRY_FRAME_DRAFT, 1);
+    hand_expect(hand, FERRY_FRAME_DRAFTED, NULL);
+    hand_fence(hand, 1);
+    hand_handoff(hand, 1, 0);
+    expect_refusal(hand, "out of turn");
+}
+
 static void test_missing_counted(void)
 {
     Hand *hand = ready();
@@ -422,6 +435,7 @@ int main(int argc, char **argv)
     g_test_add_func("/turns/page/before-ready", test_page_before_ready);
     g_test_add_func("/turns/handoff-before-fence", test_handoff_before_fence);
     g_test_add_func("/turns/missing/counted", test_missing_counted);
+    g_test_add_func("/turns/missing/drafted", test_draft_not_missing);
     g_test_add_func("/turns/missing/of-same", test_missing_of_same);
     g_test_add_func("/turns/missing/unfetched", test_missing_unfetched);
     g_test_add_func("/turns/missing/unfetchable", test_unfetchable);
