@@ -6,6 +6,7 @@
  */
 #include "qemu/osdep.h"
 #include "qobject/qdict.h"
+#include <sys/un.h>
 
 #include "postcopy.h"
 
@@ -58,6 +59,44 @@ static void recover_over(Run *run, const char *where)
     take_answer(run->destination, "recover");
 }
 
+/* The first that comes is taken for the main channel; this one says nothing, and stays. */
+static int connect_silently(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    g_autofree char *text = in_dir(path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_strlcpy(address.sun_path, text, sizeof(address.sun_path));
+    g_assert_cmpint(connect(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    return fd;
+}
+
+/* As recover_over(), as soon as that can be. */
+static void recover_again_over(Run *run, const char *where)
+{
+    g_autofree char *raw = g_strdup_printf(
+        "{ 'exec-oob': 'migrate-recover', 'id': 'recover', 'arguments': { 'uri': '%s' } }", where);
+    g_autofree char *text = in_dir(raw);
+    gint64 deadline = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
+    bool done = false;
+
+    while (!done) {
+        QDict *answer;
+
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(100 * 1000);
+        qtest_qmp_send_raw(run->destination->qts, "%s", text);
+        do {
+            answer = qtest_qmp_receive(run->destination->qts);
+            done = qdict_haskey(answer, "return");
+            g_assert_nonnull(answer);
+        } while (g_strcmp0(qdict_get_try_str(answer, "id"), "recover") != 0 &&
+                 (qobject_unref(answer), true));
+        qobject_unref(answer);
+    }
+}
+
 static void resume_to(Run *run, const char *where)
 {
     g_autofree char *raw = g_strdup_printf("{ 'uri': '%s', 'resume': true }", where);
@@ -88,6 +127,18 @@ static void recover_blocked_over_fd(Run *run)
     resume_to(run, "fd:again");
 }
 
+static void recover_from_silence(Run *run)
+{
+    int stranger;
+
+    block_main_loop(run);
+    recover_over(run, "unix:{dir}/again");
+    stranger = connect_silently("{dir}/again");
+    recover_again_over(run, "unix:{dir}/once-more");
+    resume_to(run, "unix:{dir}/once-more");
+    close(stranger);
+}
+
 #define PSK(endpoint) "-object tls-creds-psk,id=tls,dir={dir}/tls,endpoint=" endpoint
 
 static const Case cases[] = {
@@ -96,6 +147,13 @@ static const Case cases[] = {
         .capabilities = "postcopy-ram",
         .postcopy = true,
         .during = recover_blocked,
+    },
+    {
+        .name = "postcopy/blocked/silence",
+        .options = "-global ferry.network-timeout=2000 -global ferry.open-timeout=1000",
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = recover_from_silence,
     },
     {
         .name = "postcopy/blocked/recover-tls",

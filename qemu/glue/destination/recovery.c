@@ -6,14 +6,13 @@
  * migrate-pause.  So a recovery has a limit: then the channel is broken, and the migration is paused as before.
  * Which pages are missing is said meanwhile, on Ferry's control channel: as long as that gets on, so does this.
  *
- * Threads: the main thread looks.  A recovery begins there, or on the monitor's own thread after an oob
- * migrate-recover.
+ * Threads: who looks is the thread on which the recovery began: the main one, or the monitor's own after an oob
+ * migrate-recover, because then the main one may wait for a page, for as long as the recovery does not get on.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
-#include "qemu/timer.h"
 #include "io/channel.h"
 #include "migration/migration.h"
 
@@ -26,7 +25,7 @@
 
 static struct {
     GMutex lock; /* for all that follows */
-    QEMUTimer *timer;
+    GSource *timer;   /* while there is one to look at */
     QIOChannel *main; /* the new main channel, or NULL */
     /* Of the thread that took it, and is to take the others. */
     GMainContext *context;
@@ -34,25 +33,27 @@ static struct {
     int64_t since_ms;  /* no more have come since then */
 } recovery;
 
+/* With the lock held. */
 static void end(void)
 {
     if (recovery.main) {
         object_unref(OBJECT(recovery.main));
         recovery.main = NULL;
+        g_source_destroy(recovery.timer);
+        g_clear_pointer(&recovery.timer, g_source_unref);
     }
 }
 
 /* Whether it is to be looked at again.  With the lock held. */
 static bool look_at(void)
 {
-    FerryDestination *destination = ferry_incoming_destination();
     uint64_t nr_bytes;
 
-    if (!destination ||
-        migration_incoming_get_current()->state != MIGRATION_STATUS_POSTCOPY_RECOVER) {
+    if (!ferry_incoming_resuming_bytes(&nr_bytes) ||
+        qatomic_read(&migration_incoming_get_current()->state) !=
+            MIGRATION_STATUS_POSTCOPY_RECOVER) {
         return false;
     }
-    nr_bytes = ferry_destination_resuming_bytes(destination);
     if (nr_bytes != recovery.nr_bytes) {
         recovery.nr_bytes = nr_bytes;
         recovery.since_ms = ferry_incoming_clock_ms();
@@ -67,15 +68,15 @@ static bool look_at(void)
     return false;
 }
 
-static void look(void *opaque)
+static gboolean look(void *opaque)
 {
     g_mutex_lock(&recovery.lock);
-    if (recovery.main && look_at()) {
-        timer_mod(recovery.timer, ferry_incoming_clock_ms() + LOOK_MS);
-    } else {
+    /* Another recovery may have begun before this got the lock. */
+    if (g_main_current_source() == recovery.timer && !look_at()) {
         end();
     }
     g_mutex_unlock(&recovery.lock);
+    return G_SOURCE_CONTINUE;
 }
 
 void ferry_recovery_begin(QIOChannel *main)
@@ -86,10 +87,9 @@ void ferry_recovery_begin(QIOChannel *main)
     recovery.context = g_main_context_get_thread_default();
     recovery.nr_bytes = 0;
     recovery.since_ms = ferry_incoming_clock_ms();
-    if (!recovery.timer) {
-        recovery.timer = timer_new_ms(QEMU_CLOCK_REALTIME, look, NULL);
-    }
-    timer_mod(recovery.timer, ferry_incoming_clock_ms() + LOOK_MS);
+    recovery.timer = g_timeout_source_new(LOOK_MS);
+    g_source_set_callback(recovery.timer, look, NULL, NULL);
+    g_source_attach(recovery.timer, recovery.context);
     g_mutex_unlock(&recovery.lock);
 }
 

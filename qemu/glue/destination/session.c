@@ -103,6 +103,19 @@ bool ferry_incoming_has_all(bool *all)
     return open;
 }
 
+bool ferry_incoming_resuming_bytes(uint64_t *nr_bytes)
+{
+    bool open;
+
+    g_mutex_lock(&incoming.lock);
+    open = incoming.destination;
+    if (open) {
+        *nr_bytes = ferry_destination_resuming_bytes(incoming.destination);
+    }
+    g_mutex_unlock(&incoming.lock);
+    return open;
+}
+
 void ferry_incoming_set_listener(QIONetListener *listener)
 {
     QIONetListener *old;

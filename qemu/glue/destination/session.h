@@ -36,6 +36,9 @@ bool ferry_incoming_add(QIOChannel *ioc);
 /* Whether there is a session; *@all is whether the source's channels are all in.  Any thread. */
 bool ferry_incoming_has_all(bool *all);
 
+/* Whether there is a session; *@nr_bytes is what has come on the control channel that it goes on with.  Any thread. */
+bool ferry_incoming_resuming_bytes(uint64_t *nr_bytes);
+
 /* Keep a listener of our own, taken over, in place of the last one; NULL: have none.  Any thread. */
 void ferry_incoming_set_listener(QIONetListener *listener);
 
