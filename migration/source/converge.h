@@ -43,8 +43,8 @@ bool ferry_converge_wants_round(const FerryConverge *converge, uint64_t pending_
 /* With less in a round, what it took on the wire says nothing. */
 #define FERRY_WIRE_COST_LEAST_BYTES (UINT64_C(256) * 1024)
 
-/* A page costs at least this part of its bytes: to look at it and to place it takes time, too. */
-#define FERRY_WIRE_COST_LEAST_PART 16
+/* A page costs at least this part of its bytes.  The time to look at it is in the rate that is measured, too. */
+#define FERRY_WIRE_COST_LEAST_PART 256
 
 /*
  * What pages take on the wire: compressed ones less than they have.  A blackout is limited by what the wire carries,

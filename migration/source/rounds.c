@@ -263,7 +263,7 @@ static void turn_round(FerrySource *source, const FerryRoundMark *mark, uint64_t
         g_array_remove_index(source->rounds, ROUNDS_KEPT / 2);
     }
     g_array_append_val(source->rounds, finished);
-    if (source->nr_rounds > 0) {
+    if (source->nr_rounds > 0 && source->config.compress) {
         /* The first pass has other pages than those that are written again. */
         ferry_wire_cost_note(&source->wire_cost, finished.pages * FERRY_PAGE_BYTES, finished.bytes);
     }

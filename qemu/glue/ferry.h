@@ -64,6 +64,9 @@ void ferry_outgoing_side_handshake_over(const void *ioc);
  */
 void ferry_outgoing_side_open(struct QIOChannel *ioc);
 
+/* Whether they are closed after all has been said on them.  Main thread. */
+bool ferry_outgoing_says_goodbye(void);
+
 /* They are about to be closed; those of a migration that did not complete end first.  Main thread. */
 void ferry_outgoing_side_over(void);
 
@@ -86,6 +89,9 @@ void ferry_outgoing_handshake_failed(Error **err);
  * thread.
  */
 bool ferry_outgoing_is_late(struct QIOChannel *ioc);
+
+/* @ioc is connected, to resume a migration: *@error, if there is none yet, says why it cannot be.  Main thread. */
+void ferry_outgoing_check_resume(struct QIOChannel *ioc, Error **error);
 
 /*
  * The migration is cancelled before it is connected.  Whether a connection was waited for: it comes too late
@@ -150,8 +156,8 @@ int ferry_save_devices(QEMUFile *f);
 /*
  * Precopy is over: send the device state, wait until the destination has loaded it, have it run the guest,
  * and wait until it says that it does.  In post-copy too: wait for what it reports, and end the return path.
- * Not 0: the migration fails.  Where Ferry is not in use, and the return path is there for its question only, it
- * waits for the last word that comes on that, and not for one that does not come.  Migration thread, no BQL.
+ * Not 0: the migration fails.  Where Ferry is not in use, and there is a return path, pre-copy waits for the last word
+ * that comes on it: see last-word.c.  Migration thread, no BQL.
  */
 int ferry_let_go(MigrationState *s);
 

@@ -78,6 +78,23 @@ static void start_bitmap(Run *run)
     g_free(vm_hmp(run->source, "qemu-io disk \"write -P 7 1M 192k\""));
 }
 
+/* Too fine a bitmap for the blackout at this rate. */
+static void start_fine_bitmap(Run *run)
+{
+    vm_do(run->source, "block-dirty-bitmap-add",
+          "{ 'node': 'disk', 'name': 'backup', 'granularity': 512 }");
+    g_free(vm_hmp(run->source, "qemu-io disk \"write -P 7 1M 256k\""));
+}
+
+/* There are no pages to leave missing: it comes in the blackout. */
+static void begin_postcopy(Run *run)
+{
+    vm_do(run->source, "migrate-start-postcopy", NULL);
+    vm_do(run->source, "migrate-set-parameters",
+          "{ 'max-bandwidth': 0, 'avail-switchover-bandwidth': 4096 }");
+    g_free(vm_wait_status(run->destination, "completed"));
+}
+
 static void write_disk(Run *run)
 {
     g_free(vm_hmp(run->source, "qemu-io disk \"write -P 8 4M 64k\""));
@@ -406,6 +423,16 @@ static const Case cases[] = {
         .capabilities = "dirty-bitmaps",
         .before = start_bitmap,
         .during = write_disk,
+        .after = check_bitmap,
+    },
+    {
+        .name = "devices/dirty-bitmap-postcopy",
+        .cannot = no_qemu_img,
+        .prepare = make_disks,
+        .options = DISK,
+        .capabilities = "dirty-bitmaps",
+        .before = start_fine_bitmap,
+        .during = begin_postcopy,
         .after = check_bitmap,
     },
     {

@@ -58,6 +58,16 @@ static void keep_last_word(Run *run)
     relay_echoes(run, false);
 }
 
+/* Nothing of that comes but the answers to what is asked before post-copy. */
+static void end_echoes(Run *run)
+{
+    g_autofree char *target = g_steal_pointer(&run->uri);
+
+    run->proxy = proxy_new(target);
+    run->uri = proxy_uri(run->proxy);
+    proxy_end_way_back(run->proxy, BYTES_OF_ECHOES);
+}
+
 /* The guest runs there: it must not here, though all that the source sees is a connection that broke. */
 static void expect_doubt(Run *run)
 {
@@ -131,6 +141,25 @@ static void write_much(Run *run)
     memory_scribble(run->memory, run->source, MORE_THAN_BUFFERED);
 }
 
+/* The same in post-copy, where all pages are pushed to a guest that nobody hears of. */
+static void expect_one_guest(Run *run)
+{
+    g_autofree char *here = NULL, *there = NULL;
+
+    vm_do(run->source, "migrate-start-postcopy", NULL);
+    run_release(run);
+    g_free(vm_wait_status(run->destination, "completed"));
+    g_free(vm_wait_status(run->source, "failed completed"));
+    here = vm_run_state(run->source);
+    there = vm_run_state(run->destination);
+    g_assert_cmpstr(there, ==, "running");
+    g_assert_cmpstr(here, ==, "postmigrate");
+    memory_check(run->memory, run->destination);
+    vm_quit(run->source);
+    vm_quit(run->destination);
+    exit(0);
+}
+
 /* It was asked to speak, so its silence is no word: the guest runs there, and nobody here can know. */
 static void expect_limit(Run *run)
 {
@@ -165,6 +194,14 @@ static const Case cases[] = {
         .before = break_last_word,
         .hold = HOLD_NOT,
         .during = expect_doubt,
+    },
+    {
+        .name = "fallback/last-word-breaks/postcopy",
+        .destination_options = "-global ferry.enabled=off",
+        .capabilities = "postcopy-ram",
+        .fallback = "the destination has no Ferry, or has it switched off",
+        .before = end_echoes,
+        .during = expect_one_guest,
     },
     {
         .name = "fallback/last-word-awaited",

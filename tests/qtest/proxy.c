@@ -25,7 +25,7 @@ struct Proxy {
     unsigned half_from;  /* connections from this one on get so many bytes of an answer ... */
     unsigned half_to;    /* ... but not from this one on */
     int64_t half_bytes;
-    bool half_closes;
+    bool half_closes, half_ends;
     unsigned end_after;     /* so many connections are let in */
     bool end_refuses;       /* and others are refused */
     GPtrArray *connections; /* of Connection */
@@ -37,6 +37,7 @@ typedef struct Connection {
     int64_t damage;     /* atomic; after so many bytes from the client; negative: never */
     int64_t answer;     /* so many bytes from the server get through; negative: all */
     bool closes;        /* and then it is closed */
+    bool ends;          /* and then that way is */
 } Connection;
 
 typedef struct Pump {
@@ -133,9 +134,23 @@ static ssize_t part_of(Pump *p, ssize_t nr)
     return nr;
 }
 
+/* The peer hears no more, and can go on talking. */
+static void end_way_back(Pump *p)
+{
+    char buffer[4096];
+
+    shutdown(p->to, SHUT_WR);
+    while (recv(p->from, buffer, sizeof(buffer), 0) > 0) {
+    }
+}
+
 /* Half an answer has been given. */
 static void end_answer(Pump *p)
 {
+    if (p->connection->ends) {
+        end_way_back(p);
+        return;
+    }
     if (p->connection->closes) {
         reset(p->to);
         reset(p->from);
@@ -235,6 +250,7 @@ static gpointer serve(gpointer opaque)
                           ? proxy->half_bytes
                           : -1,
             .closes = proxy->half_closes,
+            .ends = proxy->half_ends,
         };
         g_ptr_array_add(proxy->connections, connection);
         if (server >= 0) {
@@ -293,6 +309,12 @@ void proxy_halve(Proxy *proxy, unsigned from, uint64_t nr_bytes, bool closes)
     proxy->half_bytes = (int64_t)nr_bytes;
     proxy->half_closes = closes;
     g_mutex_unlock(&proxy->lock);
+}
+
+void proxy_end_way_back(Proxy *proxy, uint64_t nr_bytes)
+{
+    proxy->half_ends = true;
+    proxy_halve(proxy, 0, nr_bytes, false);
 }
 
 void proxy_halve_first(Proxy *proxy, uint64_t nr_bytes)

@@ -31,6 +31,9 @@ void proxy_stall_from(Proxy *proxy, unsigned from);
  */
 void proxy_halve(Proxy *proxy, unsigned from, uint64_t nr_bytes, bool closes);
 
+/* From the first connection on, after so many bytes of an answer the source reads its end, and can go on talking. */
+void proxy_end_way_back(Proxy *proxy, uint64_t nr_bytes);
+
 /* The first one only, and it stays open. */
 void proxy_halve_first(Proxy *proxy, uint64_t nr_bytes);
 

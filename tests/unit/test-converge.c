@@ -117,8 +117,8 @@ static void test_wire_cost(void)
     for (unsigned i = 0; i < 40; i++) {
         ferry_wire_cost_note(&cost, 100 * mib, 0);
     }
-    g_assert_cmpuint(ferry_wire_cost_of(&cost, 160 * mib), <=, 11 * mib);
-    g_assert_cmpuint(ferry_wire_cost_of(&cost, 160 * mib), >=, 10 * mib);
+    g_assert_cmpuint(ferry_wire_cost_of(&cost, 2560 * mib), <=, 11 * mib);
+    g_assert_cmpuint(ferry_wire_cost_of(&cost, 2560 * mib), >=, 10 * mib);
     /* Nothing is nothing, and something is something. */
     g_assert_cmpuint(ferry_wire_cost_of(&cost, 0), ==, 0);
     g_assert_cmpuint(ferry_wire_cost_of(&cost, 1), ==, 1);

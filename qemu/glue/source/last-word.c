@@ -132,10 +132,18 @@ static int end_unanswered(MigrationState *s, const QIOChannelSocket *socket)
     return is_borrowed() ? 0 : fail_unanswered(s);
 }
 
+/* Whether Ferry was enabled when the migration began. */
+static bool enabled;
+
+void ferry_last_word_reset(void)
+{
+    enabled = ferry_is_enabled();
+}
+
 bool ferry_last_word_decides(MigrationState *s)
 {
     /* COLO goes on with the return path. */
-    return ferry_is_enabled() && s->rp_state.rp_thread_created && !migrate_colo();
+    return enabled && s->rp_state.rp_thread_created && !migrate_colo();
 }
 
 int ferry_wait_last_word(MigrationState *s, bool *kept)

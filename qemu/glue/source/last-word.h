@@ -8,6 +8,9 @@
 
 #include "qemu/typedefs.h"
 
+/* A migration begins.  Main thread. */
+void ferry_last_word_reset(void);
+
 /* Whether there is one, so that the destination's last word says who has the guest.  Migration thread. */
 bool ferry_last_word_decides(MigrationState *s);
 

@@ -21,6 +21,7 @@
 #include "ferry/migration/error.h"
 #include "../internal.h"
 #include "../trace.h"
+#include "last-word.h"
 #include "peer.h"
 #include "session.h"
 #include "sizes.h"
@@ -80,6 +81,7 @@ bool ferry_wants_return_path(MigrationState *s, bool postcopy)
     const char *reason;
 
     ferry_peer_reset();
+    ferry_last_word_reset();
     ferry_sizes_reset();
     ferry_note_main(qemu_file_get_ioc(s->to_dst_file), true);
     if (s->state == MIGRATION_STATUS_POSTCOPY_RECOVER_SETUP) {

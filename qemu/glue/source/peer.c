@@ -42,7 +42,8 @@ static struct {
     uint8_t version;
     uint64_t token;
     bool spoke;    /* the destination has said anything at all */
-    bool expected; /* its last word is all that is waited for */
+    bool expected; /* its last word decides who has the guest */
+    bool lacks;    /* the last of the stream is being written */
     FerryLastWord last_word;
     bool listens;    /* the destination has a listener of its own ... */
     uint32_t number; /* ... here */
@@ -58,7 +59,7 @@ void ferry_peer_reset(void)
 {
     g_mutex_lock(&peer.lock);
     peer.pong = PONG_NONE;
-    peer.spoke = peer.expected = false;
+    peer.spoke = peer.expected = peer.lacks = false;
     peer.last_word = FERRY_LAST_WORD_NONE;
     peer.listens = false;
     peer.cancelled = false;
@@ -118,8 +119,25 @@ void ferry_outgoing_shut(uint32_t error)
 void ferry_peer_expect_last_word(bool expected)
 {
     g_mutex_lock(&peer.lock);
-    peer.expected = expected;
+    peer.expected = peer.lacks = expected;
     g_mutex_unlock(&peer.lock);
+}
+
+void ferry_peer_has_stream(void)
+{
+    g_mutex_lock(&peer.lock);
+    peer.lacks = false;
+    g_mutex_unlock(&peer.lock);
+}
+
+bool ferry_peer_lacks_stream(void)
+{
+    bool lacks;
+
+    g_mutex_lock(&peer.lock);
+    lacks = peer.lacks;
+    g_mutex_unlock(&peer.lock);
+    return lacks;
 }
 
 bool ferry_peer_miss_last_word(void)

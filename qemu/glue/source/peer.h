@@ -57,6 +57,12 @@ FerryLastWord ferry_peer_wait_last_word(gint64 deadline_us);
 /* Whether it is @expected from here on; before that, a broken return path is an error like any other. */
 void ferry_peer_expect_last_word(bool expected);
 
+/* From where it is expected the last of the stream is written: now it is.  Migration thread. */
+void ferry_peer_has_stream(void);
+
+/* Whether it is being written: who waits in it for a peer that has hung up, waits in vain.  Any thread. */
+bool ferry_peer_lacks_stream(void);
+
 /*
  * The return path is broken.  Whether whoever expects the last word says what it means that it is missing.  Any
  * thread.

@@ -43,8 +43,8 @@ void ferry_postcopy_reset(void)
     memset(&postcopy, 0, sizeof(postcopy));
 }
 
-/* Whether the user has left it to Ferry, and it is time. */
-static bool is_time(bool round_ended, uint64_t pending)
+/* Whether the user has left it to Ferry, and it is time, with so much left, as it goes on the wire. */
+static bool is_time(bool round_ended, uint64_t left_bytes)
 {
     switch (ferry_settings()->switchover) {
     case FERRY_SWITCHOVER_MODE_POSTCOPY:
@@ -53,14 +53,16 @@ static bool is_time(bool round_ended, uint64_t pending)
         if (!round_ended) {
             return false;
         }
-        ferry_converge_note(&postcopy.converge, pending, UINT64_MAX);
-        return !ferry_converge_wants_round(&postcopy.converge, pending);
+        ferry_converge_note(&postcopy.converge, left_bytes, UINT64_MAX);
+        /* What fits downtime-limit is about to be sent in pre-copy, after as many rounds as are of use. */
+        return left_bytes > migrate_get_current()->threshold_size &&
+               !ferry_converge_wants_round(&postcopy.converge, left_bytes);
     default:
         return false;
     }
 }
 
-void ferry_postcopy_consider(bool round_ended, uint64_t pending)
+void ferry_postcopy_consider(bool round_ended, uint64_t left_bytes)
 {
     MigrationState *s = migrate_get_current();
     GError *error = NULL;
@@ -68,12 +70,12 @@ void ferry_postcopy_consider(bool round_ended, uint64_t pending)
     if (!runstate_is_running() || s->state != MIGRATION_STATUS_ACTIVE) {
         return;
     }
-    if (is_time(round_ended, pending)) {
-        trace_ferry_postcopy_decided(pending);
+    if (is_time(round_ended, left_bytes)) {
+        trace_ferry_postcopy_decided(left_bytes);
         qatomic_set(&s->start_postcopy, true);
     }
     /* Whatever is discarded there now is no part of the blackout. */
-    if (qatomic_read(&s->start_postcopy) && pending > 0 &&
+    if (qatomic_read(&s->start_postcopy) && left_bytes > 0 &&
         !ferry_source_draft(ferry_outgoing_source(), &error)) {
         ferry_session_error(s->to_dst_file, error);
     }
@@ -110,13 +112,25 @@ void ferry_postcopy_leave(MigrationState *s)
     ferry_outgoing_count();
 }
 
+/* QEMU's own path: the word to run is the last of it, so the destination has the guest once all is sent. */
+static int send_plainly(MigrationState *s, const uint8_t *data, size_t nr_bytes)
+{
+    int ret = qemu_savevm_send_packaged(s->to_dst_file, data, nr_bytes);
+
+    ret = ret ?: qemu_fflush(s->to_dst_file);
+    if (ret == 0) {
+        ferry_let_go_packaged(s);
+    }
+    return ret;
+}
+
 int ferry_send_packaged(MigrationState *s, const uint8_t *data, size_t nr_bytes)
 {
     GError *error = NULL;
     int ret;
 
     if (!ferry_outgoing_is_left()) {
-        return qemu_savevm_send_packaged(s->to_dst_file, data, nr_bytes);
+        return send_plainly(s, data, nr_bytes);
     }
     ferry_source_set_bandwidth(ferry_outgoing_source(), migrate_max_postcopy_bandwidth());
     bql_unlock();
@@ -213,6 +227,11 @@ void ferry_pending(bool exact, uint64_t *must_precopy, uint64_t *can_postcopy)
         qemu_savevm_state_pending_exact(must_precopy, can_postcopy);
     } else {
         qemu_savevm_state_pending_estimate(must_precopy, can_postcopy);
+    }
+    if (ferry_outgoing_active() && !migrate_postcopy_ram() &&
+        qatomic_read(&migrate_get_current()->start_postcopy)) {
+        /* Without pages to leave missing, Ferry has no post-copy: dirty bitmaps come with the device state. */
+        *can_postcopy = 0;
     }
 }
 

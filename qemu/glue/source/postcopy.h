@@ -12,10 +12,10 @@
 void ferry_postcopy_reset(void);
 
 /*
- * While the guest runs, with @pending bytes to go: go over to post-copy if it is time.  @round_ended:
+ * While the guest runs, with @left_bytes to go on the wire: go over to post-copy if it is time.  @round_ended:
  * a round has just ended.
  */
-void ferry_postcopy_consider(bool round_ended, uint64_t pending);
+void ferry_postcopy_consider(bool round_ended, uint64_t left_bytes);
 
 /* What to tell QEMU is left, once pages were left missing; @limit is what it compares with. */
 uint64_t ferry_postcopy_pending(uint64_t limit);

@@ -98,6 +98,7 @@ int ferry_save_devices(QEMUFile *f)
     if (!migrate_has_error(s)) {
         ret = qemu_savevm_state_complete_precopy(f, false) ?: qemu_file_get_error(f);
     }
+    ferry_peer_has_stream();
     if (ret) {
         ferry_peer_expect_last_word(false);
         take_guest_back(s, own_path.old_state);
@@ -116,6 +117,11 @@ static int end_own_path(MigrationState *s)
         take_guest_back(s, own_path.old_state);
     }
     return ret;
+}
+
+void ferry_let_go_packaged(MigrationState *s)
+{
+    give_up_guest(s);
 }
 
 bool ferry_release_guest(MigrationState *s, GError **errp)
@@ -162,7 +168,8 @@ int ferry_let_go(MigrationState *s)
     int ret = 0;
 
     if (!ferry_outgoing_active()) {
-        return has_let_go ? end_own_path(s) : 0;
+        /* In post-copy, whatever its last word is, the destination has had the guest run. */
+        return has_let_go && s->state != MIGRATION_STATUS_POSTCOPY_ACTIVE ? end_own_path(s) : 0;
     }
     /* In post-copy it is gone long since, and all pages have come. */
     if (!ferry_is_gone()) {
@@ -176,11 +183,6 @@ int ferry_let_go(MigrationState *s)
 
 /* --- What follows from it ------------------------------------------------------------------------ */
 
-int ferry_stream_error(MigrationState *s)
-{
-    return ferry_is_gone() ? 0 : qemu_file_get_error(s->to_dst_file);
-}
-
 bool ferry_has_failed(MigrationState *s)
 {
     bool let_go = has_let_go;
@@ -193,6 +195,11 @@ bool ferry_has_failed(MigrationState *s)
 static bool is_out_of_hand(void)
 {
     return ferry_is_gone() || has_let_go;
+}
+
+int ferry_stream_error(MigrationState *s)
+{
+    return is_out_of_hand() ? 0 : qemu_file_get_error(s->to_dst_file);
 }
 
 bool ferry_take_blocks_back(Error **errp)

@@ -16,6 +16,9 @@
  */
 bool ferry_release_guest(MigrationState *s, GError **errp);
 
+/* On QEMU's own path, post-copy's package has been sent, and with it the guest.  Migration thread, with the BQL. */
+void ferry_let_go_packaged(MigrationState *s);
+
 /* Whether the guest's memory is being sent with the vCPUs stopped.  Any thread. */
 bool ferry_outgoing_delays_reset(void);
 

@@ -346,7 +346,7 @@ void ferry_save_pending(bool exact, uint64_t *must_precopy, uint64_t *can_postco
     pending = pending_bytes(exact, &round_ended);
     if (migrate_postcopy_ram()) {
         *can_postcopy += pending;
-        ferry_postcopy_consider(round_ended, pending);
+        ferry_postcopy_consider(round_ended, remaining_wire_bytes());
     } else {
         *must_precopy += pending;
     }

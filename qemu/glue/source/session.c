@@ -415,6 +415,9 @@ void ferry_return_path_error(MigrationState *s, const Error *error)
     g_autoptr(GError) cause = NULL;
 
     if (ends_return_path()) {
+        if (ferry_peer_lacks_stream()) {
+            ferry_outgoing_break_side();
+        }
         return;
     }
     if (!ferry_outgoing_active()) {
@@ -429,6 +432,9 @@ void ferry_return_path_error(MigrationState *s, const Error *error)
         return;
     }
     ferry_set_migration_error(s, cause);
+    if (!ferry_is_gone()) {
+        ferry_outgoing_break_side();
+    }
 }
 
 static void cancel_session(void)
@@ -443,7 +449,10 @@ static void cancel_session(void)
 
 void ferry_outgoing_cancel(void)
 {
-    ferry_outgoing_break_side();
+    /* It may have gone on to another state just then: QEMU tries again. */
+    if (qatomic_read(&migrate_get_current()->state) == MIGRATION_STATUS_CANCELLING) {
+        ferry_outgoing_break_side();
+    }
     cancel_session();
 }
 
