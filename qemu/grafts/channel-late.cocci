@@ -2,8 +2,9 @@
 // file: migration/channel.c
 // hooks: migration_channel_connect
 // why: a connection that was being made when its migration was cancelled comes all the same; it must
-//      start nothing, least of all beside the next migration.
-// adds: 4
+//      start nothing, least of all beside the next migration.  And a session is not resumed over what Ferry cannot
+//      break, nor find its peer by.
+// adds: 5
 
 @@
 typedef MigrationState, QIOChannel, Error;
@@ -17,5 +18,6 @@ identifier s, ioc, hostname, error;
 +    error_free(error);
 +    return;
 +}
++ferry_outgoing_check_resume(ioc, &error);
  ...
  }

@@ -229,6 +229,21 @@ static void hang_in_recovery(Run *run)
     recover(run);
 }
 
+/* Into a command that says nothing: Ferry can neither find its peer by it, nor break it. */
+static void resume_over_command(Run *run)
+{
+    g_autofree char *error = NULL;
+
+    postcopy_go_over_slowly(run);
+    cut_all(run);
+    expect_pause(run);
+    vm_do(run->source, "migrate", "{ 'uri': 'exec:cat > /dev/null', 'resume': true }");
+    g_free(vm_wait_status(run->source, "postcopy-paused"));
+    error = vm_migration_error(run->source);
+    g_assert_nonnull(strstr(error ?: "", "is resumed over a socket"));
+    recover(run);
+}
+
 /* The source stays away for a while: the guest is stopped meanwhile. */
 static void stay_away(Run *run)
 {
@@ -461,6 +476,13 @@ static const Case cases[] = {
         .capabilities = "postcopy-ram",
         .postcopy = true,
         .during = hang_in_recovery,
+    },
+    {
+        .name = "postcopy/recover/command",
+        .proxy = true,
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = resume_over_command,
     },
     {
         .name = "postcopy/recover/stay-away",

@@ -88,6 +88,10 @@ void ferry_incoming_failed(MigrationIncomingState *mis, Error **error)
     if (mis->have_listen_thread) {
         end_thread(mis);
     }
+    if (mis->from_src_file) {
+        /* The source is told of this, and not of what QEMU did not take for one. */
+        qemu_file_set_error(mis->from_src_file, -EINVAL);
+    }
     cause = ferry_incoming_cause();
     if (cause) {
         error_free(*error);

@@ -22,6 +22,7 @@
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
 #include "peer.h"
+#include "session.h"
 
 /* For how long the next migration waits until the last one is gone: as long as a monitor may. */
 #define ENDING_MS 1000
@@ -44,7 +45,7 @@ static struct {
     QEMUTimer *timer; /* the main thread's */
     GMutex lock;
     GPtrArray *shaking, *open; /* of QIOChannel, with a reference */
-    bool given_up;             /* one was, since the main channel's began; atomic */
+    bool given_up;             /* one was, in this migration; atomic */
 } side;
 
 static bool had_error; /* when it was cancelled: the migration has a reason of its own */
@@ -60,6 +61,7 @@ static struct {
 void ferry_outgoing_connecting(QIOChannel *ioc)
 {
     awaited = ioc;
+    qatomic_set(&side.given_up, false);
 }
 
 /* It fails at once, and with it the connection. */
@@ -80,7 +82,6 @@ static void forget_handshake(void)
 void ferry_outgoing_handshake(QIOChannel *ioc)
 {
     handshake.given_up = false;
-    qatomic_set(&side.given_up, false);
     if (!ferry_is_enabled()) {
         return;
     }
@@ -139,8 +140,8 @@ void ferry_outgoing_break_side(void)
 
 static void give_up_side_handshakes(void *opaque)
 {
-    qatomic_set(&side.given_up, true);
     g_mutex_lock(&side.lock);
+    qatomic_set(&side.given_up, side.shaking->len > 0);
     break_all(side.shaking);
     g_mutex_unlock(&side.lock);
 }
@@ -186,9 +187,16 @@ void ferry_outgoing_side_open(QIOChannel *ioc)
     add_side(&side.open, ioc);
 }
 
+bool ferry_outgoing_says_goodbye(void)
+{
+    MigrationState *s = migrate_get_current();
+
+    return !migration_has_failed(s) && s->state != MIGRATION_STATUS_CANCELLING;
+}
+
 void ferry_outgoing_side_over(void)
 {
-    if (migration_has_failed(migrate_get_current())) {
+    if (!ferry_outgoing_says_goodbye()) {
         ferry_outgoing_break_side();
     }
     g_mutex_lock(&side.lock);
@@ -208,6 +216,15 @@ bool ferry_outgoing_is_late(QIOChannel *ioc)
     /* What was handed over comes while the command runs. */
     awaited = !tls && migrate_channel_requires_tls_upgrade(ioc) ? base : NULL;
     return false;
+}
+
+void ferry_outgoing_check_resume(QIOChannel *ioc, Error **error)
+{
+    if (!*error && ferry_outgoing_active() &&
+        migrate_get_current()->state == MIGRATION_STATUS_POSTCOPY_RECOVER_SETUP &&
+        !ferry_underlying_socket(ioc)) {
+        error_setg(error, "a session of Ferry's is resumed over a socket, and this is none");
+    }
 }
 
 bool ferry_outgoing_abandon(void)

@@ -244,7 +244,7 @@ static gboolean look_at_handshakes(gpointer opaque)
 {
     Shaking *shaking = opaque;
 
-    if (!shaking->over && !shaking->err &&
+    if (!shaking->over && !shaking->err && first_shaking(shaking->calls) &&
         is_over(shaking->calls, "no TLS handshake", &shaking->err)) {
         shaking->failed = first_shaking(shaking->calls);
         g_main_loop_quit(shaking->loop);

@@ -108,9 +108,14 @@ static void target_local(FerryTarget *target, const QIOChannelSocket *socket)
 bool ferry_find_target(MigrationState *s, FerryTarget *target, Error **errp)
 {
     QIOChannelSocket *socket = ferry_underlying_socket(qemu_file_get_ioc(s->to_dst_file));
-    const UnixSocketAddress *path = ferry_peer_path(socket);
+    const UnixSocketAddress *path;
     uint32_t number;
 
+    if (!socket) {
+        error_setg(errp, "the migration's own connection is not a socket");
+        return false;
+    }
+    path = ferry_peer_path(socket);
     *target = (FerryTarget){.address = socket->remoteAddr, .length = socket->remoteAddrLen};
     target_local(target, socket);
     if (ferry_peer_listens(&number)) {
