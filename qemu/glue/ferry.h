@@ -153,6 +153,9 @@ void ferry_outgoing_cancel(void);
  */
 int ferry_save_devices(QEMUFile *f);
 
+/* The byte that ends QEMU's stream has been written into it.  With the BQL. */
+void ferry_outgoing_end(void);
+
 /*
  * Precopy is over: send the device state, wait until the destination has loaded it, have it run the guest,
  * and wait until it says that it does.  In post-copy too: wait for what it reports, and end the return path.
@@ -346,6 +349,9 @@ void ferry_incoming_run(void (*run)(void *opaque), struct MigrationIncomingState
  * thread reads the stream.  Main thread, with the BQL, which is let go of meanwhile.
  */
 void ferry_incoming_failed(struct MigrationIncomingState *mis, Error **error);
+
+/* Whether the source is told that loading has failed, where reading the stream has, or has not.  Main thread. */
+bool ferry_incoming_tells_failure(struct MigrationIncomingState *mis, bool stream_failed);
 
 /*
  * Whether post-copy still fills this guest's memory, or is being taken apart; sets @errp then.  Main thread.

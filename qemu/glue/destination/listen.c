@@ -100,6 +100,12 @@ void ferry_incoming_failed(MigrationIncomingState *mis, Error **error)
     }
 }
 
+bool ferry_incoming_tells_failure(MigrationIncomingState *mis, bool stream_failed)
+{
+    /* What QEMU can do without was cut off, and the guest runs: the source must not have it run, too. */
+    return stream_failed && mis->state != MIGRATION_STATUS_COMPLETED;
+}
+
 void ferry_listen_fail(MigrationIncomingState *mis)
 {
     Error *error = NULL;

@@ -89,8 +89,7 @@ static void reset_on_close(const QIOChannelSocket *socket)
     (void)setsockopt(socket->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
 }
 
-/* Nobody can know who has the guest. */
-static int fail(MigrationState *s, int error, const char *what)
+int ferry_fail_last_word(MigrationState *s, int error, const char *what)
 {
     g_autoptr(GError) why = g_error_new(FERRY_ERROR, FERRY_ERROR_LOST,
                                         "%s: let the guest go on here only if the migration has "
@@ -110,7 +109,7 @@ static int fail_untaken(MigrationState *s, const QIOChannelSocket *socket)
         g_strdup_printf("%s took nothing for %" PRId64 " ms", who, limit_us() / 1000);
 
     reset_on_close(socket);
-    return fail(s, -ETIMEDOUT, what);
+    return ferry_fail_last_word(s, -ETIMEDOUT, what);
 }
 
 static int fail_unanswered(MigrationState *s)
@@ -120,7 +119,7 @@ static int fail_unanswered(MigrationState *s)
                         " ms what has become of the guest",
                         limit_us() / 1000);
 
-    return fail(s, -ETIMEDOUT, what);
+    return ferry_fail_last_word(s, -ETIMEDOUT, what);
 }
 
 /* The destination has not said a word when it should have, or need not. */
@@ -160,7 +159,7 @@ int ferry_wait_last_word(MigrationState *s, bool *kept)
         /* The return path ends, with an error if there is one. */
         return 0;
     case FERRY_LAST_WORD_MISSING:
-        ret = fail(s, -EIO,
+        ret = ferry_fail_last_word(s, -EIO,
                    "the destination has the stream, and the connection broke before it said "
                    "what has become of the guest");
         break;

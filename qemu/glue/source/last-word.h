@@ -14,6 +14,9 @@ void ferry_last_word_reset(void);
 /* Whether there is one, so that the destination's last word says who has the guest.  Migration thread. */
 bool ferry_last_word_decides(MigrationState *s);
 
+/* The migration fails with @error, and nobody can know who has the guest: @what came of it.  Returns @error. */
+int ferry_fail_last_word(MigrationState *s, int error, const char *what);
+
 /*
  * Then, with everything written, and the guest not to be taken back: wait for what the destination says of it, or
  * where it need not say anything until its host has the stream, and end the return path.  Not 0: the migration fails.  *@kept says whether the

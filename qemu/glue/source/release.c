@@ -37,6 +37,7 @@ static bool has_let_go;
 /* Of a migration that lets go of it on QEMU's own path. */
 static struct {
     RunState old_state; /* what the guest was in */
+    bool ended;         /* all that the destination needs to run it has been written */
 } own_path;
 
 /*
@@ -94,16 +95,26 @@ int ferry_save_devices(QEMUFile *f)
         return qemu_savevm_state_complete_precopy(f, false);
     }
     own_path.old_state = give_up_guest(s);
+    own_path.ended = false;
     ferry_peer_expect_last_word(true);
     if (!migrate_has_error(s)) {
         ret = qemu_savevm_state_complete_precopy(f, false) ?: qemu_file_get_error(f);
     }
     ferry_peer_has_stream();
+    if (ret && own_path.ended) {
+        return ferry_fail_last_word(s, ret, "the connection broke when the destination had what it needs");
+    }
     if (ret) {
         ferry_peer_expect_last_word(false);
         take_guest_back(s, own_path.old_state);
     }
     return ret;
+}
+
+/* What follows, a description of the devices, QEMU's destination does without. */
+void ferry_outgoing_end(void)
+{
+    own_path.ended = true;
 }
 
 /* The same, to its end: only the destination's own word brings the guest back. */
