@@ -70,7 +70,10 @@ bool ferry_outgoing_says_goodbye(void);
 /* They are about to be closed; those of a migration that did not complete end first.  Main thread. */
 void ferry_outgoing_side_over(void);
 
-/* A handshake of one has failed, or the connection before it: if it was given up for taking too long, have @err say so.  Any thread. */
+/*
+ * A handshake of one has failed, or the connection before it: if it was given up for taking too long, have @err say so.
+ * Any thread.
+ */
 void ferry_outgoing_side_failed(Error **err);
 
 /*

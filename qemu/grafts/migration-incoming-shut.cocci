@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // file: migration/migration.c
 // hooks: migration_incoming_state_destroy
-// why: a guest that runs has not failed to load, whatever came of the rest of the stream; the source would take its word
-//      for it and have the guest run a second time.
+// why: a guest that runs has not failed to load, whatever came of the rest of the stream; the source would take its
+//      word for it and have the guest run a second time.
 // adds: 1
 // removes: 1
 

@@ -24,7 +24,7 @@
 #define LOOK_MS 250
 
 static struct {
-    GMutex lock; /* for all that follows */
+    GMutex lock;      /* for all that follows */
     GSource *timer;   /* while there is one to look at */
     QIOChannel *main; /* the new main channel, or NULL */
     /* Of the thread that took it, and is to take the others. */

@@ -22,7 +22,6 @@
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
 #include "peer.h"
-#include "session.h"
 
 /* For how long the next migration waits until the last one is gone: as long as a monitor may. */
 #define ENDING_MS 1000
@@ -216,15 +215,6 @@ bool ferry_outgoing_is_late(QIOChannel *ioc)
     /* What was handed over comes while the command runs. */
     awaited = !tls && migrate_channel_requires_tls_upgrade(ioc) ? base : NULL;
     return false;
-}
-
-void ferry_outgoing_check_resume(QIOChannel *ioc, Error **error)
-{
-    if (!*error && ferry_outgoing_active() &&
-        migrate_get_current()->state == MIGRATION_STATUS_POSTCOPY_RECOVER_SETUP &&
-        !ferry_underlying_socket(ioc)) {
-        error_setg(error, "a session of Ferry's is resumed over a socket, and this is none");
-    }
 }
 
 bool ferry_outgoing_abandon(void)

@@ -159,9 +159,10 @@ int ferry_wait_last_word(MigrationState *s, bool *kept)
         /* The return path ends, with an error if there is one. */
         return 0;
     case FERRY_LAST_WORD_MISSING:
-        ret = ferry_fail_last_word(s, -EIO,
-                   "the destination has the stream, and the connection broke before it said "
-                   "what has become of the guest");
+        ret = ferry_fail_last_word(
+            s, -EIO,
+            "the destination has the stream, and the connection broke before it said "
+            "what has become of the guest");
         break;
     case FERRY_LAST_WORD_NONE:
         ret = end_unanswered(s, socket);

@@ -19,8 +19,8 @@ int ferry_fail_last_word(MigrationState *s, int error, const char *what);
 
 /*
  * Then, with everything written, and the guest not to be taken back: wait for what the destination says of it, or
- * where it need not say anything until its host has the stream, and end the return path.  Not 0: the migration fails.  *@kept says whether the
- * destination has not got the guest, by its own word.  Migration thread, no BQL.
+ * where it need not say anything until its host has the stream, and end the return path.  Not 0: the migration fails.
+ * *@kept says whether the destination has not got the guest, by its own word.  Migration thread, no BQL.
  */
 int ferry_wait_last_word(MigrationState *s, bool *kept);
 

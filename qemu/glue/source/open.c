@@ -106,6 +106,15 @@ bool ferry_refuses_postcopy(MigrationState *s, Error **errp)
     return true;
 }
 
+void ferry_outgoing_check_resume(QIOChannel *ioc, Error **error)
+{
+    if (!*error && ferry_outgoing_active() &&
+        migrate_get_current()->state == MIGRATION_STATUS_POSTCOPY_RECOVER_SETUP &&
+        !ferry_underlying_socket(ioc)) {
+        error_setg(error, "a session of Ferry's is resumed over a socket, and this is none");
+    }
+}
+
 /* --- Opening the session --------------------------------------------------------------------- */
 
 /*

@@ -102,7 +102,8 @@ int ferry_save_devices(QEMUFile *f)
     }
     ferry_peer_has_stream();
     if (ret && own_path.ended) {
-        return ferry_fail_last_word(s, ret, "the connection broke when the destination had what it needs");
+        return ferry_fail_last_word(s, ret,
+                                    "the connection broke when the destination had what it needs");
     }
     if (ret) {
         ferry_peer_expect_last_word(false);
