@@ -19,6 +19,7 @@ struct QIOChannelSocket;
 struct QIOChannelTLS;
 struct QIONetListener;
 struct QIOTask;
+struct QemuSemaphore;
 struct SaveVMHandlers;
 struct SocketAddress;
 
@@ -322,10 +323,10 @@ void ferry_incoming_multifd_begins(void);
 void ferry_incoming_multifd_thread_ends(void);
 
 /*
- * Whether one has ended, and the stream with it: asked where QEMU has waited for all of them to come to the same place.
- * Main thread.
+ * Wait for @posted, which each of them posts where QEMU waits for all, and when it ends.  False: one has ended too
+ * early, or does not get on though the source has hung up, and the stream ends with it.  Main thread.
  */
-bool ferry_incoming_multifd_is_broken(void);
+bool ferry_incoming_sync_multifd(struct QemuSemaphore *posted);
 
 /*
  * Whether reading the stream may begin now; @may is what QEMU thinks.  With multifd channels missing, it begins

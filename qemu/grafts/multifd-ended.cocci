@@ -6,6 +6,7 @@
 //      so did the destination's main thread.
 // places: 4
 // adds: 7
+// removes: 1
 
 @@
 identifier p;
@@ -45,8 +46,8 @@ identifier p;
  multifd_recv_sync_main(...)
  {
  <...
- qemu_sem_wait(&multifd_recv_state->sem_sync);
-+if (ferry_incoming_multifd_is_broken()) {
+-qemu_sem_wait(&multifd_recv_state->sem_sync);
++if (!ferry_incoming_sync_multifd(&multifd_recv_state->sem_sync)) {
 +    return;
 +}
  ...>

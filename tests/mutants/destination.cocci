@@ -525,3 +525,12 @@ expression a;
 + ferry_fetch_ask_again(fetch);
   atomic_store(&fetch->live, true);
 - ferry_fetch_ask_again(fetch);
+
+// draft-forgotten: with pages drafted, nothing may be missing
+//    file: migration/destination/control-channel.c
+//    tests: turns
+@@
+expression destination;
+@@
+- destination->phase != FERRY_DESTINATION_DRAFTING
++ true

@@ -215,3 +215,54 @@ typedef gint64;
 @@
 @@
 - qio_channel_set_delay(qemu_file_get_ioc(mis->from_src_file), false);
+
+// package-taken-back: in post-copy on QEMU's own path the guest is not the destination's
+//    file: qemu/glue/source/postcopy.c
+//    tests: qtest:/ferry/fallback/last-word-breaks/postcopy
+@@
+expression s;
+@@
+- ferry_let_go_packaged(s);
+
+// side-kept: cancelling leaves multifd's channels as they are
+//    file: qemu/glue/source/session.c
+//    tests: qtest:/ferry/fallback/multifd-stalls-cancel
+@@
+@@
+  ferry_outgoing_cancel(...)
+  {
+  <...
+- ferry_outgoing_break_side();
+  ...>
+  }
+
+// bitmaps-later: without postcopy-ram, dirty bitmaps may come after the switch
+//    file: qemu/glue/source/postcopy.c
+//    tests: qtest:/ferry/devices/dirty-bitmap-postcopy
+@@
+expression can;
+@@
+- *can = 0;
+
+// channel-ends-untold: nobody is told that a multifd channel of the destination has ended
+//    file: qemu/glue/destination/connections.c
+//    tests: qtest:/ferry/fallback/multifd-breaks-at-end
+@@
+@@
+  ferry_incoming_sync_multifd(...)
+  {
+  <...
+- qatomic_read(&multifd_has_ended)
++ false
+  ...>
+  }
+
+// auto-too-early: switchover=auto leaves missing what fits the blackout
+//    file: qemu/glue/source/postcopy.c
+//    tests: qtest:/ferry/storm/precopy-auto
+@@
+expression left, limit;
+@@
+- left > limit &&
+- !ferry_converge_wants_round(...)
++ true

@@ -575,3 +575,12 @@ expression cost;
 @@
 - cost->page_bytes / 2
 + cost->page_bytes
+
+// missing-unasked: the destination may say what is missing before it was asked
+//    file: migration/source/source.c
+//    tests: turns-source
+@@
+expression resumed;
+@@
+- source->asked && !resumed
++ !resumed

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "qobject/qdict.h"
 
 #include "postcopy.h"
 
@@ -104,6 +105,11 @@ static void expect_end(Run *run)
 /* Less fits into the buffers on the way of two channels. */
 #define MORE_THAN_BUFFERED (64 * MIB)
 
+static void write_much(Run *run)
+{
+    memory_scribble(run->memory, run->source, MORE_THAN_BUFFERED);
+}
+
 /* Whose threads wait for a peer that reads nothing, and QEMU's migration thread for them. */
 static void stall_multifd(Run *run)
 {
@@ -125,6 +131,21 @@ static void lose_main(Run *run)
     g_assert_cmpint(g_get_monotonic_time() - began, <, 5 * G_USEC_PER_SEC);
 }
 
+/* The same while the last of memory is sent with QEMU's lock: the monitor must not wait for it. */
+static void lose_main_at_end(Run *run)
+{
+    g_free(vm_wait_status(run->source, "pre-switchover"));
+    write_much(run);
+    proxy_stall(run->proxy, 1);
+    proxy_stall(run->proxy, 2);
+    qtest_qmp_send(run->source->qts, "{ 'execute': 'migrate-continue',"
+                                     "  'arguments': { 'state': 'pre-switchover' } }");
+    g_usleep(500 * 1000);
+    proxy_cut_one(run->proxy, 0);
+    qobject_unref(qtest_qmp_receive(run->source->qts));
+    g_free(vm_wait_status(run->source, "failed"));
+}
+
 /* The destination waits for one more channel to get as far as the others, and it breaks. */
 static void break_at_end(Run *run)
 {
@@ -134,11 +155,6 @@ static void break_at_end(Run *run)
     g_usleep(500 * 1000);
     proxy_cut_one(run->proxy, 1);
     g_free(vm_wait_status(run->source, "failed"));
-}
-
-static void write_much(Run *run)
-{
-    memory_scribble(run->memory, run->source, MORE_THAN_BUFFERED);
 }
 
 /* The same in post-copy, where all pages are pushed to a guest that nobody hears of. */
@@ -377,6 +393,23 @@ static const Case cases[] = {
         .before = write_much,
         .during = stall_multifd,
         .then = THEN_CANCEL,
+    },
+    {
+        .name = "fallback/multifd-stalls-lost-at-end",
+        .ram_mib = 160,
+        .destination_options = "-global ferry.enabled=off -global ferry.network-timeout=2000",
+        .second_options = "-global ferry.enabled=off",
+        .proxy = true,
+        .capabilities = "multifd",
+        .source_capabilities = "pause-before-switchover",
+        .second_capabilities = "no-pause-before-switchover",
+        .parameters = "{ 'multifd-channels': 2 }",
+        .fallback = "the destination has no Ferry, or has it switched off",
+        .destination_fallback = "switched off with -global ferry.enabled=off",
+        .hold = HOLD_NOT,
+        .during = lose_main_at_end,
+        .outcome = FAILS,
+        .error = HANGS_UP,
     },
     {
         .name = "fallback/multifd-breaks-at-end",

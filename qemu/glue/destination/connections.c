@@ -225,18 +225,42 @@ void ferry_incoming_multifd_thread_ends(void)
     qatomic_set(&multifd_has_ended, true);
 }
 
-bool ferry_incoming_multifd_is_broken(void)
+static bool has_hung_up(QIOChannel *main)
+{
+    QIOChannelSocket *socket = ferry_underlying_socket(main);
+    struct pollfd pollfd = {.fd = socket ? socket->fd : -1, .events = POLLRDHUP};
+
+    return socket && poll(&pollfd, 1, 0) > 0;
+}
+
+/* Takes @err.  The reason of a thread that has ended, if it has one, came first, and stays. */
+static bool break_stream(MigrationIncomingState *mis, Error *err)
+{
+    migrate_set_error(migrate_get_current(), err);
+    error_free(err);
+    qemu_file_set_error(mis->from_src_file, -EIO);
+    return false;
+}
+
+bool ferry_incoming_sync_multifd(QemuSemaphore *posted)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
-    g_autoptr(Error) err = NULL;
+    QIOChannel *main = qemu_file_get_ioc(mis->from_src_file);
+    int64_t since_ms = ferry_incoming_clock_ms();
+    Error *err = NULL;
 
-    if (!qatomic_read(&multifd_has_ended)) {
-        return false;
+    while (qemu_sem_timedwait(posted, LOOK_MS) != 0) {
+        if (!has_hung_up(main)) {
+            since_ms = ferry_incoming_clock_ms();
+        } else if (ferry_incoming_clock_ms() - since_ms > ferry_settings()->network_timeout_ms) {
+            error_setg(&err, "the source has hung up, and nothing comes on a multifd channel");
+            return break_stream(mis, err);
+        }
     }
-    /* The thread's own error, if it has one, came first, and stays. */
-    error_setg(&err, "a multifd channel ended before the migration did");
-    migrate_set_error(migrate_get_current(), err);
-    qemu_file_set_error(mis->from_src_file, -EIO);
+    if (qatomic_read(&multifd_has_ended)) {
+        error_setg(&err, "a multifd channel ended before the migration did");
+        return break_stream(mis, err);
+    }
     return true;
 }
 
