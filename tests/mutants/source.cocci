@@ -354,7 +354,7 @@ expression phase;
 //    tests: turns-source
 @@
 @@
-- ferry_source_phase(source) == FERRY_SOURCE_RESUMING && !source->resumed
+- source->asked && !source->resumed
 + !source->resumed
 
 // resumed-not-counted: both sides need not mean the same missing pages after a break
@@ -575,12 +575,3 @@ expression cost;
 @@
 - cost->page_bytes / 2
 + cost->page_bytes
-
-// missing-unasked: the destination may say what is missing before it was asked
-//    file: migration/source/source.c
-//    tests: turns-source
-@@
-expression resumed;
-@@
-- source->asked && !resumed
-+ !resumed
