@@ -157,8 +157,8 @@ void ferry_outgoing_cancel(void);
  */
 int ferry_save_devices(QEMUFile *f);
 
-/* The byte that ends QEMU's stream has been written into it.  With the BQL. */
-void ferry_outgoing_end(void);
+/* The byte that ends QEMU's stream @f is about to be written into it.  With the BQL. */
+void ferry_outgoing_end(QEMUFile *f);
 
 /*
  * Precopy is over: send the device state, wait until the destination has loaded it, have it run the guest,
@@ -195,6 +195,9 @@ bool ferry_has_sent_all(MigrationState *s);
 
 /* What QEMU's handlers say is left; nothing, once the destination has all and the stream is broken.  Likewise. */
 void ferry_pending(bool exact, uint64_t *must_precopy, uint64_t *can_postcopy);
+
+/* Whether the user's wish for post-copy can be met, and is to be now.  Migration thread. */
+bool ferry_starts_postcopy(MigrationState *s);
 
 /*
  * A person pauses post-copy at the source: the session is not to go on without QEMU's stream, which is about to be
@@ -318,6 +321,9 @@ bool ferry_incoming_extra_multifd(struct QIOChannel *ioc, int id);
 
 /* Multifd's channels are set up, at the destination.  Main thread. */
 void ferry_incoming_multifd_begins(void);
+
+/* One of the threads that read them has got a packet.  That thread. */
+void ferry_incoming_multifd_gets_on(void);
 
 /* One of the threads that read them ends, whatever for.  That thread. */
 void ferry_incoming_multifd_thread_ends(void);

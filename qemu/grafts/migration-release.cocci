@@ -6,7 +6,7 @@
 //      meets on its own connection may make this side take the guest back, or end the session; and
 //      what waits for the network before that does not hold the BQL; and that a person pauses the
 //      migration is known before its connection breaks.
-// places: 12
+// places: 13
 
 @@
 expression s;
@@ -72,11 +72,15 @@ identifier s;
 
 @@
 expression must, can;
+identifier s;
 @@
- migration_iteration_run(...)
+ migration_iteration_run(MigrationState *s)
  {
  <...
 (
+-qatomic_read(&s->start_postcopy)
++ferry_starts_postcopy(s)
+|
 -qemu_savevm_state_pending_estimate(must, can)
 +ferry_pending(false, must, can)
 |

@@ -4,8 +4,8 @@
 // why: where some of multifd's channels break while QEMU waits for all of them, a thread that ends for that without an
 //      error of its own told nobody: the source's migration thread waited for good after its state said 'failed', and
 //      so did the destination's main thread.
-// places: 4
-// adds: 7
+// places: 5
+// adds: 8
 // removes: 1
 
 @@
@@ -27,6 +27,16 @@ identifier p;
  <...
  qemu_sem_init(&multifd_recv_state->sem_sync, 0);
 +ferry_incoming_multifd_begins();
+ ...>
+ }
+
+@@
+@@
+ multifd_recv_thread(...)
+ {
+ <...
+ ret = multifd_recv_unfill_packet(...);
++ferry_incoming_multifd_gets_on();
  ...>
  }
 

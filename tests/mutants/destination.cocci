@@ -211,7 +211,7 @@ expression a;
 //    sample: yes
 @@
 @@
-- nr_missing == 0 || destination->reached >= frame->first_page
+- destination->reached >= frame->first_page
 + true
 
 // draft-after-handoff: the missing pages change after the hand-off

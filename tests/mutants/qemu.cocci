@@ -35,7 +35,7 @@ expression one;
 @@
 expression one;
 @@
-- now_ms() - one->ready_ms >= ORDER_MS
+- ferry_incoming_clock_ms() - one->ready_ms >= ORDER_MS
 + false
 
 // parked-never: a connection that says nothing goes to QEMU
@@ -72,7 +72,7 @@ expression one;
 @@
 expression mis;
 @@
-- mis->state == MIGRATION_STATUS_CANCELLING
+- qatomic_read(&mis->state) == MIGRATION_STATUS_CANCELLING
 + false
 
 // recovery-unlimited: a recovery that does not get on stays

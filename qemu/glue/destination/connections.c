@@ -45,7 +45,8 @@ static struct {
     bool decided;     /* it is known which path carries the memory */
 } connections;
 
-static bool multifd_has_ended; /* one of the threads; atomic */
+static bool multifd_has_ended;       /* one of the threads; atomic */
+static unsigned nr_multifd_packets; /* that have come; atomic */
 
 /* --- Multifd channels that are too few, or too many ---------------------------------------------- */
 
@@ -220,6 +221,11 @@ void ferry_incoming_multifd_begins(void)
     qatomic_set(&multifd_has_ended, false);
 }
 
+void ferry_incoming_multifd_gets_on(void)
+{
+    qatomic_inc(&nr_multifd_packets);
+}
+
 void ferry_incoming_multifd_thread_ends(void)
 {
     qatomic_set(&multifd_has_ended, true);
@@ -247,10 +253,14 @@ bool ferry_incoming_sync_multifd(QemuSemaphore *posted)
     MigrationIncomingState *mis = migration_incoming_get_current();
     QIOChannel *main = qemu_file_get_ioc(mis->from_src_file);
     int64_t since_ms = ferry_incoming_clock_ms();
+    unsigned nr_packets = qatomic_read(&nr_multifd_packets), now;
     Error *err = NULL;
 
     while (qemu_sem_timedwait(posted, LOOK_MS) != 0) {
-        if (!has_hung_up(main)) {
+        now = qatomic_read(&nr_multifd_packets);
+        /* A source that is done may hang up long before all of it is here. */
+        if (!has_hung_up(main) || now != nr_packets) {
+            nr_packets = now;
             since_ms = ferry_incoming_clock_ms();
         } else if (ferry_incoming_clock_ms() - since_ms > ferry_settings()->network_timeout_ms) {
             error_setg(&err, "the source has hung up, and nothing comes on a multifd channel");

@@ -153,8 +153,9 @@ static void add_side(GPtrArray **list, QIOChannel *ioc)
     }
     g_ptr_array_add(*list, object_ref(ioc));
     g_mutex_unlock(&side.lock);
-    if (qatomic_read(&migrate_get_current()->state) == MIGRATION_STATUS_CANCELLING) {
-        /* It was being connected when that was ended. */
+    if (qatomic_read(&migrate_get_current()->state) == MIGRATION_STATUS_CANCELLING ||
+        migrate_has_error(migrate_get_current())) {
+        /* It was being connected when that was ended, or the return path broke. */
         ferry_outgoing_break_side();
     }
 }

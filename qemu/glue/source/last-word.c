@@ -141,8 +141,11 @@ void ferry_last_word_reset(void)
 
 bool ferry_last_word_decides(MigrationState *s)
 {
-    /* COLO goes on with the return path. */
-    return enabled && s->rp_state.rp_thread_created && !migrate_colo();
+    QIOChannel *ioc = qemu_file_get_ioc(s->to_dst_file);
+
+    /* COLO goes on with the return path.  And where it cannot be ended, QEMU waits for its end itself. */
+    return enabled && s->rp_state.rp_thread_created && !migrate_colo() &&
+           qio_channel_has_feature(ioc, QIO_CHANNEL_FEATURE_SHUTDOWN);
 }
 
 int ferry_wait_last_word(MigrationState *s, bool *kept)

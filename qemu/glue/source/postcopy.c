@@ -115,7 +115,9 @@ void ferry_postcopy_leave(MigrationState *s)
 /* QEMU's own path: the word to run is the last of it, so the destination has the guest once all is sent. */
 static int send_plainly(MigrationState *s, const uint8_t *data, size_t nr_bytes)
 {
-    int ret = qemu_savevm_send_packaged(s->to_dst_file, data, nr_bytes);
+    /* With an error, memory that was to be there before may not have been sent. */
+    int ret = migrate_has_error(s) ? -EIO
+                                   : qemu_savevm_send_packaged(s->to_dst_file, data, nr_bytes);
 
     ret = ret ?: qemu_fflush(s->to_dst_file);
     if (ret == 0) {
@@ -217,6 +219,12 @@ bool ferry_has_sent_all(MigrationState *s)
     return true;
 }
 
+/* Without pages to leave missing, Ferry has no post-copy: dirty bitmaps come with the device state. */
+static bool has_no_postcopy(void)
+{
+    return ferry_outgoing_active() && !migrate_postcopy_ram();
+}
+
 void ferry_pending(bool exact, uint64_t *must_precopy, uint64_t *can_postcopy)
 {
     /* Nothing can be done for what else is left: QEMU would try for good. */
@@ -228,11 +236,14 @@ void ferry_pending(bool exact, uint64_t *must_precopy, uint64_t *can_postcopy)
     } else {
         qemu_savevm_state_pending_estimate(must_precopy, can_postcopy);
     }
-    if (ferry_outgoing_active() && !migrate_postcopy_ram() &&
-        qatomic_read(&migrate_get_current()->start_postcopy)) {
-        /* Without pages to leave missing, Ferry has no post-copy: dirty bitmaps come with the device state. */
+    if (has_no_postcopy() && qatomic_read(&migrate_get_current()->start_postcopy)) {
         *can_postcopy = 0;
     }
+}
+
+bool ferry_starts_postcopy(MigrationState *s)
+{
+    return qatomic_read(&s->start_postcopy) && !has_no_postcopy();
 }
 
 bool ferry_rate_exceeded(QEMUFile *f)

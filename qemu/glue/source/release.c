@@ -38,6 +38,7 @@ static bool has_let_go;
 static struct {
     RunState old_state; /* what the guest was in */
     bool ended;         /* all that the destination needs to run it has been written */
+    bool told;          /* the same, in pre-copy, and its last word is waited for */
 } own_path;
 
 /*
@@ -101,7 +102,7 @@ int ferry_save_devices(QEMUFile *f)
         ret = qemu_savevm_state_complete_precopy(f, false) ?: qemu_file_get_error(f);
     }
     ferry_peer_has_stream();
-    if (ret && own_path.ended) {
+    if (ret && own_path.ended && ferry_peer_wait_last_word(0) != FERRY_LAST_WORD_FAILED) {
         return ferry_fail_last_word(s, ret,
                                     "the connection broke when the destination had what it needs");
     }
@@ -109,13 +110,20 @@ int ferry_save_devices(QEMUFile *f)
         ferry_peer_expect_last_word(false);
         take_guest_back(s, own_path.old_state);
     }
+    own_path.told = ret == 0;
     return ret;
 }
 
-/* What follows, a description of the devices, QEMU's destination does without. */
-void ferry_outgoing_end(void)
+/*
+ * What follows the byte that is written next, a description of the devices, QEMU's destination does without.  Where
+ * something has failed before, it is not written.
+ */
+void ferry_outgoing_end(QEMUFile *f)
 {
-    own_path.ended = true;
+    if (has_let_go && migrate_has_error(migrate_get_current())) {
+        qemu_file_set_error(f, -EIO);
+    }
+    own_path.ended = qemu_file_get_error(f) == 0;
 }
 
 /* The same, to its end: only the destination's own word brings the guest back. */
@@ -180,8 +188,8 @@ int ferry_let_go(MigrationState *s)
     int ret = 0;
 
     if (!ferry_outgoing_active()) {
-        /* In post-copy, whatever its last word is, the destination has had the guest run. */
-        return has_let_go && s->state != MIGRATION_STATUS_POSTCOPY_ACTIVE ? end_own_path(s) : 0;
+        /* In post-copy no word brings the guest back: it was sent with the order to run it. */
+        return own_path.told ? end_own_path(s) : 0;
     }
     /* In post-copy it is gone long since, and all pages have come. */
     if (!ferry_is_gone()) {
@@ -199,7 +207,7 @@ bool ferry_has_failed(MigrationState *s)
 {
     bool let_go = has_let_go;
 
-    has_let_go = false;
+    has_let_go = own_path.told = false;
     return migration_has_failed(s) && !let_go;
 }
 
