@@ -327,6 +327,12 @@ static void write_first(Run *run)
     storm_wait_written(run->source, 4000);
 }
 
+/* Before its bandwidth is let go. */
+static void wait_completed(Run *run)
+{
+    g_free(vm_wait_status(run->source, "completed"));
+}
+
 static void write_more(Run *run)
 {
     storm_wait_written(run->source, storm_number(run->source, "pages-written") + 5000);
@@ -502,10 +508,12 @@ static const Case cases[] = {
             "-global ferry.switchover=auto " STORM(REGION ",clock=host,rate=4000,working-set=16M"),
         .ram_mib = RAM_MIB,
         .capabilities = "postcopy-ram",
-        .parameters = "{ 'downtime-limit': 2000, 'max-bandwidth': 33554432 }",
+        .parameters = "{ 'downtime-limit': 2000, 'max-bandwidth': 33554432,"
+                      "  'avail-switchover-bandwidth': 33554432 }",
         .storm = true,
         .before = write_first,
         .hold = HOLD_NOT,
+        .during = wait_completed,
         .after = expect_storm,
     },
     {

@@ -46,6 +46,8 @@ void ferry_postcopy_reset(void)
 /* Whether the user has left it to Ferry, and it is time, with so much left, as it goes on the wire. */
 static bool is_time(bool round_ended, uint64_t left_bytes)
 {
+    uint64_t limit = migrate_get_current()->threshold_size;
+
     switch (ferry_settings()->switchover) {
     case FERRY_SWITCHOVER_MODE_POSTCOPY:
         return ferry_source_first_pass_done(ferry_outgoing_source());
@@ -54,9 +56,12 @@ static bool is_time(bool round_ended, uint64_t left_bytes)
             return false;
         }
         ferry_converge_note(&postcopy.converge, left_bytes, UINT64_MAX);
-        /* What fits downtime-limit is about to be sent in pre-copy, after as many rounds as are of use. */
-        return left_bytes > migrate_get_current()->threshold_size &&
-               !ferry_converge_wants_round(&postcopy.converge, left_bytes);
+        /*
+         * What fits downtime-limit is about to be sent in pre-copy, after as many rounds as are of use.  Where no rate
+         * is known, as after a moment without anything to send, nobody knows what fits.
+         */
+        return left_bytes > limit && (limit > 0 || migrate_downtime_limit() == 0) &&
+               !ferry_converge_wants_round(&postcopy.converge, UINT64_MAX);
     default:
         return false;
     }
