@@ -45,7 +45,7 @@ static struct {
     bool decided;     /* it is known which path carries the memory */
 } connections;
 
-static bool multifd_has_ended;       /* one of the threads; atomic */
+static bool multifd_has_ended;      /* one of the threads; atomic */
 static unsigned nr_multifd_packets; /* that have come; atomic */
 
 /* --- Multifd channels that are too few, or too many ---------------------------------------------- */

@@ -121,8 +121,8 @@ void ferry_postcopy_leave(MigrationState *s)
 static int send_plainly(MigrationState *s, const uint8_t *data, size_t nr_bytes)
 {
     /* With an error, memory that was to be there before may not have been sent. */
-    int ret = migrate_has_error(s) ? -EIO
-                                   : qemu_savevm_send_packaged(s->to_dst_file, data, nr_bytes);
+    int ret =
+        migrate_has_error(s) ? -EIO : qemu_savevm_send_packaged(s->to_dst_file, data, nr_bytes);
 
     ret = ret ?: qemu_fflush(s->to_dst_file);
     if (ret == 0) {
