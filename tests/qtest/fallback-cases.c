@@ -40,6 +40,9 @@ static const char *no_stock(void)
 /* What a QEMU without Ferry says before it: the answers to two PINGs. */
 #define BYTES_OF_ECHOES (2 * 8)
 
+/* And before the guest is its own: the answer to the PING that goes before the package. */
+#define BYTES_BEFORE_PACKAGE (BYTES_OF_ECHOES + 8)
+
 static void relay_echoes(Run *run, bool closes)
 {
     g_autofree char *target = g_steal_pointer(&run->uri);
@@ -66,7 +69,7 @@ static void end_echoes(Run *run)
 
     run->proxy = proxy_new(target);
     run->uri = proxy_uri(run->proxy);
-    proxy_end_way_back(run->proxy, BYTES_OF_ECHOES);
+    proxy_end_way_back(run->proxy, BYTES_BEFORE_PACKAGE);
 }
 
 /* The guest runs there: it must not here, though all that the source sees is a connection that broke. */
