@@ -126,7 +126,7 @@ void ferry_outgoing_end(QEMUFile *f)
     own_path.ended = qemu_file_get_error(f) == 0;
 }
 
-/* The same, to its end: only the destination's own word brings the guest back. */
+/* QEMU's own path, to its end: only the destination's own word brings the guest back. */
 static int end_own_path(MigrationState *s)
 {
     bool kept;
