@@ -224,16 +224,14 @@ expression s;
 @@
 - ferry_let_go_packaged(s);
 
-// side-kept: cancelling leaves multifd's channels as they are
-//    file: qemu/glue/source/session.c
+// side-unknown: multifd's channels are not broken, whatever happens
+//    file: qemu/glue/source/attempt.c
 //    tests: qtest:/ferry/fallback/multifd-stalls-cancel
 @@
 @@
-  ferry_outgoing_cancel(...)
+  ferry_outgoing_side_open(...)
   {
-  <...
-- ferry_outgoing_break_side();
-  ...>
+- add_side(...);
   }
 
 // bitmaps-later: without postcopy-ram, dirty bitmaps may come after the switch
@@ -261,8 +259,7 @@ expression can;
 //    file: qemu/glue/source/postcopy.c
 //    tests: qtest:/ferry/storm/precopy-auto
 @@
-expression left, limit;
 @@
-- left > limit &&
-- !ferry_converge_wants_round(...)
+- left_bytes > limit && (limit > 0 || migrate_downtime_limit() == 0) &&
+- !ferry_converge_wants_round(&postcopy.converge, UINT64_MAX)
 + true
