@@ -55,10 +55,11 @@ static bool counts_multifd(void)
     return ferry_settings()->enabled && migrate_multifd() && !migrate_mapped_ram();
 }
 
-static bool has_spoken(MigrationIncomingState *mis)
+/* Whether one of these poll() events is there on the main connection. */
+static bool shows(MigrationIncomingState *mis, short events)
 {
     QIOChannelSocket *socket = ferry_underlying_socket(qemu_file_get_ioc(mis->from_src_file));
-    struct pollfd pollfd = {.fd = socket ? socket->fd : -1, .events = POLLIN};
+    struct pollfd pollfd = {.fd = socket ? socket->fd : -1, .events = events};
 
     return socket && poll(&pollfd, 1, 0) > 0;
 }
@@ -70,7 +71,7 @@ static void look_for_words(void *opaque)
     if (!mis->from_src_file || mis->state != MIGRATION_STATUS_SETUP) {
         return;
     }
-    if (!has_spoken(mis)) {
+    if (!shows(mis, POLLIN)) {
         timer_mod(connections.timer, ferry_incoming_clock_ms() + LOOK_MS);
         return;
     }
@@ -231,14 +232,6 @@ void ferry_incoming_multifd_thread_ends(void)
     qatomic_set(&multifd_has_ended, true);
 }
 
-static bool has_hung_up(QIOChannel *main)
-{
-    QIOChannelSocket *socket = ferry_underlying_socket(main);
-    struct pollfd pollfd = {.fd = socket ? socket->fd : -1, .events = POLLRDHUP};
-
-    return socket && poll(&pollfd, 1, 0) > 0;
-}
-
 /* Takes @err.  The reason of a thread that has ended, if it has one, came first, and stays. */
 static bool break_stream(MigrationIncomingState *mis, Error *err)
 {
@@ -251,7 +244,6 @@ static bool break_stream(MigrationIncomingState *mis, Error *err)
 bool ferry_incoming_sync_multifd(QemuSemaphore *posted)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
-    QIOChannel *main = qemu_file_get_ioc(mis->from_src_file);
     int64_t since_ms = ferry_incoming_clock_ms();
     unsigned nr_packets = qatomic_read(&nr_multifd_packets), now;
     Error *err = NULL;
@@ -259,7 +251,7 @@ bool ferry_incoming_sync_multifd(QemuSemaphore *posted)
     while (qemu_sem_timedwait(posted, LOOK_MS) != 0) {
         now = qatomic_read(&nr_multifd_packets);
         /* A source that is done may hang up long before all of it is here. */
-        if (!has_hung_up(main) || now != nr_packets) {
+        if (!shows(mis, POLLRDHUP) || now != nr_packets) {
             nr_packets = now;
             since_ms = ferry_incoming_clock_ms();
         } else if (ferry_incoming_clock_ms() - since_ms > ferry_settings()->network_timeout_ms) {
