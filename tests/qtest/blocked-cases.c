@@ -20,20 +20,30 @@ static void make_psk(Run *run)
         file, "qemu:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n", -1, NULL));
 }
 
-/* Answers and events up to the answer to the command with this id, which must not be an error. */
-static void take_answer(Vm *vm, const char *id)
+/* Answers and events up to the answer to the command with this id; no other answer may be an error. */
+static QDict *next_answer(Vm *vm, const char *id)
 {
-    bool found = false;
-
-    while (!found) {
+    for (;;) {
         QDict *answer = qtest_qmp_receive(vm->qts);
 
+        if (g_strcmp0(qdict_get_try_str(answer, "id"), id) == 0) {
+            return answer;
+        }
         if (qdict_haskey(answer, "error")) {
             g_error("%s fails: %s", id, qdict_get_str(qdict_get_qdict(answer, "error"), "desc"));
         }
-        found = g_strcmp0(qdict_get_try_str(answer, "id"), id) == 0;
         qobject_unref(answer);
     }
+}
+
+static void take_answer(Vm *vm, const char *id)
+{
+    QDict *answer = next_answer(vm, id);
+
+    if (qdict_haskey(answer, "error")) {
+        g_error("%s fails: %s", id, qdict_get_str(qdict_get_qdict(answer, "error"), "desc"));
+    }
+    qobject_unref(answer);
 }
 
 /* From here on the main loop waits for a page, with QEMU's lock. */
@@ -49,13 +59,18 @@ static void block_main_loop(Run *run)
     g_usleep(200 * 1000);
 }
 
-static void recover_over(Run *run, const char *where)
+static void send_recover(Run *run, const char *where)
 {
     g_autofree char *raw = g_strdup_printf(
         "{ 'exec-oob': 'migrate-recover', 'id': 'recover', 'arguments': { 'uri': '%s' } }", where);
     g_autofree char *text = in_dir(raw);
 
     qtest_qmp_send_raw(run->destination->qts, "%s", text);
+}
+
+static void recover_over(Run *run, const char *where)
+{
+    send_recover(run, where);
     take_answer(run->destination, "recover");
 }
 
@@ -75,9 +90,6 @@ static int connect_silently(const char *path)
 /* As recover_over(), as soon as that can be. */
 static void recover_again_over(Run *run, const char *where)
 {
-    g_autofree char *raw = g_strdup_printf(
-        "{ 'exec-oob': 'migrate-recover', 'id': 'recover', 'arguments': { 'uri': '%s' } }", where);
-    g_autofree char *text = in_dir(raw);
     gint64 deadline = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
     bool done = false;
 
@@ -86,13 +98,9 @@ static void recover_again_over(Run *run, const char *where)
 
         g_assert_cmpint(g_get_monotonic_time(), <, deadline);
         g_usleep(100 * 1000);
-        qtest_qmp_send_raw(run->destination->qts, "%s", text);
-        do {
-            answer = qtest_qmp_receive(run->destination->qts);
-            done = qdict_haskey(answer, "return");
-            g_assert_nonnull(answer);
-        } while (g_strcmp0(qdict_get_try_str(answer, "id"), "recover") != 0 &&
-                 (qobject_unref(answer), true));
+        send_recover(run, where);
+        answer = next_answer(run->destination, "recover");
+        done = qdict_haskey(answer, "return");
         qobject_unref(answer);
     }
 }

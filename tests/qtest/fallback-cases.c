@@ -43,39 +43,37 @@ static const char *no_stock(void)
 /* And before the guest is its own: the answer to the PING that goes before the package. */
 #define BYTES_BEFORE_PACKAGE (BYTES_OF_ECHOES + 8)
 
-static void relay_echoes(Run *run, bool closes)
+static void go_through_proxy(Run *run)
 {
     g_autofree char *target = g_steal_pointer(&run->uri);
 
     run->proxy = proxy_new(target);
     run->uri = proxy_uri(run->proxy);
-    proxy_halve(run->proxy, 0, BYTES_OF_ECHOES, closes);
 }
 
 static void break_last_word(Run *run)
 {
-    relay_echoes(run, true);
+    go_through_proxy(run);
+    proxy_halve(run->proxy, 0, BYTES_OF_ECHOES, true);
 }
 
 static void keep_last_word(Run *run)
 {
-    relay_echoes(run, false);
+    go_through_proxy(run);
+    proxy_halve(run->proxy, 0, BYTES_OF_ECHOES, false);
 }
 
 /* Nothing of that comes but the answers to what is asked before post-copy. */
 static void end_echoes(Run *run)
 {
-    g_autofree char *target = g_steal_pointer(&run->uri);
-
-    run->proxy = proxy_new(target);
-    run->uri = proxy_uri(run->proxy);
+    go_through_proxy(run);
     proxy_end_way_back(run->proxy, BYTES_BEFORE_PACKAGE);
 }
 
 /* The guest runs there: it must not here, though all that the source sees is a connection that broke. */
-static void expect_doubt(Run *run)
+static void expect_guest_there_only(Run *run)
 {
-    g_autofree char *error = NULL, *here = NULL, *there = NULL;
+    g_autofree char *here = NULL, *there = NULL;
 
     g_free(vm_wait_status(run->destination, "completed"));
     g_free(vm_wait_status(run->source, "failed completed"));
@@ -83,24 +81,58 @@ static void expect_doubt(Run *run)
     there = vm_run_state(run->destination);
     g_assert_cmpstr(there, ==, "running");
     g_assert_cmpstr(here, ==, "postmigrate");
-    error = vm_migration_error(run->source);
-    g_assert_nonnull(error);
-    g_assert_nonnull(strstr(error, "let the guest go on here only if"));
     memory_check(run->memory, run->destination);
+}
+
+static void leave(Run *run)
+{
     vm_quit(run->source);
     vm_quit(run->destination);
     exit(0);
 }
 
-/* It waits for no word that does not come; meanwhile nobody cancels what has happened. */
-static void expect_end(Run *run)
+static void expect_doubt(Run *run)
+{
+    g_autofree char *error = NULL;
+
+    expect_guest_there_only(run);
+    error = vm_migration_error(run->source);
+    g_assert_nonnull(error);
+    g_assert_nonnull(strstr(error, "let the guest go on here only if"));
+    leave(run);
+}
+
+/* In post-copy, where all pages are pushed to a guest that nobody hears of. */
+static void expect_one_guest(Run *run)
+{
+    vm_do(run->source, "migrate-start-postcopy", NULL);
+    run_release(run);
+    expect_guest_there_only(run);
+    leave(run);
+}
+
+/* Nobody cancels what has happened. */
+static void expect_no_cancel(Run *run)
 {
     g_autofree char *refused = NULL;
 
     g_free(vm_wait_status(run->destination, "completed"));
     refused = vm_command_fails(run->source, "migrate_cancel", NULL);
     g_assert_nonnull(strstr(refused, "cannot cancel"));
+}
+
+/* It waits for no word that does not come. */
+static void expect_end(Run *run)
+{
+    expect_no_cancel(run);
     g_free(vm_wait_status(run->source, "completed"));
+}
+
+/* It was asked to speak, so its silence is no word: the guest runs there, and nobody here can know. */
+static void expect_limit(Run *run)
+{
+    expect_no_cancel(run);
+    expect_doubt(run);
 }
 
 /* --- Multifd's channels that nothing gets through ------------------------------------------------------- */
@@ -160,35 +192,13 @@ static void break_at_end(Run *run)
     g_free(vm_wait_status(run->source, "failed"));
 }
 
-/* The same in post-copy, where all pages are pushed to a guest that nobody hears of. */
-static void expect_one_guest(Run *run)
-{
-    g_autofree char *here = NULL, *there = NULL;
-
-    vm_do(run->source, "migrate-start-postcopy", NULL);
-    run_release(run);
-    g_free(vm_wait_status(run->destination, "completed"));
-    g_free(vm_wait_status(run->source, "failed completed"));
-    here = vm_run_state(run->source);
-    there = vm_run_state(run->destination);
-    g_assert_cmpstr(there, ==, "running");
-    g_assert_cmpstr(here, ==, "postmigrate");
-    memory_check(run->memory, run->destination);
-    vm_quit(run->source);
-    vm_quit(run->destination);
-    exit(0);
-}
-
-/* It was asked to speak, so its silence is no word: the guest runs there, and nobody here can know. */
-static void expect_limit(Run *run)
-{
-    g_autofree char *refused = NULL;
-
-    g_free(vm_wait_status(run->destination, "completed"));
-    refused = vm_command_fails(run->source, "migrate_cancel", NULL);
-    g_assert_nonnull(strstr(refused, "cannot cancel"));
-    expect_doubt(run);
-}
+/* To a destination without Ferry, over two channels of multifd's that a proxy relays. */
+#define MULTIFD_OWN_PATH(more)                                                               \
+    .destination_options = "-global ferry.enabled=off" more,                                 \
+    .second_options = "-global ferry.enabled=off", .proxy = true, .capabilities = "multifd", \
+    .parameters = "{ 'multifd-channels': 2 }",                                               \
+    .fallback = "the destination has no Ferry, or has it switched off",                      \
+    .destination_fallback = "switched off with -global ferry.enabled=off"
 
 static const Case cases[] = {
     {
@@ -386,13 +396,7 @@ static const Case cases[] = {
     {
         .name = "fallback/multifd-stalls-cancel",
         .ram_mib = 160,
-        .destination_options = "-global ferry.enabled=off",
-        .second_options = "-global ferry.enabled=off",
-        .proxy = true,
-        .capabilities = "multifd",
-        .parameters = "{ 'multifd-channels': 2 }",
-        .fallback = "the destination has no Ferry, or has it switched off",
-        .destination_fallback = "switched off with -global ferry.enabled=off",
+        MULTIFD_OWN_PATH(""),
         .before = write_much,
         .during = stall_multifd,
         .then = THEN_CANCEL,
@@ -400,15 +404,9 @@ static const Case cases[] = {
     {
         .name = "fallback/multifd-stalls-lost-at-end",
         .ram_mib = 160,
-        .destination_options = "-global ferry.enabled=off -global ferry.network-timeout=2000",
-        .second_options = "-global ferry.enabled=off",
-        .proxy = true,
-        .capabilities = "multifd",
+        MULTIFD_OWN_PATH(" -global ferry.network-timeout=2000"),
         .source_capabilities = "pause-before-switchover",
         .second_capabilities = "no-pause-before-switchover",
-        .parameters = "{ 'multifd-channels': 2 }",
-        .fallback = "the destination has no Ferry, or has it switched off",
-        .destination_fallback = "switched off with -global ferry.enabled=off",
         .hold = HOLD_NOT,
         .during = lose_main_at_end,
         .outcome = FAILS,
@@ -416,15 +414,9 @@ static const Case cases[] = {
     },
     {
         .name = "fallback/multifd-breaks-at-end",
-        .destination_options = "-global ferry.enabled=off",
-        .second_options = "-global ferry.enabled=off",
-        .proxy = true,
-        .capabilities = "multifd",
+        MULTIFD_OWN_PATH(""),
         .source_capabilities = "pause-before-switchover",
         .second_capabilities = "no-pause-before-switchover",
-        .parameters = "{ 'multifd-channels': 2 }",
-        .fallback = "the destination has no Ferry, or has it switched off",
-        .destination_fallback = "switched off with -global ferry.enabled=off",
         .hold = HOLD_NOT,
         .during = break_at_end,
         .outcome = FAILS,
@@ -434,13 +426,7 @@ static const Case cases[] = {
     {
         .name = "fallback/multifd-stalls-lost",
         .ram_mib = 160,
-        .destination_options = "-global ferry.enabled=off",
-        .second_options = "-global ferry.enabled=off",
-        .proxy = true,
-        .capabilities = "multifd",
-        .parameters = "{ 'multifd-channels': 2 }",
-        .fallback = "the destination has no Ferry, or has it switched off",
-        .destination_fallback = "switched off with -global ferry.enabled=off",
+        MULTIFD_OWN_PATH(""),
         .before = write_much,
         .during = lose_main,
         .outcome = FAILS,
