@@ -113,11 +113,11 @@ class LoseSource(Late):
 
 
 class LoseTarget(Late):
-    """The destination dies with writes that nobody else has: lost."""
+    """The destination dies with writes that nobody else has: lost, unless all was over before."""
 
     name = 'post-copy, target killed'
     weight = 2
-    outcomes = (LOST, HERE)
+    outcomes = (LOST, HERE, THERE)
     recovers = False
 
     def act(self, attempt):
