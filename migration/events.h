@@ -61,7 +61,7 @@ typedef struct FerryEvents {
 /* Set before the first session, or NULL. */
 extern const FerryEvents *ferry_events;
 
-/* Tell of event @name with its arguments, if anybody wants to know. */
+/* Tell of event @name with its arguments, which nobody evaluates unless somebody wants to know. */
 #define ferry_event(name, ...)               \
     do {                                     \
         if (ferry_events) {                  \

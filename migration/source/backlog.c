@@ -222,14 +222,40 @@ uint64_t ferry_backlog_queued(const FerryBacklog *backlog)
     return count;
 }
 
-uint64_t ferry_backlog_count(const FerryBacklog *backlog)
+uint64_t ferry_backlog_deferred(const FerryBacklog *backlog)
 {
     uint64_t count = 0;
 
     for (size_t i = 0; i < backlog->regions.nr; i++) {
         count += ferry_pageset_count(backlog->state[i].deferred[0]) +
-                 ferry_pageset_count(backlog->state[i].deferred[1]) +
-                 ferry_pageset_count(backlog->state[i].swapped) +
+                 ferry_pageset_count(backlog->state[i].deferred[1]);
+    }
+    return count;
+}
+
+uint64_t ferry_backlog_get_deferred(const FerryBacklog *backlog, uint32_t region, uint64_t word)
+{
+    const BacklogRegion *state = &backlog->state[region];
+
+    return ferry_pageset_get(state->deferred[0], word) |
+           ferry_pageset_get(state->deferred[1], word);
+}
+
+int64_t ferry_backlog_next_deferred(const FerryBacklog *backlog, uint32_t region, uint64_t from)
+{
+    const BacklogRegion *state = &backlog->state[region];
+    int64_t one = ferry_pageset_next(state->deferred[0], from, 0, 1);
+    int64_t other = ferry_pageset_next(state->deferred[1], from, 0, 1);
+
+    return one < 0 || other < 0 ? MAX(one, other) : MIN(one, other);
+}
+
+uint64_t ferry_backlog_count(const FerryBacklog *backlog)
+{
+    uint64_t count = ferry_backlog_deferred(backlog);
+
+    for (size_t i = 0; i < backlog->regions.nr; i++) {
+        count += ferry_pageset_count(backlog->state[i].swapped) +
                  ferry_pageset_count(backlog->state[i].draft);
     }
     return count + ferry_backlog_queued(backlog);

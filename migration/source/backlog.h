@@ -181,6 +181,15 @@ uint64_t ferry_backlog_count(const FerryBacklog *backlog);
 /* The same and those in flight: what is still to be sent.  Never too few. */
 uint64_t ferry_backlog_unsent(const FerryBacklog *backlog);
 
+/* Pages that are put off because they stay hot. */
+uint64_t ferry_backlog_deferred(const FerryBacklog *backlog);
+
+/* Which of the 64 pages from @word * 64 on are put off, as bits. */
+uint64_t ferry_backlog_get_deferred(const FerryBacklog *backlog, uint32_t region, uint64_t word);
+
+/* The first granule from @from on that may hold a page that is put off, or -1. */
+int64_t ferry_backlog_next_deferred(const FerryBacklog *backlog, uint32_t region, uint64_t from);
+
 void ferry_backlog_query(const FerryBacklog *backlog, FerryBacklogCounts *counts);
 
 /* One of its sets. */

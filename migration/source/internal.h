@@ -23,6 +23,7 @@
 #include "converge.h"
 #include "first-pass.h"
 #include "page-server.h"
+#include "sample.h"
 #include "senders.h"
 #include "source.h"
 
@@ -41,6 +42,7 @@ struct FerrySource {
     FerryBacklog *backlog;
     FerrySenders *senders;
     FerryFirstPass *first_pass;
+    FerrySample *hot_sample; /* the driver's; NULL: nothing is compressed */
     uint64_t total_bytes;
 
     FerryChannels channels;
@@ -72,7 +74,8 @@ struct FerrySource {
     FerryRoundStats round;
     FerryRoundMark round_start; /* of the round under way */
     FerryConverge converge;
-    FerryWireCost wire_cost;
+    FerryWireCost wire_cost; /* of the rounds' pages */
+    FerryWireCost hot_cost;  /* of those that are put off */
     uint64_t start_ns, end_ns;
     bool has_path; /* of the connection there is, or was */
     FerryPath path;

@@ -269,7 +269,8 @@ static void turn_round(FerrySource *source, const FerryRoundMark *mark, uint64_t
     }
     source->round_start = *mark;
     source->round = (FerryRoundStats){.dirty_pages = dirty_pages, .harvest_ns = harvest_ns};
-    ferry_event(round_begun, ++source->nr_rounds, dirty_pages, harvest_ns);
+    source->nr_rounds++;
+    ferry_event(round_begun, source->nr_rounds, dirty_pages, harvest_ns);
     g_mutex_unlock(&source->stats_lock);
     g_mutex_lock(&source->lock);
     source->round_fence = 0;
@@ -285,12 +286,26 @@ static uint64_t nr_written(const FerrySource *source)
     return counts.written_pages + atomic_load(&source->left_pages);
 }
 
+/* The round is over: what it has put off would be part of a blackout. */
+static void look_at_hot(FerrySource *source)
+{
+    FerryWireCost cost = source->hot_cost;
+
+    ferry_sample_look(source->hot_sample, &cost);
+    g_mutex_lock(&source->stats_lock);
+    source->hot_cost = cost;
+    g_mutex_unlock(&source->stats_lock);
+}
+
 bool ferry_source_look(FerrySource *source, bool last, uint64_t *dirty_pages, GError **errp)
 {
     FerryRoundMark mark = mark_at(source, ferry_now_ns());
     uint64_t written, nr_dirty;
     GError *error = NULL;
 
+    if (source->hot_sample && !last) {
+        look_at_hot(source);
+    }
     if (!ask_tracker(source, last, &error)) {
         return ferry_source_replace_tracker(source, error, errp);
     }
@@ -329,10 +344,23 @@ uint64_t ferry_source_wire_bytes(FerrySource *source, uint64_t page_bytes)
     return wire_bytes;
 }
 
+uint64_t ferry_source_remaining_wire_bytes(FerrySource *source)
+{
+    uint64_t pending = ferry_source_remaining_bytes(source);
+    uint64_t hot_bytes = MIN(pending, ferry_backlog_deferred(source->backlog) * FERRY_PAGE_BYTES);
+    uint64_t wire_bytes;
+
+    g_mutex_lock(&source->stats_lock);
+    wire_bytes = ferry_wire_cost_of(&source->wire_cost, pending - hot_bytes) +
+                 ferry_wire_cost_of(&source->hot_cost, hot_bytes);
+    g_mutex_unlock(&source->stats_lock);
+    return wire_bytes;
+}
+
 bool ferry_source_wants_round(FerrySource *source, uint64_t limit_bytes)
 {
     uint64_t pending = ferry_source_remaining_bytes(source);
-    uint64_t wire_bytes = ferry_source_wire_bytes(source, pending);
+    uint64_t wire_bytes = ferry_source_remaining_wire_bytes(source);
     bool wants;
 
     g_mutex_lock(&source->stats_lock);

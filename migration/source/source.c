@@ -31,6 +31,8 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
     source->regions = ferry_backlog_regions(source->backlog);
     source->senders = ferry_senders_new(source->backlog, &senders);
     source->first_pass = ferry_first_pass_new(source->backlog, source->senders);
+    source->hot_sample =
+        config->compress ? ferry_sample_new(source->backlog, config->checksum, true) : NULL;
     source->rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats));
     source->answers = g_malloc0(source->regions->nr + 1);
     ferry_channels_init(&source->channels);
@@ -84,6 +86,7 @@ void ferry_source_free(FerrySource *source)
     ferry_source_hang_up(source);
     free_resume_missing(source);
     ferry_first_pass_free(source->first_pass);
+    ferry_sample_free(source->hot_sample);
     ferry_senders_free(source->senders);
     ferry_backlog_free(source->backlog);
     ferry_channels_destroy(&source->channels);

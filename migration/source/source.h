@@ -139,6 +139,12 @@ uint64_t ferry_source_remaining_bytes(const FerrySource *source);
  */
 uint64_t ferry_source_wire_bytes(FerrySource *source, uint64_t page_bytes);
 
+/*
+ * What ferry_source_remaining_bytes() will take on the wire: pages that are put off because they stay hot may
+ * compress worse, or better, than those that go.  Any thread.
+ */
+uint64_t ferry_source_remaining_wire_bytes(FerrySource *source);
+
 /* True once every chunk was armed and queued: from then on a harvest makes sense. */
 bool ferry_source_first_pass_done(const FerrySource *source);
 

@@ -62,6 +62,21 @@
 @@
 - ferry_pageset_move(backlog->state[i].deferred[1], backlog->state[i].queued);
 
+// hot-as-cold: pages that are put off count as the others compress
+//    file: migration/source/rounds.c
+//    tests: sample
+@@
+@@
+- ferry_wire_cost_of(&source->hot_cost, hot_bytes)
++ ferry_wire_cost_of(&source->wire_cost, hot_bytes)
+
+// hot-same-again: each look is at the same of the pages that are put off
+//    file: migration/source/sample.c
+//    tests: sample
+@@
+@@
+- sample->granule++;
+
 // deferred-when-stopped: pages are put off after the stop
 //    file: migration/source/backlog-rounds.c
 //    tests: backlog

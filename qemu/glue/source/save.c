@@ -283,9 +283,7 @@ static bool harvest_or_fail(MigrationState *s)
 /* What is left takes so much of the bandwidth that QEMU has measured. */
 static uint64_t remaining_wire_bytes(void)
 {
-    FerrySource *source = ferry_outgoing_source();
-
-    return ferry_source_wire_bytes(source, ferry_source_remaining_bytes(source));
+    return ferry_source_remaining_wire_bytes(ferry_outgoing_source());
 }
 
 /* How much QEMU is to think is left; *round_ended: everything that is known of has just been sent. */
