@@ -194,7 +194,7 @@ typedef gint64;
 
 // cancel-after-go: a guest that was given away can be cancelled
 //    file: qemu/glue/source/release.c
-//    tests: qtest:/ferry/postcopy/lose-source
+//    tests: qtest:/ferry/postcopy/recover/fails
 @@
 @@
 - if (!is_out_of_hand()) {
