@@ -32,6 +32,14 @@ def migration(vm):
         return 'gone'
 
 
+def waits_for_stream(vm):
+    """Whether there is a QEMU that no session of Ferry's had opened to."""
+    try:
+        return vm.alive() and 'phase' not in vm.qmp('query-ferry')
+    except VMDied:
+        return False
+
+
 def wait_for(what, holds, patience_s=PATIENCE_S):
     """The first that holds() returns which is not None."""
     deadline = time.monotonic() + patience_s
@@ -49,7 +57,7 @@ def expect_never_ran(attempt):
 
     Where no session of Ferry's had opened there, it waits for its stream as any QEMU does: until that ends.
     """
-    if attempt.link and state(attempt.dst) != 'gone' and 'phase' not in attempt.dst.qmp('query-ferry'):
+    if attempt.link and waits_for_stream(attempt.dst):
         attempt.link.close()
 
     def given_up():
