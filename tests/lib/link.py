@@ -136,8 +136,9 @@ class Link:
                     self.nr_bytes += len(data)
                 if self.delay_s:
                     pipe.put((time.monotonic() + self.delay_s, data))
-                else:
-                    b.sendall(data)
+                elif not self._send(b, data):
+                    self._end_of_broken(a)
+                    break
         except OSError:
             pass
         if self.delay_s:
@@ -153,13 +154,23 @@ class Link:
             time.sleep(max(0, due - time.monotonic()))
             if data is None:
                 break
-            try:
-                if not broken:
-                    b.sendall(data)
-            except OSError:
+            if not broken and not self._send(b, data):
                 broken = True
-                end(a)  # nobody reads what it says
+                self._end_of_broken(a)
         self._end_of(b)
+
+    @staticmethod
+    def _send(sock, data):
+        try:
+            sock.sendall(data)
+        except OSError:
+            return False
+        return True
+
+    def _end_of_broken(self, a):
+        """Nobody reads what it says: it hears of that, as it would without a link."""
+        if a not in self.kept:
+            reset(a)
 
     def _end_of(self, b):
         if b not in self.kept:
