@@ -166,9 +166,9 @@ static void prepare_disk(Run *run)
 
 /* --- A device that waits for a page that does not come ------------------------------------------- */
 
-/* Where nothing else is; it writes as the host's clock has it. */
-#define STORM                                                                               \
-    "-device ferry-storm,id=storm,clock=host,pattern=random,start=125829120,size=33554432," \
+/* Where nothing else is. */
+#define STORM(clock)                                                                             \
+    "-device ferry-storm,id=storm,clock=" clock ",pattern=random,start=125829120,size=33554432," \
     "working-set=32M,rate=20000"
 
 static uint64_t storm_written(Vm *vm)
@@ -183,6 +183,18 @@ static uint64_t storm_written(Vm *vm)
 }
 
 /* The source is gone, and the storm waits for one of its pages. */
+/* The guest's clock, which stands still unless it is moved: a storm that goes by it has this much to write. */
+#define STEP_NS (INT64_C(100) * 1000 * 1000)
+
+/* So that some of its pages will be missing. */
+static void have_it_write(Run *run)
+{
+    while (storm_written(run->source) < 4096) {
+        qtest_clock_step(run->source->qts, STEP_NS);
+        g_usleep(10 * 1000);
+    }
+}
+
 static void have_it_wait(Run *run)
 {
     Vm *vm = run->destination;
@@ -191,6 +203,7 @@ static void have_it_wait(Run *run)
     postcopy_lose_source(run);
     while (now != before) {
         before = now;
+        qtest_clock_step(vm->qts, STEP_NS);
         g_usleep(200 * 1000);
         now = storm_written(vm);
     }
@@ -408,15 +421,18 @@ static const Case cases[] = {
         .postcopy = true,
         .during = abandon_while_recovering,
     },
-#define WAITING_STORM(what, more)                                                            \
-    {                                                                                        \
-        .name = "ending/storm-" #what, .ram_mib = 160, .options = STORM more, .storm = true, \
-        .capabilities = "postcopy-ram", .postcopy = true, .during = what##_waiting_storm,    \
+#define WAITING_STORM(what, storm_options, then)                                                   \
+    {                                                                                              \
+        .name = "ending/storm-" what, .ram_mib = 160, .options = storm_options, .storm = true,     \
+        .before = have_it_write, .capabilities = "postcopy-ram", .postcopy = true, .during = then, \
     }
-    WAITING_STORM(stop, ""),
-    WAITING_STORM(end, ""),
-    WAITING_STORM(timeout, " -global ferry.recovery-timeout=1"),
-    WAITING_STORM(unplug, ""),
+    WAITING_STORM("stop", STORM("host"), stop_waiting_storm),
+    /* What is due by the guest's clock is written before a stop: but not if it waits for a page. */
+    WAITING_STORM("stop-due", STORM("virtual"), stop_waiting_storm),
+    WAITING_STORM("end", STORM("host"), end_waiting_storm),
+    WAITING_STORM("timeout", STORM("host") " -global ferry.recovery-timeout=1",
+                  timeout_waiting_storm),
+    WAITING_STORM("unplug", STORM("host"), unplug_waiting_storm),
     {
         .name = "ending/migrate-too-early",
         .capabilities = "postcopy-ram",

@@ -85,7 +85,7 @@ class Acts:
 
     def _act(self, side, slot):
         if slot == board.GO_OVER:
-            self._tell('migrate-start-postcopy', PATIENCE_S)
+            self._tell('source', PATIENCE_S, 'migrate-start-postcopy')
             self._let_write(NR_MISSING)
             return False
         if slot == board.BREAK:
@@ -95,7 +95,7 @@ class Acts:
             return False
         if self.cancels and not self.cancelled:
             self.cancelled = True
-            self._tell('migrate_cancel', HEARD_S)
+            self._tell('source', HEARD_S, 'migrate_cancel')
         if slot == board.CANCEL:
             return False
         self.fired = True
@@ -107,11 +107,12 @@ class Acts:
          'crash': self._crash, 'cut': self._cut}[kind](whose or side)
         return False
 
-    def _tell(self, command, patience_s):
-        """Tell the source, and give it a moment to obey; its monitor may wait for the thread that waits for us."""
+    def _tell(self, side, patience_s, command, oob=False, **arguments):
+        """Tell a side, and give it a moment to obey; its monitor may wait for the thread that waits for us."""
         def tell():
+            vm = self.vms[side]
             try:
-                self.vms['source'].qmp(command)
+                (vm.qmp_oob if oob else vm.qmp)(command, **arguments)
             except (QMPError, VMDied, TimeoutError):
                 pass  # it is too late, or nobody is there
 
@@ -133,10 +134,7 @@ class Acts:
 
     def _fail(self, side):
         """At a phase, something else of that side fails: all of its connections."""
-        try:
-            self.vms[side].qmp_oob('yank', instances=[{'type': 'migration'}])
-        except (QMPError, VMDied):
-            pass  # it has just ended
+        self._tell(side, HEARD_S, 'yank', oob=True, instances=[{'type': 'migration'}])
 
     def _delay(self, _):
         time.sleep(DELAY_S)
