@@ -493,6 +493,16 @@ expression a;
 - !ferry_target_is_blank(&target)
 + false
 
+// handed-off-unseen: a page is made zero although it was handed off since it was touched
+//    file: migration/destination/fetch.c
+//    tests: fetch-orders:/fetch/orders/handed-off
+@@
+@@
+- if (ferry_fetch_is_missing(fetch, number, page)) {
+-     g_mutex_unlock(lock);
+-     return false;
+- }
+
 // answered-empty: memory that was not emptied is said to be empty
 //    file: migration/destination/settle.c
 //    tests: settle

@@ -413,9 +413,11 @@ static void test_fetched(gconstpointer data)
     g_autoptr(FerryUserfault) uffd = NULL;
     g_autoptr(GError) error = NULL;
     FerryPageset *missing = ferry_pageset_new(NR_PAGES), *discarded = ferry_pageset_new(NR_PAGES);
+    GMutex lock;
     uint64_t done_bytes;
     FerryRegion region = {.host = MAP_FAILED, .fd = -1};
 
+    g_mutex_init(&lock);
     if (!(uffd = ferry_userfault_new(NULL))) {
         g_test_skip("no userfaultfd");
     } else if (make(&region, kind, false)) {
@@ -426,7 +428,7 @@ static void test_fetched(gconstpointer data)
         ferry_pageset_add(missing, 512, per_unit);
         g_assert_true(ferry_userfault_probe(uffd, &region, &error));
         g_assert_true(ferry_userfault_register(uffd, &region, &error));
-        g_assert_true(ferry_discard_missing(&region, missing, discarded, &error));
+        g_assert_true(ferry_discard_missing(&region, missing, discarded, &lock, 1, &error));
         g_assert_no_error(error);
         g_assert_cmpint(ferry_userfault_place(uffd, &region, 512 * PAGE, content, per_unit * PAGE,
                                               &done_bytes, &error),
@@ -435,6 +437,7 @@ static void test_fetched(gconstpointer data)
         g_assert_cmpint(region.host[511 * PAGE + 7], ==, 'x');
         ferry_userfault_unregister(uffd, &region);
     }
+    g_mutex_clear(&lock);
     drop(&region);
     ferry_pageset_free(missing);
     ferry_pageset_free(discarded);
