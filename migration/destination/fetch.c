@@ -152,8 +152,11 @@ static void note_starved(FerryFetch *fetch, uint32_t region, uint64_t page)
     g_mutex_unlock(&fetch->starved_lock);
 }
 
-/* A page that is not missing: it was never touched at the source, or has come meanwhile. */
-static void fill_zero(FerryFetch *fetch, uint32_t number, uint64_t page)
+/*
+ * A page that is not missing: it was never touched at the source, or has come meanwhile.  False if it is missing after
+ * all: it has been handed off since it was touched.
+ */
+static bool fill_zero(FerryFetch *fetch, uint32_t number, uint64_t page)
 {
     const FerryRegion *region = &fetch->regions->list[number];
     uint64_t offset_bytes = page * FERRY_PAGE_BYTES, done_bytes;
@@ -161,6 +164,10 @@ static void fill_zero(FerryFetch *fetch, uint32_t number, uint64_t page)
     GError *error = NULL;
 
     g_mutex_lock(lock);
+    if (ferry_fetch_is_missing(fetch, number, page)) {
+        g_mutex_unlock(lock);
+        return false;
+    }
     switch (ferry_userfault_place(fetch->uffd, region, offset_bytes, NULL, region->page_size_bytes,
                                   &done_bytes, &error)) {
     case FERRY_PLACED:
@@ -179,6 +186,7 @@ static void fill_zero(FerryFetch *fetch, uint32_t number, uint64_t page)
         break;
     }
     g_mutex_unlock(lock);
+    return true;
 }
 
 /* Pages that are zero and that somebody waits for, for want of memory: try once more. */
@@ -194,7 +202,7 @@ static void feed_starved(FerryFetch *fetch)
     for (guint i = 0; i < mine->len; i++) {
         const FerryWanted *one = &g_array_index(mine, FerryWanted, i);
 
-        fill_zero(fetch, one->region, one->page);
+        (void)fill_zero(fetch, one->region, one->page);
     }
     g_array_unref(mine);
 }
@@ -225,10 +233,12 @@ static void take_fault(FaultThread *thread, const FerryUserfaultEvent *event)
         }
         page =
             offset_bytes / region->page_size_bytes * (region->page_size_bytes / FERRY_PAGE_BYTES);
-        if (!ferry_fetch_is_missing(fetch, i, page)) {
-            fill_zero(fetch, i, page);
-        } else if (ferry_waiters_add(fetch->waiters, i, page, event->thread) &&
-                   atomic_load(&fetch->live)) {
+        /* Without the lock at first: who asks for a page is not to wait for another one. */
+        if (!ferry_fetch_is_missing(fetch, i, page) && fill_zero(fetch, i, page)) {
+            return;
+        }
+        if (ferry_waiters_add(fetch->waiters, i, page, event->thread) &&
+            atomic_load(&fetch->live)) {
             fetch->ops.want(fetch->opaque, thread->index, i, page);
         }
         return;
@@ -292,6 +302,7 @@ bool ferry_fetch_draft(FerryFetch *fetch, GError **errp)
     }
     for (uint32_t i = 0; i < fetch->regions->nr; i++) {
         const FerryRegion *region = &fetch->regions->list[i];
+        const bool is_long = ferry_fetch_unit_pages(fetch, i) > FERRY_GRANULE_PAGES;
 
         if (!ferry_pageset_count(fetch->incoming[i])) {
             continue;
@@ -302,7 +313,9 @@ bool ferry_fetch_draft(FerryFetch *fetch, GError **errp)
         }
         fetch->registered[i] = true;
         if (ferry_fault(FERRY_FAULT_DISCARD, errp) ||
-            !ferry_discard_missing(region, fetch->incoming[i], fetch->missing[i], errp)) {
+            !ferry_discard_missing(region, fetch->incoming[i], fetch->missing[i],
+                                   is_long ? &fetch->gather_lock : fetch->locks,
+                                   is_long ? 1 : NR_LOCKS, errp)) {
             return false;
         }
     }

@@ -92,11 +92,21 @@ static bool look_for_same_file(const FerryRegions *local, FerryRegion *ours,
     return true;
 }
 
-/* Whether pages of it can be left missing, for which they have to be taken away first. */
-static bool check_fetch(const FerryRegion *region, GError **errp)
+/*
+ * Whether who touches a page of a private mapping finds it missing once our own copy of it is gone.  Only huge pages are
+ * copied past an empty file: of others, a store to one, or a look at it, leaves a page of zeros in the file, which
+ * everybody sees then.
+ */
+static bool may_drop_copies(const FerryRegion *region)
 {
     const FerryScanTarget target = ferry_region_scan_target(region);
 
+    return (region->flags & FERRY_REGION_HUGETLB) && ferry_target_is_blank(&target);
+}
+
+/* Whether pages of it can be left missing, for which they have to be taken away first. */
+static bool check_fetch(const FerryRegion *region, GError **errp)
+{
     if (region->flags & FERRY_REGION_SAME) {
         return true;
     }
@@ -108,11 +118,12 @@ static bool check_fetch(const FerryRegion *region, GError **errp)
                       region->id);
     }
     if ((region->flags & FERRY_REGION_FOREIGN) && !(region->flags & FERRY_REGION_SHARED) &&
-        !ferry_target_is_blank(&target)) {
+        !may_drop_copies(region)) {
         return refuse(errp,
                       "post-copy is not possible: RAM block '%s' is a private mapping of a file "
-                      "that has data, or may have, which would have to be taken out of the file: "
-                      "use memory-backend-memfd, or an empty file on tmpfs, ext4 or XFS",
+                      "that others may map, and in which what is missing would be seen: use "
+                      "memory-backend-memfd, share=on, a folder for mem-path, or an empty file on "
+                      "hugetlbfs",
                       region->id);
     }
     return true;

@@ -20,6 +20,8 @@
 /* Ranges are gathered, and discarded many at a time. */
 typedef struct FerryDiscarder {
     const FerryRegion *region;
+    GMutex *locks; /* of granules */
+    unsigned nr_locks;
     int pidfd; /* of this process, for process_madvise(); -1 if that is of no use */
     int nr;
     struct iovec ranges[BATCH_MAX];
@@ -128,8 +130,12 @@ static bool discard_all(FerryDiscarder *discarder, FerryPageset *incoming, Ferry
             any |= pages[i];
         }
         if (any) {
+            GMutex *lock = &discarder->locks[(uint64_t)granule % discarder->nr_locks];
+
             /* First: who touches one that is gone must find it missing. */
+            g_mutex_lock(lock);
             ferry_pageset_add_granule(missing, (uint64_t)granule, pages);
+            g_mutex_unlock(lock);
             if (!discard_granule(discarder, (uint64_t)granule, pages, errp)) {
                 return false;
             }
@@ -139,12 +145,14 @@ static bool discard_all(FerryDiscarder *discarder, FerryPageset *incoming, Ferry
 }
 
 bool ferry_discard_missing(const FerryRegion *region, FerryPageset *incoming, FerryPageset *missing,
-                           GError **errp)
+                           GMutex *locks, unsigned nr_locks, GError **errp)
 {
     g_autofree FerryDiscarder *discarder = g_new0(FerryDiscarder, 1);
     bool ok;
 
     discarder->region = region;
+    discarder->locks = locks;
+    discarder->nr_locks = nr_locks;
     discarder->pidfd = is_anonymous(region) ? (int)syscall(SYS_pidfd_open, (long)getpid(), 0L) : -1;
     ok = discard_all(discarder, incoming, missing, errp);
     if (discarder->pidfd >= 0) {

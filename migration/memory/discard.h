@@ -22,8 +22,9 @@
  * whatever backs them and whether they are there or not.  Where the region's pages are larger than those
  * of the sets, one of which a part is to be discarded is discarded as a whole.  Takes time in proportion
  * to @incoming.
+ * @locks: granule g becomes missing, and only then is discarded, with lock g modulo @nr_locks held meanwhile.
  */
 bool ferry_discard_missing(const FerryRegion *region, FerryPageset *incoming, FerryPageset *missing,
-                           GError **errp);
+                           GMutex *locks, unsigned nr_locks, GError **errp);
 
 #endif

@@ -306,13 +306,17 @@ bool ferry_target_is_blank(const FerryScanTarget *target)
 
 bool ferry_region_empty(const FerryScanner *scanner, const FerryRegion *region, GError **errp)
 {
-    const FerryScanTarget target = ferry_region_scan_target(region);
+    FerryScanTarget target = ferry_region_scan_target(region);
     int error;
 
     if (!ferry_kind_may_empty(region->flags) || region->length_bytes == 0) {
         return true;
     }
     if (!ferry_kind_is_emptied_unseen(region->flags)) {
+        if (!(region->flags & FERRY_REGION_SHARED) && ferry_target_is_blank(&target)) {
+            /* Nothing is in it but our own copies; a look at all of it would allocate all of it. */
+            target.method = FERRY_SCAN_PRIVATE;
+        }
         if (ferry_scan_discard_populated(scanner, &target, 0, region->length_bytes, errp)) {
             return true;
         }

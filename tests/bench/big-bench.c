@@ -290,6 +290,7 @@ static void hand_off(FerryBacklog *backlog, Told *told, GRand *rand, Figures *fi
     g_autofree uint8_t *frame = g_malloc(FRAME_BYTES);
     g_autoptr(FerryPageset) missing = ferry_pageset_new(nr_pages);
     g_autoptr(FerryPageset) incoming = ferry_pageset_new(nr_pages);
+    static GMutex lock; /* nobody else has it */
     GError *error = NULL;
     double start_ms, release_ms;
     uint64_t nr_late, nr_new = 0;
@@ -329,7 +330,8 @@ static void hand_off(FerryBacklog *backlog, Told *told, GRand *rand, Figures *fi
 
     figures->read_ms = read_bitmap(frame, nr_bytes, nr_pages, incoming);
     start_ms = now_ms();
-    must(ferry_discard_missing(&ferry_backlog_regions(backlog)->list[0], incoming, missing, &error),
+    must(ferry_discard_missing(&ferry_backlog_regions(backlog)->list[0], incoming, missing, &lock,
+                               1, &error),
          error);
     figures->read_ms += now_ms() - start_ms;
     if (ferry_pageset_count(missing) != ferry_pageset_count(draft) + nr_late) {

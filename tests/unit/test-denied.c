@@ -177,9 +177,12 @@ static void test_locked(void)
     FerryRegion region = lock_page(0);
     FerryPageset *incoming = ferry_pageset_new(1), *missing = ferry_pageset_new(1);
     g_autoptr(GError) error = NULL;
+    GMutex lock;
 
+    g_mutex_init(&lock);
     ferry_pageset_add(incoming, 0, 1);
-    g_assert_false(ferry_discard_missing(&region, incoming, missing, &error));
+    g_assert_false(ferry_discard_missing(&region, incoming, missing, &lock, 1, &error));
+    g_mutex_clear(&lock);
     g_assert_error(error, FERRY_ERROR, FERRY_ERROR_SYSTEM);
     assert_says(error, "cannot discard out-of-date pages of RAM block 'ram': ");
     ferry_pageset_free(incoming);

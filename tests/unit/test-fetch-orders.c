@@ -111,9 +111,19 @@ FerryPlaceResult ferry_userfault_place(FerryUserfault *uffd, const FerryRegion *
 
 /* What is discarded is not there. */
 bool ferry_discard_missing(const FerryRegion *region, FerryPageset *incoming, FerryPageset *missing,
-                           GError **errp)
+                           GMutex *locks, unsigned nr_locks, GError **errp)
 {
+    uint64_t bits = ferry_pageset_get(incoming, 0);
+
+    steps_lock(&locks[0]);
     ferry_pageset_move(incoming, missing);
+    steps_unlock(&locks[0]);
+    for (unsigned page = 0; page < NR_PAGES; page++) {
+        if (bits >> page & 1) {
+            steps_at(&pages[page], true);
+            pages[page].is_there = false;
+        }
+    }
     return true;
 }
 
@@ -306,6 +316,29 @@ static void go_live_and_place_other(void)
     place(1);
 }
 
+/* Its content, or zero as long as it was not handed off. */
+static void touch_early(void)
+{
+    uint8_t read = touch(2);
+
+    if (read != 0 && read != CONTENT(2)) {
+        steps_fail("it reads %u from page 2", read);
+    }
+    guest_done = true;
+}
+
+/* Page 2 was written at the source after the draft, for the first time. */
+static void hand_off_more(void)
+{
+    ferry_pageset_add(ferry_fetch_incoming(fetch)[0], 2, 1);
+    go_live();
+    place(2);
+    place_both();
+    if (pages[2].content != CONTENT(2)) {
+        steps_fail("page 2 holds %u", pages[2].content);
+    }
+}
+
 static void begin_live(void)
 {
     starts_live = true;
@@ -341,6 +374,7 @@ int main(int argc, char **argv)
          end,
          2,
          0},
+        {"handed-off", begin_early, {touch_early, answer_faults, hand_off_more}, end, 2, 0},
         {"all", begin_live, {touch_all, answer_faults, answer_page, place_both}, end, 0, 3000},
     };
     int status;

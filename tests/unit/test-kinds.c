@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -84,6 +85,12 @@ static const MemoryKind kinds[] = {
      .with_data = true,
      .all_is_data = true,
      .emptied = CLEARED},
+    {.name = "hugetlb-file-private",
+     .flags = HUGETLB | KEEP | FOREIGN,
+     .is_memfd = true,
+     .all_is_data = true,
+     .emptied = CLEARED,
+     .fetched = true},
     {.name = "read-only",
      .flags = SHARED | FOREIGN | READ_ONLY,
      .is_file = true,
@@ -404,7 +411,12 @@ static void test_emptied_untouched(gconstpointer data)
     drop(&region);
 }
 
-/* What is left missing is missing, and can be put in place; or it is known that it cannot. */
+static gpointer read_page(gpointer host)
+{
+    return GINT_TO_POINTER(*(volatile const char *)host);
+}
+
+/* What is left missing is missing, for whoever touches it too, and can be put in place. */
 static void test_fetched(gconstpointer data)
 {
     const MemoryKind *kind = data;
@@ -413,9 +425,14 @@ static void test_fetched(gconstpointer data)
     g_autoptr(FerryUserfault) uffd = NULL;
     g_autoptr(GError) error = NULL;
     FerryPageset *missing = ferry_pageset_new(NR_PAGES), *discarded = ferry_pageset_new(NR_PAGES);
+    struct pollfd pollfd = {.events = POLLIN};
+    FerryUserfaultEvent event;
+    GThread *reader;
+    GMutex lock;
     uint64_t done_bytes;
     FerryRegion region = {.host = MAP_FAILED, .fd = -1};
 
+    g_mutex_init(&lock);
     if (!(uffd = ferry_userfault_new(NULL))) {
         g_test_skip("no userfaultfd");
     } else if (make(&region, kind, false)) {
@@ -426,15 +443,20 @@ static void test_fetched(gconstpointer data)
         ferry_pageset_add(missing, 512, per_unit);
         g_assert_true(ferry_userfault_probe(uffd, &region, &error));
         g_assert_true(ferry_userfault_register(uffd, &region, &error));
-        g_assert_true(ferry_discard_missing(&region, missing, discarded, &error));
+        g_assert_true(ferry_discard_missing(&region, missing, discarded, &lock, 1, &error));
         g_assert_no_error(error);
+        reader = g_thread_new("reader", read_page, region.host + 512 * PAGE);
+        pollfd.fd = ferry_userfault_fd(uffd);
+        g_assert_cmpint(poll(&pollfd, 1, 10000), ==, 1);
+        g_assert_cmpuint(ferry_userfault_read(uffd, &event, 1), ==, 1);
         g_assert_cmpint(ferry_userfault_place(uffd, &region, 512 * PAGE, content, per_unit * PAGE,
                                               &done_bytes, &error),
                         ==, FERRY_PLACED);
-        g_assert_cmpint(region.host[512 * PAGE], ==, 'c');
+        g_assert_cmpint(GPOINTER_TO_INT(g_thread_join(reader)), ==, 'c');
         g_assert_cmpint(region.host[511 * PAGE + 7], ==, 'x');
         ferry_userfault_unregister(uffd, &region);
     }
+    g_mutex_clear(&lock);
     drop(&region);
     ferry_pageset_free(missing);
     ferry_pageset_free(discarded);
@@ -483,7 +505,7 @@ static bool is_fetched(const MemoryKind *kind)
 
 static bool is_fetched_huge(const MemoryKind *kind)
 {
-    return kind->fetched && (kind->flags & HUGETLB);
+    return kind->fetched && (kind->flags & HUGETLB) && !(kind->flags & FOREIGN);
 }
 
 int main(int argc, char **argv)
