@@ -263,18 +263,21 @@ static gpointer collect_run(gpointer opaque)
 
 bool ferry_kvm_ring_start(FerryKvmRing *ring, const FerryTrackerClient *client, GError **errp)
 {
+    bool ok;
+
     lock(ring);
     ring->set.client = *client;
-    ring->started = true;
     ring->quit = false;
     ring->set.overrun = false;
     ring->reset_errno = 0;
     for (guint i = 0; i < ring->vcpus->len; i++) {
         ferry_vcpu_ring_begin(vcpu_at(ring, i));
     }
-    g_mutex_unlock(&ring->lock);
     ring->thread = ferry_thread_new("ferry-collect", collect_run, ring, errp);
-    return ring->thread != NULL;
+    /* Without it nobody calls the client, who will be gone when the rings are taken the next time. */
+    ring->started = ok = ring->thread != NULL;
+    g_mutex_unlock(&ring->lock);
+    return ok;
 }
 
 void ferry_kvm_ring_stop(FerryKvmRing *ring)

@@ -8,6 +8,20 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "migration/error.h"
+
+/* Stands in for GLib's, by which the engine starts its threads. */
+static bool no_threads;
+
+GThread *g_thread_try_new(const char *name, GThreadFunc func, gpointer data, GError **error)
+{
+    if (no_threads) {
+        g_set_error_literal(error, G_THREAD_ERROR, G_THREAD_ERROR_AGAIN, "there is none");
+        return NULL;
+    }
+    return g_thread_new(name, func, data);
+}
+
 /* --- What is logged, and when ----------------------------------------------------------------- */
 
 /* Scattered writes, to two slots that share a region and one with a region of its own. */
@@ -288,6 +302,32 @@ static void test_nothing(void)
     ferry_kvm_ring_free(NULL);
 }
 
+/* Without a thread there is nobody to tell: what the rings hold is left for others. */
+static void test_no_thread(void)
+{
+    g_autoptr(Bed) bed = bed_new((BedConfig){.nr_entries = 1024});
+    const FerryTrackerClient nobody = {0};
+    g_autoptr(GError) error = NULL;
+
+    bed_set_logging(bed, true);
+    no_threads = true;
+    g_assert_false(ferry_kvm_ring_start(bed->ring, &nobody, &error));
+    no_threads = false;
+    g_assert_error(error, FERRY_ERROR, FERRY_ERROR_SYSTEM);
+
+    bed_write_pages(bed, 0, 0, 0, 100);
+    ferry_kvm_ring_full(bed->ring, 0);
+    g_assert_cmpuint(ferry_kvm_ring_drain(bed->ring), ==, 0);
+    g_assert_cmpuint(ferry_kvm_ring_remove_vcpu(bed->ring, 0), ==, 0);
+    g_assert_cmpuint(collect_otherwise(bed, 0, 0, 0), ==, 100);
+
+    ferry_kvm_ring_add_vcpu(bed->ring, 0, raw_vm_ring(bed->vm, 0), 100);
+    bed_start(bed);
+    bed_write_pages(bed, 0, 0, 0, 100);
+    bed_harvest(bed, true);
+    g_assert_cmpuint(bed->nr_reported, ==, 100);
+}
+
 /* Of pages that are to be left missing, the last harvest reports what was written since the one before. */
 static void test_last_new(void)
 {
@@ -332,6 +372,7 @@ int main(int argc, char **argv)
     bed_add("/kvm-ring/drain", test_drain);
     bed_add("/kvm-ring/vcpu", test_vcpu_comes_and_goes);
     bed_add("/kvm-ring/start-stop", test_start_stop);
+    bed_add("/kvm-ring/no-thread", test_no_thread);
     bed_add("/kvm-ring/nothing", test_nothing);
     bed_add("/kvm-ring/last-new", test_last_new);
     bed_add("/kvm-ring/last-all", test_last_all);
