@@ -296,8 +296,8 @@ void ferry_kvm_ring_stop(FerryKvmRing *ring)
         for (guint i = 0; i < ring->vcpus->len; i++) {
             ferry_vcpu_ring_flag_all(vcpu_at(ring, i));
         }
-        reset_flagged(ring);
-        g_array_set_size(ring->set.batch, 0);
+        /* A display may be drawn from what nobody else wants any more. */
+        reset_and_report(ring, ring->set.client.early);
         ring->started = false;
     }
     g_mutex_unlock(&ring->lock);

@@ -263,6 +263,7 @@ static void test_start_stop(void)
         bed_feed(bed, i * 20);
         bed_write_pages(bed, 0, 0, 1000 + i * 10, 120);
         ferry_kvm_ring_stop(bed->ring);
+        g_assert_true(bed_test_bit(bed->regions[0].ever, 1000 + i * 10 + 119));
         nr = (uint32_t)bed->nr_reported;
         g_assert_cmpuint(count_flagged(bed, 0) + count_flagged(bed, 1), ==, 0);
 
