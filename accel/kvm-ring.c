@@ -320,10 +320,17 @@ static bool report_last(FerryKvmRing *ring, GError **errp)
     return check(ring, errp);
 }
 
-/* One after the other: a ring whose vCPU comes or goes meanwhile need not be in order. */
+/*
+ * One after the other: a ring whose vCPU comes or goes meanwhile need not be in order.  Where what is held back
+ * is about to be left missing, the client has to know of each page, though it was reported since, by another
+ * entry: if a page has two addresses, or an address in SMM as well, a reset protects it at one of them only.
+ */
 static void sort_all(FerryKvmRing *ring)
 {
     for (guint i = 0; i < ring->vcpus->len; i++) {
+        if (ring->set.client.knows_noticed(ring->set.client.opaque)) {
+            ferry_vcpu_ring_notice_again(vcpu_at(ring, i));
+        }
         ferry_vcpu_ring_sort(vcpu_at(ring, i));
         give_way(ring);
     }

@@ -350,6 +350,31 @@ static void test_written_after_draft(void)
     ferry_backlog_free(backlog);
 }
 
+/* A page that was reported, and is kept for another write: the harvest of a draft asks for all that is kept. */
+static void test_kept_again(void)
+{
+    FerryBacklog *backlog = new_backlog();
+    uint64_t pages[FERRY_GRANULE_WORDS];
+
+    client->noticed(client->opaque, 0, 0, 1);
+    client->report(client->opaque, 0, 0, 1);
+    g_assert_cmpint(ferry_backlog_take(backlog, 0, 0, pages, NULL), ==, 1);
+    ferry_backlog_sent(backlog, 1);
+    ferry_backlog_begin_round(backlog);
+    g_assert_false(client->knows_noticed(client->opaque));
+
+    ferry_backlog_begin_draft(backlog);
+    g_assert_true(client->knows_noticed(client->opaque));
+    client->noticed(client->opaque, 0, 0, 1);
+    ferry_backlog_draft(backlog);
+    g_assert_true(client->knows_noticed(client->opaque));
+    g_assert_cmpuint(ferry_pageset_get(SET(DRAFT), 0), ==, 1);
+    ferry_backlog_undraft(backlog);
+    ferry_backlog_begin_round(backlog);
+    g_assert_false(client->knows_noticed(client->opaque));
+    ferry_backlog_free(backlog);
+}
+
 /* A huge page is missing as a whole. */
 static void test_huge_pages_in_draft(void)
 {
@@ -446,6 +471,7 @@ int main(int argc, char **argv)
     g_test_add_func("/backlog/hint/swapped", test_hint_of_swapped);
     g_test_add_func("/backlog/draft/swapped", test_swapped_in_draft);
     g_test_add_func("/backlog/draft/written", test_written_after_draft);
+    g_test_add_func("/backlog/draft/kept-again", test_kept_again);
     g_test_add_func("/backlog/draft/huge-pages", test_huge_pages_in_draft);
     g_test_add_func("/backlog/draft/gigantic-pages", test_gigantic_pages_after_draft);
     g_test_add_func("/backlog/replaced", test_replaced);
