@@ -263,18 +263,21 @@ static gpointer collect_run(gpointer opaque)
 
 bool ferry_kvm_ring_start(FerryKvmRing *ring, const FerryTrackerClient *client, GError **errp)
 {
+    bool ok;
+
     lock(ring);
     ring->set.client = *client;
-    ring->started = true;
     ring->quit = false;
     ring->set.overrun = false;
     ring->reset_errno = 0;
     for (guint i = 0; i < ring->vcpus->len; i++) {
         ferry_vcpu_ring_begin(vcpu_at(ring, i));
     }
-    g_mutex_unlock(&ring->lock);
     ring->thread = ferry_thread_new("ferry-collect", collect_run, ring, errp);
-    return ring->thread != NULL;
+    /* Without it nobody calls the client, who will be gone when the rings are taken the next time. */
+    ring->started = ok = ring->thread != NULL;
+    g_mutex_unlock(&ring->lock);
+    return ok;
 }
 
 void ferry_kvm_ring_stop(FerryKvmRing *ring)
@@ -293,8 +296,8 @@ void ferry_kvm_ring_stop(FerryKvmRing *ring)
         for (guint i = 0; i < ring->vcpus->len; i++) {
             ferry_vcpu_ring_flag_all(vcpu_at(ring, i));
         }
-        reset_flagged(ring);
-        g_array_set_size(ring->set.batch, 0);
+        /* A display may be drawn from what nobody else wants any more. */
+        reset_and_report(ring, ring->set.client.early);
         ring->started = false;
     }
     g_mutex_unlock(&ring->lock);
@@ -317,10 +320,17 @@ static bool report_last(FerryKvmRing *ring, GError **errp)
     return check(ring, errp);
 }
 
-/* One after the other: a ring whose vCPU comes or goes meanwhile need not be in order. */
+/*
+ * One after the other: a ring whose vCPU comes or goes meanwhile need not be in order.  Where what is held back
+ * is about to be left missing, the client has to know of each page, though it was reported since, by another
+ * entry: if a page has two addresses, or an address in SMM as well, a reset protects it at one of them only.
+ */
 static void sort_all(FerryKvmRing *ring)
 {
     for (guint i = 0; i < ring->vcpus->len; i++) {
+        if (ring->set.client.knows_noticed(ring->set.client.opaque)) {
+            ferry_vcpu_ring_notice_again(vcpu_at(ring, i));
+        }
         ferry_vcpu_ring_sort(vcpu_at(ring, i));
         give_way(ring);
     }

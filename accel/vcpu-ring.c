@@ -193,6 +193,17 @@ void ferry_vcpu_ring_end_round(FerryVcpuRing *ring)
     ring->round_end = ring->seen;
 }
 
+void ferry_vcpu_ring_notice_again(const FerryVcpuRing *ring)
+{
+    for (uint32_t number = ring->reset; number != ring->seen; number++) {
+        FerryRingPage page;
+
+        if (resolve(ring, entry_at(ring, number), &page)) {
+            notice(ring, page);
+        }
+    }
+}
+
 /* KVM may write over one at the same time only in a ring without a free entry: noticed later. */
 static void sort_oldest(FerryVcpuRing *ring, uint32_t nr)
 {

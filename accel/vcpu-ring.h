@@ -113,6 +113,9 @@ uint32_t ferry_vcpu_ring_look(FerryVcpuRing *ring);
 /** ferry_vcpu_ring_end_round: what was looked at so far is the round's */
 void ferry_vcpu_ring_end_round(FerryVcpuRing *ring);
 
+/** ferry_vcpu_ring_notice_again: take notice of all that is held back once more */
+void ferry_vcpu_ring_notice_again(const FerryVcpuRing *ring);
+
 /** ferry_vcpu_ring_sort: bring the round's entries into the order in which they cost least to reset */
 void ferry_vcpu_ring_sort(FerryVcpuRing *ring);
 

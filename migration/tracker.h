@@ -52,7 +52,8 @@ typedef struct FerryTrackerClient {
     uint64_t (*noticed)(void *opaque, uint32_t region, uint64_t word, uint64_t mask);
     /*
      * Whether pages that had been noticed by the last harvest need not be reported by the next, last one:
-     * they are known to be left missing.  Only with feed().
+     * they are known to be left missing.  That harvest finds it true as well, and notices all pages again that
+     * are kept: some may have been reported since, and be kept for another write.  Only with feed().
      */
     bool (*knows_noticed)(void *opaque);
     void *opaque;

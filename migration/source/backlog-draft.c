@@ -20,20 +20,30 @@ static bool is_empty_granule(FerryPageset *set, uint64_t granule)
     return any == 0;
 }
 
-/* A page of the region's is missing as a whole if any part of it is. */
+/*
+ * A page of the region's is missing as a whole if any part of it is.  From one page to the next: of 1 GiB,
+ * all 512 granules hold something as soon as one of them does.
+ */
 static void round_up(const FerryRegion *region, FerryPageset *set)
 {
     const uint64_t unit_pages = region->page_size_bytes / FERRY_PAGE_BYTES;
+    uint64_t granule;
+    int64_t found;
 
     if (unit_pages == 1) {
         return;
     }
-    FOREACH_GRANULE(granule, set)
-    {
-        if (!is_empty_granule(set, (uint64_t)granule)) {
-            uint64_t page = (uint64_t)granule * FERRY_GRANULE_PAGES;
+    for (found = ferry_pageset_next(set, 0, 0, 1); found >= 0;
+         found = ferry_pageset_next(set, granule, 0, 1)) {
+        granule = (uint64_t)found;
+        if (is_empty_granule(set, granule)) {
+            granule++;
+        } else {
+            uint64_t page = granule * FERRY_GRANULE_PAGES;
+            uint64_t first = page - page % unit_pages;
 
-            ferry_pageset_add(set, page - page % unit_pages, unit_pages);
+            ferry_pageset_add(set, first, unit_pages);
+            granule = MAX(granule + 1, (first + unit_pages) / FERRY_GRANULE_PAGES);
         }
     }
 }

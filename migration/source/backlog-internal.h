@@ -49,6 +49,7 @@ struct FerryBacklog {
     uint64_t stale_granule;    /* and in that region up to here */
 
     _Atomic FerryGuest guest;
+    _Atomic bool drafting;            /* the round's harvest is for a draft */
     _Atomic bool drafted;             /* there are pages in `draft` */
     _Atomic bool sparing;             /* there is, or was, something in `spared` */
     _Atomic unsigned round;           /* tells which of the sets are this round's */

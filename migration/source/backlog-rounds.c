@@ -183,7 +183,8 @@ static bool knows_noticed(void *opaque)
 {
     const FerryBacklog *backlog = opaque;
 
-    return backlog->may_leave && atomic_load(&backlog->drafted);
+    return backlog->may_leave &&
+           (atomic_load(&backlog->drafting) || atomic_load(&backlog->drafted));
 }
 
 void ferry_backlog_init_client(FerryBacklog *backlog)
@@ -217,6 +218,7 @@ bool ferry_backlog_forget_some(FerryBacklog *backlog)
 
 void ferry_backlog_begin_round(FerryBacklog *backlog)
 {
+    atomic_store(&backlog->drafting, false);
     if (ferry_backlog_is_stopped(backlog)) {
         /* No page is hot any more: emptying a set of pages written long ago is no work for now. */
         return;
@@ -226,6 +228,12 @@ void ferry_backlog_begin_round(FerryBacklog *backlog)
     backlog->stale_region = 0;
     backlog->stale_granule = 0;
     atomic_fetch_add(&backlog->round, 1);
+}
+
+void ferry_backlog_begin_draft(FerryBacklog *backlog)
+{
+    ferry_backlog_begin_round(backlog);
+    atomic_store(&backlog->drafting, true);
 }
 
 void ferry_backlog_release_cooled(FerryBacklog *backlog)

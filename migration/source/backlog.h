@@ -201,6 +201,9 @@ const FerryPageset *ferry_backlog_set(const FerryBacklog *backlog, uint32_t regi
 /* A round begins: to be called before its harvest. */
 void ferry_backlog_begin_round(FerryBacklog *backlog);
 
+/* The same; what the tracker keeps when that is over is to be in a draft. */
+void ferry_backlog_begin_draft(FerryBacklog *backlog);
+
 /*
  * Forget some of what was written two rounds ago; returns whether all of it is forgotten.  During a
  * round: what is left when the next one begins is work for that moment.

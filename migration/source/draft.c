@@ -106,7 +106,7 @@ bool ferry_source_draft(FerrySource *source, GError **errp)
         return ferry_source_fail(source, errp);
     }
     /* What the tracker keeps need not be reset for that. */
-    ferry_backlog_begin_round(source->backlog);
+    ferry_backlog_begin_draft(source->backlog);
     if (ferry_fault(FERRY_FAULT_TRACKER_HARVEST, &error) ||
         !tracker->ops->harvest(tracker->opaque, false, &error) ||
         !ferry_first_pass_look_again(source->first_pass, &error)) {

@@ -340,6 +340,27 @@ static bool use(FerryTrackerMode mode, FerryTracker *tracker, GError **errp)
     }
 }
 
+/*
+ * As use(), where the choice was ours.  Memory of a kind that the page tables' tracker does not take shows only
+ * now; QEMU's bitmap takes all.
+ */
+static bool use_chosen(FerryTrackerMode mode, const char *reason, FerryTracker *tracker,
+                       GError **errp)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *why = NULL;
+
+    if (mode != FERRY_TRACKER_MODE_PAGEMAP) {
+        return use(mode, tracker, errp);
+    }
+    if (use(mode, tracker, &error)) {
+        return true;
+    }
+    why = g_strdup_printf("%s; %s", reason, error->message);
+    set_info(FERRY_TRACKER_MODE_BITMAP, why);
+    return use(FERRY_TRACKER_MODE_BITMAP, tracker, errp);
+}
+
 static void reference_blocks(const FerryRegions *regions)
 {
     tracking.regions = regions;
@@ -431,9 +452,10 @@ static void wait_for_retired(void)
 bool ferry_tracker_open(FerryTrackerMode mode, const FerryRegions *regions, FerryTracker *tracker,
                         GError **errp)
 {
+    const bool is_ours = mode == FERRY_TRACKER_MODE_AUTO;
     g_autofree char *reason = NULL;
 
-    if (mode == FERRY_TRACKER_MODE_AUTO) {
+    if (is_ours) {
         mode = choose(&reason);
     } else {
         reason = g_strdup("ferry.tracker says so");
@@ -442,7 +464,7 @@ bool ferry_tracker_open(FerryTrackerMode mode, const FerryRegions *regions, Ferr
     wait_for_retired();
     reference_blocks(regions);
     ferry_bitmap_open(tracking.blocks, regions->nr);
-    if (!use(mode, tracker, errp)) {
+    if (!(is_ours ? use_chosen(mode, reason, tracker, errp) : use(mode, tracker, errp))) {
         ferry_tracker_close();
         return false;
     }
@@ -506,7 +528,6 @@ void ferry_tracker_failed(const GError *why)
 bool ferry_tracker_replace(const GError *why, FerryTracker *tracker)
 {
     g_autofree char *reason = NULL;
-    g_autoptr(GError) error = NULL;
     FerryTrackerMode mode;
 
     ferry_tracker_failed(why);
@@ -514,16 +535,16 @@ bool ferry_tracker_replace(const GError *why, FerryTracker *tracker)
         return false;
     }
     mode = second_best(why->message, &reason);
-    if (!use(mode, tracker, &error)) {
+    set_info(mode, reason);
+    if (!use_chosen(mode, reason, tracker, NULL)) {
         return false;
     }
-    if (mode == FERRY_TRACKER_MODE_PAGEMAP) {
+    if (tracking.mode == FERRY_TRACKER_MODE_PAGEMAP) {
         ferry_kvm_disarm();
     } else {
         /* A page whose entry was written over is not protected, and would never be again. */
         ferry_kvm_unprotect();
     }
-    set_info(mode, reason);
     return true;
 }
 
