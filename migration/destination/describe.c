@@ -17,7 +17,7 @@ static void describe_ranges(FerryPageset *set, uint64_t nr_pages, GString *text,
 {
     uint64_t first = 0, end = 0;
 
-    for (int64_t granule = ferry_pageset_next(set, 0, 0, 1); granule >= 0;
+    for (int64_t granule = ferry_pageset_next(set, 0, 0, 1); granule >= 0 && *nr <= DESCRIBED_MAX;
          granule = ferry_pageset_next(set, (uint64_t)granule + 1, 0, 1)) {
         for (uint64_t page = (uint64_t)granule * FERRY_GRANULE_PAGES;
              page < ((uint64_t)granule + 1) * FERRY_GRANULE_PAGES && page < nr_pages; page++) {
