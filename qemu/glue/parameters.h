@@ -6,7 +6,7 @@
 #ifndef FERRY_GLUE_PARAMETERS_H
 #define FERRY_GLUE_PARAMETERS_H
 
-#include "qapi/qapi-types-ferry.h"
+#include "qapi/qapi-types-ferry-parameters.h"
 
 #include "ferry/migration/stats.h"
 
