@@ -29,6 +29,7 @@
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/hmp.h"
 #include "ferry/glue/parameters.h"
+#include "ferry/migration/wire/binding.h"
 #include "ferry/migration/wire/frame.h"
 #include "ferry/migration/wire/heartbeat.h"
 #include "ferry/migration/wire/marks.h"
@@ -92,15 +93,15 @@ static const Parameter table[] = {
         .initial_word = word,                             \
         .help = text,                                     \
     },
-#define FERRY_TEXT(field, title, word, high, function, text) \
-    {                                                        \
-        .name = title,                                       \
-        .kind = TEXT,                                        \
-        AT(field),                                           \
-        .most = high,                                        \
-        .initial_word = word,                                \
-        .check = function,                                   \
-        .help = text,                                        \
+#define FERRY_TEXT(field, title, word, high, function, what, text) \
+    {                                                              \
+        .name = title,                                             \
+        .kind = TEXT,                                              \
+        AT(field),                                                 \
+        .most = high,                                              \
+        .initial_word = word,                                      \
+        .check = function,                                         \
+        .help = text,                                              \
     },
 #define FERRY_ALIAS(field, title, qapi_type, other) \
     {                                               \

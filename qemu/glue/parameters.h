@@ -9,6 +9,7 @@
 #include "qapi/qapi-types-ferry-parameters.h"
 
 #include "ferry/migration/stats.h"
+#include "ferry/migration/wire/binding.h"
 
 /* A member for each line of the table that is no alias. */
 typedef struct FerrySettings {

@@ -263,3 +263,11 @@ expression can;
 - left_bytes > limit && (limit > 0 || migrate_downtime_limit() == 0) &&
 - !ferry_converge_wants_round(&postcopy.converge, UINT64_MAX)
 + true
+
+// main-unbound: QEMU's main connection leaves from where the routing table says
+//    file: qemu/glue/source/bound.c
+//    tests: qtest:/ferry/network/address
+@@
+@@
+- !ferry_binding_is_wanted() || address->type != SOCKET_ADDRESS_TYPE_INET
++ true

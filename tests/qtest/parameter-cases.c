@@ -10,6 +10,9 @@
 
 #include "case.h"
 
+/* A text that is a byte too long. */
+#define LETTERS_63 "sixty-three-letters-are-one-more-than-the-longest-address-has--"
+
 /* One parameter, values as text for -global and HMP, and as JSON. */
 typedef struct Expected {
     const char *name;
@@ -179,6 +182,28 @@ static const Expected parameters[] = {
         .bad_json = {"'sixteen-letters-'", "1", "true"},
         .info = "congestion-control: \"\"\r\n",
         .good_info = "congestion-control: reno\r\n",
+    },
+    {
+        .name = "bind-address",
+        .initial = "''",
+        .good = "127.0.0.1",
+        .good_json = "'127.0.0.1'",
+        .expects = "a text of at most 62 bytes",
+        .bad = {LETTERS_63},
+        .bad_json = {"'" LETTERS_63 "'", "1", "false"},
+        .info = "bind-address: \"\"\r\n",
+        .good_info = "bind-address: 127.0.0.1\r\n",
+    },
+    {
+        .name = "bind-interface",
+        .initial = "''",
+        .good = "lo",
+        .good_json = "'lo'",
+        .expects = "a text of at most 15 bytes",
+        .bad = {"sixteen-letters-"},
+        .bad_json = {"'sixteen-letters-'", "1", "false"},
+        .info = "bind-interface: \"\"\r\n",
+        .good_info = "bind-interface: lo\r\n",
     },
 };
 
@@ -414,6 +439,7 @@ static const Case cases[] = {
             "-global ferry.network-timeout=2000 -global ferry.switchover-timeout=1000 "
             "-global ferry.recovery-timeout=604800 -global ferry.dscp=63 "
             "-global ferry.socket-priority=6 -global ferry.congestion-control=reno "
+            "-global ferry.bind-address=127.0.0.1 -global ferry.bind-interface=lo "
             "-global ferry.x-defer=off",
         .before = check_good_globals,
         .hold = HOLD_NOT,

@@ -25,7 +25,6 @@
 
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/marks.h"
-#include "ferry/migration/wire/frame.h"
 #include "../internal.h"
 #include "connections.h"
 #include "kept.h"
@@ -159,11 +158,6 @@ static bool is_multifd(QIOChannel *ioc)
     return socket &&
            recv(socket->fd, &word, sizeof(word), MSG_PEEK | MSG_DONTWAIT) == sizeof(word) &&
            be32_to_cpu(word) == FERRY_MULTIFD_MAGIC;
-}
-
-int ferry_listen_backlog(int backlog)
-{
-    return ferry_settings()->enabled ? MAX(backlog, FERRY_CHANNELS_MAX) : backlog;
 }
 
 bool ferry_incoming_channel(QIOChannel *ioc)
