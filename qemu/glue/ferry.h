@@ -314,7 +314,10 @@ int ferry_listen(struct QIONetListener *listener, struct SocketAddress *address,
 /* Whether @ioc, which somebody has passed, keeps to that network.  Main thread, or that of a recovery. */
 bool ferry_incoming_may_pass(struct QIOChannel *ioc, Error **errp);
 
-/* Have @listener, whose function for connections is set, rest when one cannot be taken.  Main thread. */
+/*
+ * Have @listener, whose function for connections is set, refuse those that the user does not allow, and rest when one
+ * cannot be taken.  Main thread, or that of a recovery.
+ */
 void ferry_watch_listener(struct QIONetListener *listener);
 
 /* Answers a PING.  Main thread. */

@@ -33,6 +33,7 @@
 #include "ferry/migration/wire/frame.h"
 #include "ferry/migration/wire/heartbeat.h"
 #include "ferry/migration/wire/marks.h"
+#include "ferry/migration/wire/subnets.h"
 
 #define TYPE_FERRY "ferry"
 OBJECT_DECLARE_SIMPLE_TYPE(FerryObject, FERRY)

@@ -10,6 +10,7 @@
 
 #include "ferry/migration/stats.h"
 #include "ferry/migration/wire/binding.h"
+#include "ferry/migration/wire/subnets.h"
 
 /* A member for each line of the table that is no alias. */
 typedef struct FerrySettings {

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Cases: a migration keeps to the network that it is given.
+"""Cases: a migration keeps to the network that it is given, and takes nobody from another one.
 
 The hosts have two cables. By their routes all would go over cable0; the network of its own is cable1. What passes
 on cable0 is counted to the byte, resets and all.
 """
 
+import os
 import socket
 import time
 
 from ends import connect_from, globals_of, go, listeners, pair
-from migration import migrate
+from migration import listen, migrate
 from streams import QMPError
 from suite import require
 from wires import Cable, Watch, Wires
@@ -19,6 +20,7 @@ BY_ADDRESS = ['ip rule add from 10.78.1.1 table 100', 'ip route add 10.78.0.2 vi
               'ip -6 rule add from fd78:1::1 table 100', 'ip -6 route add fd78::2 via fd78:1::2 dev cable1 table 100']
 BY_INTERFACE = ['ip route add 10.78.0.0/24 via 10.78.1.2 dev cable1 metric 2000']
 OWN_SOURCES = {'10.78.1.1', 'fd78:1::1'}
+FLOOD = 300
 # In /proc/net/if_inet6.
 LINK_SCOPE, TENTATIVE = '20', 0x40
 
@@ -280,3 +282,97 @@ def test_the_way_there_does_not_begin_on_the_interface():
             src.qmp('migrate', uri='tcp:10.79.0.1:4444')
             expect_words(why_failed(src),
                          "cannot connect to '10.79.0.1:4444' from bind-address and bind-interface: ")
+
+
+# --- Whose connections are taken --------------------------------------------------------------------
+
+def refused(vm):
+    return vm.qmp('query-ferry').get('refused-connections', 0)
+
+
+def refusals_in(vm):
+    return [line for line in vm.log().splitlines() if ' was refused: allow names no subnet' in line]
+
+
+def check_allow(allow, taken, not_taken, uri, *, source_enabled=True, enabled=True):
+    """A source that comes from an address that is not allowed fails at once; then it comes from another."""
+    with Wires([Cable(), Cable()]) as wires:
+        src, dst = pair(wires, globals_of(enabled='on' if source_enabled else 'off'),
+                        globals_of(allow=allow, enabled='on' if enabled else 'off'))
+        with src, dst:
+            src.start()
+            dst.start()
+            dst.qmp('migrate-incoming', uri=uri)
+            port = dst.qmp('query-migrate')['socket-address'][0]['port']
+            src.qmp('migrate', uri=f'tcp:{not_taken}:{port}')
+            why_failed(src)
+            require(refused(dst) == 1, 'not one connection was refused', dst.qmp('query-ferry'))
+            require(len(refusals_in(dst)) == 1, 'the log does not have that once', dst.log())
+            require(dst.qmp('query-status')['status'] == 'inmigrate', 'it waits no more', dst.qmp('query-status'))
+            require('refused: 1 connections' in dst.hmp('info ferry'), 'not in the words', dst.hmp('info ferry'))
+            src.qmp('migrate', uri=f'tcp:{taken}:{port}')
+            dst.wait_event('RESUME')
+            require(refused(dst) == 1, 'more were refused', dst.qmp('query-ferry'))
+        return refusals_in(dst)[0]
+
+
+def test_allow_ipv4():
+    line = check_allow('10.78.1.0/24', '10.78.1.2', '10.78.0.2', 'tcp:0.0.0.0:0')
+    expect_words(line, 'a connection from 10.78.0.1 was refused')
+
+
+def test_allow_ipv4_where_ipv6_is_awaited_too():
+    check_allow('10.78.1.1,2001:db8::/32', '10.78.1.2', '10.78.0.2', 'tcp:[::]:0')
+
+
+def test_allow_ipv6():
+    line = check_allow('fd78:1::/64', '[fd78:1::2]', '[fd78::2]', 'tcp:[::]:0')
+    expect_words(line, 'a connection from fd78::1 was refused')
+
+
+def test_allow_without_ferry():
+    check_allow('10.78.1.0/24', '10.78.1.2', '10.78.0.2', 'tcp:0.0.0.0:0', enabled=False)
+    check_allow('10.78.1.0/24', '10.78.1.2', '10.78.0.2', 'tcp:0.0.0.0:0', source_enabled=False)
+
+
+def descriptors_of(vm):
+    return len(os.listdir(f'/proc/{vm.pid}/fd'))
+
+
+def flood(net, address, port, nr):
+    """Connect so often, and see the end of each; how many were reset or closed without a word."""
+    def dial():
+        ended = 0
+        for _ in range(nr):
+            with socket.create_connection((address, port), 20) as opened:
+                opened.settimeout(20)
+                try:
+                    opened.sendall(b'QEVM')
+                    ended += opened.recv(1) == b''
+                except ConnectionError:
+                    ended += 1
+        return ended
+
+    return net.call(dial)
+
+
+def test_a_flood_from_elsewhere():
+    """It is counted, costs a moment each, makes a line or two in the log, and keeps nobody from migrating."""
+    with Wires([Cable(), Cable()]) as wires:
+        src, dst = pair(wires, destination=globals_of(allow='10.78.1.0/24'))
+        with src, dst:
+            src.start()
+            dst.start()
+            uri = listen(dst, 'tcp:0.0.0.0:0')
+            port = int(uri.rsplit(':', 1)[1])
+            dst.vcpu_tids()
+            descriptors, used = descriptors_of(dst), dst.cpu_seconds()
+            require(flood(wires.a, '10.78.0.2', port, FLOOD) == FLOOD, 'some are left', refused(dst))
+            used = dst.cpu_seconds() - used
+            require(refused(dst) == FLOOD, 'the count', dst.qmp('query-ferry'))
+            require(descriptors_of(dst) <= descriptors, 'descriptors are left', descriptors_of(dst))
+            require(len(refusals_in(dst)) < FLOOD / 10, 'the log is full of it', dst.log())
+            print(f'# {FLOOD} connections refused: {used / FLOOD * 1e6:.0f} us of CPU time each')
+            src.qmp('migrate', uri=f'tcp:10.78.1.2:{port}')
+            dst.wait_event('RESUME')
+            require(src.qmp('query-ferry').get('path'), 'not by Ferry', src.qmp('query-ferry'))

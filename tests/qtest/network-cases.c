@@ -1,5 +1,5 @@
 /*
- * The migration's own network: bind-address and bind-interface, as far as the loopback can show them.
+ * The migration's own network: bind-address, bind-interface and allow, as far as the loopback can show them.
  *
  * What passes on which cable is looked at by tests/net.
  *
@@ -35,6 +35,8 @@ static void refuse_mistakes(Run *run)
                    "no interface of this host has the address 192.0.2.1");
     expect_refusal(run, "bind-interface", "no-such",
                    "this host has no network interface 'no-such'; it has: lo");
+    expect_refusal(run, "allow", "10.0.0.1/8", "'10.0.0.1/8' is no subnet: ");
+    expect_refusal(run, "allow", "127.0.0.0/8,,::1", "'' is neither a subnet");
 }
 
 /* --- Where it goes ------------------------------------------------------------------------------ */
@@ -87,6 +89,34 @@ static void expect_resumed(Run *run)
     expect_bound(run);
 }
 
+/* --- Who is taken ------------------------------------------------------------------------------- */
+
+/* What is not told is counted, and told with what is told next. */
+static void flood(Run *run)
+{
+    g_autofree char *log = NULL;
+    QDict *info;
+    int64_t deadline_us = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
+
+    vm_do(run->destination, "ferry-set-parameters", "{ 'allow': '127.0.0.8' }");
+    do {
+        int fd = connect_to(run->uri);
+        char byte;
+
+        g_assert_cmpint(fd, >=, 0);
+        g_assert_cmpint(recv(fd, &byte, 1, 0), <=, 0);
+        close(fd);
+        g_usleep(100000);
+        g_free(log);
+        log = vm_log(run->destination);
+    } while (!strstr(log, "more were refused") && g_get_monotonic_time() < deadline_us);
+    g_assert_nonnull(strstr(log, "warning: ferry: before it, "));
+    info = vm_command(run->destination, "query-ferry", NULL);
+    g_assert_cmpint(qdict_get_int(info, "refused-connections"), >=, 10);
+    qobject_unref(info);
+    vm_do(run->destination, "ferry-set-parameters", "{ 'allow': '' }");
+}
+
 static const Case cases[] = {
     {
         .name = "network/mistakes",
@@ -101,7 +131,7 @@ static const Case cases[] = {
     {
         .name = "network/address-and-interface",
         .ferry_parameters = "{ 'bind-address': '127.0.0.9', 'bind-interface': 'lo' }",
-        .destination_options = "-global ferry.bind-interface=lo",
+        .destination_options = "-global ferry.bind-interface=lo -global ferry.allow=127.0.0.9",
         .during = expect_bound,
     },
     {
@@ -116,7 +146,22 @@ static const Case cases[] = {
         .uri = "unix:{dir}/migration",
         .ferry_parameters = "{ 'bind-address': '127.0.0.9', 'bind-interface': 'lo' }",
         .destination_options =
-            "-global ferry.bind-address=127.0.0.9",
+            "-global ferry.bind-address=127.0.0.9 -global ferry.allow=10.0.0.0/8",
+    },
+    {
+        .name = "network/not-allowed",
+        .destination_options = "-global ferry.allow=10.0.0.0/8,127.0.0.9",
+        .second_options = "-global ferry.allow=127.0.0.1",
+        .hold = HOLD_NOT,
+        .outcome = FAILS,
+        .error = HANGS_UP,
+        .destination_stays = true,
+        .destination_log = "a connection from 127.0.0.1 was refused: allow names no subnet",
+    },
+    {
+        .name = "network/flood",
+        .before = flood,
+        .hold = HOLD_NOT,
     },
 };
 

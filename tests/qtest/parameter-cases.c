@@ -10,8 +10,11 @@
 
 #include "case.h"
 
-/* A text that is a byte too long. */
-#define LETTERS_63 "sixty-three-letters-are-one-more-than-the-longest-address-has--"
+/* Texts that are a byte too long. */
+#define LETTERS_63   "sixty-three-letters-are-one-more-than-the-longest-address-has--"
+#define LETTERS_64   LETTERS_63 "-"
+#define LETTERS_256  LETTERS_64 LETTERS_64 LETTERS_64 LETTERS_64
+#define LETTERS_1024 LETTERS_256 LETTERS_256 LETTERS_256 LETTERS_256
 
 /* One parameter, values as text for -global and HMP, and as JSON. */
 typedef struct Expected {
@@ -204,6 +207,17 @@ static const Expected parameters[] = {
         .bad_json = {"'sixteen-letters-'", "1", "false"},
         .info = "bind-interface: \"\"\r\n",
         .good_info = "bind-interface: lo\r\n",
+    },
+    {
+        .name = "allow",
+        .initial = "''",
+        .good = "127.0.0.0/8,::1",
+        .good_json = "'127.0.0.0/8,::1'",
+        .expects = "a text of at most 1023 bytes",
+        .bad = {LETTERS_1024},
+        .bad_json = {"'" LETTERS_1024 "'", "1", "false"},
+        .info = "allow: \"\"\r\n",
+        .good_info = "allow: 127.0.0.0/8,::1\r\n",
     },
 };
 
@@ -440,6 +454,7 @@ static const Case cases[] = {
             "-global ferry.recovery-timeout=604800 -global ferry.dscp=63 "
             "-global ferry.socket-priority=6 -global ferry.congestion-control=reno "
             "-global ferry.bind-address=127.0.0.1 -global ferry.bind-interface=lo "
+            "-global ferry.allow=127.0.0.0/8,::1 "
             "-global ferry.x-defer=off",
         .before = check_good_globals,
         .hold = HOLD_NOT,
