@@ -69,7 +69,7 @@ bool ferry_allows(QIOChannelSocket *socket)
 {
     static const struct linger reset = {.l_onoff = 1};
     const struct sockaddr *peer = (const struct sockaddr *)&socket->remoteAddr;
-    char name[NI_MAXHOST] = "an unknown address";
+    char name[NI_MAXHOST] = "nowhere";
     FerrySettings settings;
     uint64_t nr_untold = 0;
     bool allowed, told = false;
