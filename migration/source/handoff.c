@@ -165,9 +165,8 @@ bool ferry_source_wait_taken(FerrySource *source, GError **errp)
     ferry_source_shutdown(source);
     g_set_error(
         errp, FERRY_ERROR, FERRY_ERROR_LOST,
-        "the destination was told to run the guest, and did not say that it does (%s): let the "
-        "guest go on here only if the migration has failed there, or that QEMU has ended",
-        cause ? cause->message : "nothing came");
+        "the destination was told to run the guest, and did not say that it does (%s): %s",
+        cause ? cause->message : "nothing came", FERRY_LOOK_THERE);
     return false;
 }
 

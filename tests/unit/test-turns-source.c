@@ -322,8 +322,8 @@ static void test_handoff_fence(void)
     bed_free(bed);
 }
 
-/* Up to a guest that is gone, with a page missing, and a connection that breaks. */
-static void go_and_break(Bed *bed)
+/* Up to a guest that is gone, with a page missing. */
+static void go(Bed *bed)
 {
     g_autoptr(GError) error = NULL;
 
@@ -335,9 +335,25 @@ static void go_and_break(Bed *bed)
     g_assert_true(ferry_source_go(bed->source));
     ferry_source_wait_taken(bed->source, &error);
     g_assert_no_error(error);
+}
+
+/* The connection breaks; returns what the source says of that. */
+static GError *break_off(Bed *bed)
+{
+    GError *error = NULL;
+
     hang_up(bed);
     while (ferry_source_push(bed->source, 50, &error)) {
     }
+    return error;
+}
+
+static void go_and_break(Bed *bed)
+{
+    GError *error;
+
+    go(bed);
+    error = break_off(bed);
     g_clear_error(&error);
 }
 
@@ -409,6 +425,40 @@ static void test_early_resumed(void)
     }
     error = ferry_source_cause(bed->source, 0);
     assert_says(error, FERRY_ERROR_PROTOCOL, "unasked");
+    bed_free(bed);
+}
+
+#define LAST_WORD_REMEDY \
+    "quit this QEMU if the migration is completed at the destination, else resume it"
+
+/* With all sent, the destination may have all, and have said so: it is there that one sees that. */
+static void test_last_word_lost(void)
+{
+    Bed *bed = bed_new();
+    gint64 end_us = g_get_monotonic_time() + SOON_US;
+    g_autoptr(GError) error = NULL;
+
+    go(bed);
+    while (ferry_backlog_unsent(bed->source->backlog)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end_us);
+        g_usleep(1000);
+    }
+    error = break_off(bed);
+    assert_says(error, FERRY_ERROR_LOST, LAST_WORD_REMEDY);
+    bed_free(bed);
+}
+
+/* With pages left, it cannot have all. */
+static void test_pages_left(void)
+{
+    Bed *bed = bed_new();
+    g_autoptr(GError) error = NULL;
+
+    go(bed);
+    g_assert_true(ferry_senders_freeze(bed->source->senders));
+    g_assert_cmpuint(ferry_backlog_queue(bed->source->backlog, 0, 1, 1), ==, 1);
+    error = break_off(bed);
+    g_assert_null(strstr(error->message, LAST_WORD_REMEDY));
     bed_free(bed);
 }
 
@@ -513,6 +563,8 @@ int main(int argc, char **argv)
     g_test_add_func("/turns-source/silent-resume", test_silent_resume);
     g_test_add_func("/turns-source/early-resumed", test_early_resumed);
     g_test_add_func("/turns-source/silent-go", test_silent_go);
+    g_test_add_func("/turns-source/last-word-lost", test_last_word_lost);
+    g_test_add_func("/turns-source/pages-left", test_pages_left);
     g_test_add_func("/turns-source/another-migration", test_another_migration);
     g_test_add_func("/turns-source/long-blackout", test_long_blackout);
     g_test_add_func("/turns-source/broken-while-opened", test_broken_while_opened);

@@ -216,7 +216,8 @@ void ferry_outgoing_close(void)
     if (source) {
         ferry_source_query(source, &outgoing.last);
         outgoing.has_last = true;
-        if (outgoing.last.phase != FERRY_SESSION_DONE) {
+        if (outgoing.last.phase != FERRY_SESSION_DONE &&
+            outgoing.last.phase != FERRY_SESSION_IN_DOUBT) {
             /* Whatever it was doing when QEMU ended it. */
             outgoing.last.phase = FERRY_SESSION_FAILED;
         }
