@@ -312,6 +312,12 @@ static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
     return true;
 }
 
+void ferry_source_pause(FerrySource *source)
+{
+    ferry_source_enter(source, FERRY_SOURCE_PAUSED);
+    ferry_source_hang_up(source);
+}
+
 bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t session, GError **errp)
 {
     gint64 deadline = ferry_now_us() + (gint64)source->config.timeout_ms * 1000;
@@ -321,8 +327,7 @@ bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t sess
     };
 
     g_assert(ferry_source_phase_is_gone(ferry_source_phase(source)));
-    ferry_source_enter(source, FERRY_SOURCE_PAUSED);
-    ferry_source_hang_up(source);
+    ferry_source_pause(source);
     if (session != source->config.session || version != source->config.version) {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
                             "the destination waits for another migration than this one");

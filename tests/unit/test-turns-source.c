@@ -37,6 +37,7 @@ typedef struct Bed {
     uint64_t nr_missing;
     FerryFrameType unheard; /* it does nothing about frames of this type */
     bool breaks_dial;       /* somebody ends the connection while it is opened */
+    _Atomic bool told;      /* that it broke */
 } Bed;
 
 static void say(Bed *bed, FerryFrameType type, uint64_t number)
@@ -462,6 +463,24 @@ static void test_pages_left(void)
     bed_free(bed);
 }
 
+static void tell_late(void *opaque)
+{
+    g_usleep(200000);
+    atomic_store(&((Bed *)opaque)->told, true);
+}
+
+/* Whoever hears of the pause may resume at once: nobody tells of the connection that broke any more. */
+static void test_paused_at_last(void)
+{
+    Bed *bed = bed_new();
+
+    bed->source->config.broken = tell_late;
+    go_and_break(bed);
+    ferry_source_pause(bed->source);
+    g_assert_true(atomic_load(&bed->told));
+    bed_free(bed);
+}
+
 static void test_another_migration(void)
 {
     Bed *bed = bed_new();
@@ -565,6 +584,7 @@ int main(int argc, char **argv)
     g_test_add_func("/turns-source/silent-go", test_silent_go);
     g_test_add_func("/turns-source/last-word-lost", test_last_word_lost);
     g_test_add_func("/turns-source/pages-left", test_pages_left);
+    g_test_add_func("/turns-source/paused-at-last", test_paused_at_last);
     g_test_add_func("/turns-source/another-migration", test_another_migration);
     g_test_add_func("/turns-source/long-blackout", test_long_blackout);
     g_test_add_func("/turns-source/broken-while-opened", test_broken_while_opened);

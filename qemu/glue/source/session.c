@@ -106,6 +106,13 @@ void ferry_outgoing_pause(void)
     }
 }
 
+void ferry_outgoing_paused(void)
+{
+    if (ferry_outgoing_active()) {
+        ferry_source_pause(outgoing.source);
+    }
+}
+
 /* Whether nothing depends on QEMU's own connection any more: all is done, or whoever waits for TAKEN says. */
 static bool is_settled(FerrySource *source)
 {
