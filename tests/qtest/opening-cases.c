@@ -446,7 +446,8 @@ static const Case cases[] = {
         .destination_stays = true,
         .outcome = FAILS,
         .error =
-            "cannot open one more of QEMU's own channels: network-timeout is 2000 ms: no connection",
+            "cannot open one more of QEMU's own channels: the destination took longer than "
+            "network-timeout (2000 ms): no connection after",
     },
     {
         .name = "opening/fewer-multifd-channels",
