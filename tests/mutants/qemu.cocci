@@ -263,3 +263,21 @@ expression can;
 - left_bytes > limit && (limit > 0 || migrate_downtime_limit() == 0) &&
 - !ferry_converge_wants_round(&postcopy.converge, UINT64_MAX)
 + true
+
+// end-unknown: a write that fails after the last byte that counts is a failure like any other
+//    file: qemu/glue/source/release.c
+//    tests: qtest:/ferry/opening/reset-end
+@@
+expression f;
+@@
+- own_path.ended = qemu_file_get_error(f) == 0;
++ own_path.ended = false;
+
+// late-multifd-refused: what comes when there is a session is never QEMU's
+//    file: qemu/glue/destination/connections.c
+//    tests: qtest:/ferry/opening/late-multifd-channel
+@@
+expression ioc;
+@@
+- destination && lacks_multifd(ioc)
++ false
