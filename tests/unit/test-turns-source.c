@@ -440,7 +440,7 @@ static void test_early_resumed(void)
 #define LAST_WORD_REMEDY \
     "quit this QEMU if the migration is completed at the destination, else resume it"
 
-/* With all sent, the destination may have all, and have said so: it is there that one sees that.  Not with pages left. */
+/* With all sent, the destination may have all, and have said so: one sees that there.  Not with pages left. */
 static void test_last_word_lost(gconstpointer left)
 {
     Bed *bed = bed_new();

@@ -31,7 +31,6 @@
 #include "ferry/glue/ferry.h"
 #include "../internal.h"
 #include "listen.h"
-#include "postcopy.h"
 #include "session.h"
 
 static struct {
@@ -187,7 +186,7 @@ bool ferry_postcopy_pauses(bool running)
                                                                  : "the migration stream broke");
     if (pauses) {
         /* Before anybody knows of the pause: the next stream may come at once. */
-        ferry_postcopy_hold_stream(NULL);
+        ferry_stream_hold(ferry_incoming_stream(), NULL);
     }
     return pauses;
 }
