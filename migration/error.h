@@ -21,6 +21,11 @@ typedef enum {
     FERRY_ERROR_TRACKER,   /* writes may have been missed: another tracker must begin anew */
 } FerryErrorCode;
 
+/* What to do at a source that has let go of the guest, and does not know who has it. */
+#define FERRY_LOOK_THERE                                                                         \
+    "look at the destination: quit this QEMU if the guest runs there; let the guest go on here " \
+    "only if the migration has failed there, or that QEMU has ended"
+
 GQuark ferry_error_quark(void);
 
 #endif

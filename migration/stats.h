@@ -19,6 +19,7 @@ typedef enum {
     FERRY_SESSION_PAUSED,   /* the same, and the connection is broken */
     FERRY_SESSION_DONE,
     FERRY_SESSION_FAILED,
+    FERRY_SESSION_IN_DOUBT, /* at the source: it is not known who has the guest */
 } FerrySessionPhase;
 
 /* Longest name of a TCP congestion control, in bytes; the kernel's limit. */

@@ -314,6 +314,7 @@ void ferry_destination_add_channel(FerryDestination *destination, FerryChannel *
 
         /* Whoever sees that it is closed finds the reason in the log. */
         destination->ops.warn(destination->opaque, message);
+        ferry_channel_shutdown(channel);
         ferry_destination_free_reader(unread);
     }
     if (refused) {

@@ -127,9 +127,6 @@ bool ferry_destination_wait_left(FerryDestination *destination, GError **errp);
 /* Whether that has happened. */
 bool ferry_destination_is_left(FerryDestination *destination);
 
-/* Something else that belongs to the session broke: as if a channel had, after the hand-off. */
-void ferry_destination_break(FerryDestination *destination);
-
 /*
  * The stream that the device state came on broke (@why: for the log), with pages left missing.  True if the
  * session waits for another connection: the source may have let go of the guest.  False if it has failed; or

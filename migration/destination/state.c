@@ -343,16 +343,6 @@ void ferry_destination_fail(FerryDestination *destination, GError *error)
     g_error_free(error);
 }
 
-static void break_stream(FerryDestination *destination, const char *why)
-{
-    ferry_destination_fail(destination, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, why));
-}
-
-void ferry_destination_break(FerryDestination *destination)
-{
-    break_stream(destination, "the migration stream broke");
-}
-
 bool ferry_destination_abandon(FerryDestination *destination, GError **errp)
 {
     g_autoptr(GError) error = NULL;
@@ -508,7 +498,7 @@ bool ferry_destination_stream_broke(FerryDestination *destination, const char *w
     if (over) {
         return false;
     }
-    break_stream(destination, why);
+    ferry_destination_fail(destination, g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO, why));
     g_mutex_lock(&destination->lock);
     /* Whoever sees that it is paused finds out why: another thread may be about to say so. */
     while (destination->telling_why) {

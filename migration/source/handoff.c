@@ -163,11 +163,9 @@ bool ferry_source_wait_taken(FerrySource *source, GError **errp)
     cause = ferry_source_cause(source, 0);
     ferry_source_enter(source, FERRY_SOURCE_IN_DOUBT);
     ferry_source_shutdown(source);
-    g_set_error(
-        errp, FERRY_ERROR, FERRY_ERROR_LOST,
-        "the destination was told to run the guest, and did not say that it does (%s): let the "
-        "guest go on here only if the migration has failed there, or that QEMU has ended",
-        cause ? cause->message : "nothing came");
+    g_set_error(errp, FERRY_ERROR, FERRY_ERROR_LOST,
+                "the destination was told to run the guest, and did not say that it does (%s): %s",
+                cause ? cause->message : "nothing came", FERRY_LOOK_THERE);
     return false;
 }
 
@@ -261,25 +259,35 @@ static bool check_resume_missing(FerrySource *source)
     return true;
 }
 
-/* Until the destination has said what is missing, which takes its time on a slow path: as long as bytes come. */
+/*
+ * Until the destination has said what is missing, which takes its time on a slow path: as long as bytes come.  It may
+ * wait for a channel that it could not take, and has closed.
+ */
 static bool wait_for_missing(FerrySource *source)
 {
     const FerryChannel *control = source->channels.control;
-    uint64_t before;
+    gint64 since_us = ferry_now_us();
+    uint64_t before = control->received_bytes;
 
-    do {
-        before = control->received_bytes;
-        if (ferry_source_wait(source, &source->resumed, source->config.timeout_ms)) {
-            return true;
+    while (!ferry_source_wait(source, &source->resumed, LOOK_MS)) {
+        if (ferry_cause_is_known(&source->cause) || ferry_cause_is_closed(&source->cause) ||
+            ferry_source_lost_channel(source)) {
+            return false;
         }
-    } while (control->received_bytes != before && !ferry_cause_is_known(&source->cause));
-    if (!ferry_cause_is_known(&source->cause)) {
-        ferry_source_note_failure(
-            source, g_error_new(FERRY_ERROR, FERRY_ERROR_TIMEOUT,
-                                "the destination did not go on saying what is missing for %u ms",
-                                source->config.timeout_ms));
+        if (control->received_bytes != before) {
+            before = control->received_bytes;
+            since_us = ferry_now_us();
+        }
+        if (ferry_now_us() - since_us >= (gint64)source->config.timeout_ms * 1000) {
+            ferry_source_note_failure(
+                source,
+                g_error_new(FERRY_ERROR, FERRY_ERROR_TIMEOUT,
+                            "the destination did not go on saying what is missing for %u ms",
+                            source->config.timeout_ms));
+            return false;
+        }
     }
-    return false;
+    return true;
 }
 
 /* Have the destination say what is missing, instead of all that was thought so far. */
@@ -313,6 +321,12 @@ static bool ask_what_is_missing(FerrySource *source, const FerryLayout *layout)
     return true;
 }
 
+void ferry_source_pause(FerrySource *source)
+{
+    ferry_source_enter(source, FERRY_SOURCE_PAUSED);
+    ferry_source_hang_up(source);
+}
+
 bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t session, GError **errp)
 {
     gint64 deadline = ferry_now_us() + (gint64)source->config.timeout_ms * 1000;
@@ -322,8 +336,7 @@ bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t sess
     };
 
     g_assert(ferry_source_phase_is_gone(ferry_source_phase(source)));
-    ferry_source_enter(source, FERRY_SOURCE_PAUSED);
-    ferry_source_hang_up(source);
+    ferry_source_pause(source);
     if (session != source->config.session || version != source->config.version) {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
                             "the destination waits for another migration than this one");

@@ -153,6 +153,9 @@ static inline bool ferry_source_has_all(const FerrySource *source)
 
 /* --- settle.c --- */
 
+/* While nobody reads data channels: whether the destination has closed one, which is noted then.  The driver's. */
+bool ferry_source_lost_channel(FerrySource *source);
+
 /*
  * Tell the destination what memory there is, and hear what it makes of it, until @deadline_us; channels are
  * listened to from here on.  The driver's.

@@ -33,7 +33,7 @@ static const struct {
     /* The last page may have come just before the connection broke. */
     [FERRY_SOURCE_PAUSED] = {"paused", FERRY_SESSION_PAUSED, BIT(RESUMING) | BIT(DONE)},
     [FERRY_SOURCE_RESUMING] = {"resuming", FERRY_SESSION_PAUSED, BIT(FETCHING) | BIT(PAUSED)},
-    [FERRY_SOURCE_IN_DOUBT] = {"in-doubt", FERRY_SESSION_FAILED, 0},
+    [FERRY_SOURCE_IN_DOUBT] = {"in-doubt", FERRY_SESSION_IN_DOUBT, 0},
     [FERRY_SOURCE_DONE] = {"done", FERRY_SESSION_DONE, 0},
     [FERRY_SOURCE_FAILED] = {"failed", FERRY_SESSION_FAILED, 0},
     [FERRY_SOURCE_CANCELLED] = {"cancelled", FERRY_SESSION_FAILED, 0},

@@ -12,15 +12,24 @@
 /* How often a source that waits for READY looks for channels that broke. */
 #define OPENING_POLL_US 20000
 
-/*
- * Nobody reads data channels yet, so one that breaks has to be looked for.  False with @errp set when the
- * destination does not say READY in time, or a channel breaks.
- */
+bool ferry_source_lost_channel(FerrySource *source)
+{
+    const char *lost = ferry_channels_find_hung_up(&source->channels);
+
+    if (lost) {
+        /* If the destination says why, that counts more. */
+        ferry_source_lose_channel(source,
+                                  g_error_new(FERRY_ERROR, FERRY_ERROR_IO,
+                                              "channel '%s': the other side closed it", lost));
+    }
+    return lost;
+}
+
+/* False with @errp set when the destination does not say READY in time, or a channel breaks. */
 static bool wait_ready(FerrySource *source, gint64 deadline_us, GError **errp)
 {
     gint64 patience_us = (gint64)source->config.open_timeout_ms * 1000;
-    const char *lost = NULL;
-    bool closed = false, ready = false, late = false;
+    bool closed = false, ready = false, late = false, lost = false;
 
     while (!ready && !closed && !lost && !late) {
         g_mutex_lock(&source->lock);
@@ -32,13 +41,7 @@ static bool wait_ready(FerrySource *source, gint64 deadline_us, GError **errp)
         closed = ferry_cause_is_closed(&source->cause);
         late = ferry_now_us() > MAX(deadline_us, source->heard_us + patience_us);
         g_mutex_unlock(&source->lock);
-        lost = ferry_channels_find_hung_up(&source->channels);
-    }
-    if (lost) {
-        /* If it says why, that counts more. */
-        ferry_source_lose_channel(source,
-                                  g_error_new(FERRY_ERROR, FERRY_ERROR_IO,
-                                              "channel '%s': the other side closed it", lost));
+        lost = ferry_source_lost_channel(source);
     }
     if (lost || closed) {
         return ferry_source_fail(source, errp);

@@ -444,9 +444,26 @@ bool ferry_source_has_failed(const FerrySource *source)
            ferry_source_phase(source) == FERRY_SOURCE_FAILED;
 }
 
+/* Whether all is sent to a guest that runs there, and only the destination's last word is missing. */
+static bool waits_for_last_word(const FerrySource *source)
+{
+    FerrySourcePhase phase = ferry_source_phase(source);
+
+    return (phase == FERRY_SOURCE_FETCHING || phase == FERRY_SOURCE_PAUSED) &&
+           ferry_backlog_unsent(source->backlog) == 0;
+}
+
 GError *ferry_source_cause(FerrySource *source, unsigned timeout_ms)
 {
-    return ferry_cause_wait(&source->cause, timeout_ms);
+    g_autoptr(GError) cause = ferry_cause_wait(&source->cause, timeout_ms);
+
+    if (cause && waits_for_last_word(source)) {
+        return g_error_new(cause->domain, cause->code,
+                           "%s: all pages were sent: quit this QEMU if the migration is completed "
+                           "at the destination, else resume it",
+                           cause->message);
+    }
+    return g_steal_pointer(&cause);
 }
 
 /* The connection is of no use any more: the session waits for another one, or is over. */

@@ -213,6 +213,12 @@ bool ferry_source_push(FerrySource *source, unsigned timeout_ms, GError **errp);
 bool ferry_source_is_complete(FerrySource *source);
 
 /*
+ * With pages missing there, and the connection broken: end what is left of it.  Nothing is told of it any more when
+ * this returns.
+ */
+void ferry_source_pause(FerrySource *source);
+
+/*
  * Open new channels, as in ferry_source_connect, to a destination that has said @version and
  * @session on the new way to it; learn what is missing there, and go on.  On failure it can be tried
  * again.

@@ -213,6 +213,9 @@ bool ferry_starts_postcopy(MigrationState *s);
  */
 void ferry_outgoing_pause(void);
 
+/* Post-copy is about to be paused at the source, for whatever reason.  Migration thread, no BQL. */
+void ferry_outgoing_paused(void);
+
 /* Whether nothing more may be written for now; not once the destination has all.  Migration thread. */
 bool ferry_rate_exceeded(QEMUFile *f);
 

@@ -26,7 +26,7 @@
 #include "tracker/tracker.h"
 
 /* Both enums list the same phases in the same order. */
-QEMU_BUILD_BUG_ON((int)FERRY_PHASE__MAX != (int)FERRY_SESSION_FAILED + 1);
+QEMU_BUILD_BUG_ON((int)FERRY_PHASE__MAX != (int)FERRY_SESSION_IN_DOUBT + 1);
 
 static FerrySocketInfo *make_socket(const FerryMarks *marks)
 {

@@ -414,8 +414,6 @@ static void call(Fuzz *fuzz, uint8_t what)
         ferry_destination_send_report(destination);
         break;
     case 2:
-        ferry_destination_break(destination);
-        break;
     case 3:
         if (fuzz->has_left) {
             ferry_destination_stream_broke(destination, "the stream broke");

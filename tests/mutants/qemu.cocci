@@ -287,3 +287,21 @@ expression can;
 @@
 - !ferry_binding_is_wanted() || address->type != SOCKET_ADDRESS_TYPE_INET
 + true
+
+// end-unknown: a write that fails after the last byte that counts is a failure like any other
+//    file: qemu/glue/source/release.c
+//    tests: qtest:/ferry/opening/reset-end
+@@
+expression f;
+@@
+- own_path.ended = qemu_file_get_error(f) == 0;
++ own_path.ended = false;
+
+// late-multifd-refused: what comes when there is a session is never QEMU's
+//    file: qemu/glue/destination/connections.c
+//    tests: qtest:/ferry/opening/late-multifd-channel
+@@
+expression ioc;
+@@
+- destination && lacks_multifd(ioc)
++ false

@@ -474,7 +474,7 @@ typedef gint64;
 //    tests: opening
 @@
 @@
-- lost = ferry_channels_find_hung_up(&source->channels);
+- lost = ferry_source_lost_channel(source);
 
 // cause-of-less: a symptom takes the place of its cause
 //    file: migration/source/cause.c

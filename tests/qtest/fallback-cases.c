@@ -98,6 +98,7 @@ static void expect_doubt(Run *run)
     expect_guest_there_only(run);
     error = vm_migration_error(run->source);
     g_assert_nonnull(error);
+    g_assert_nonnull(strstr(error, "look at the destination"));
     g_assert_nonnull(strstr(error, "let the guest go on here only if"));
     leave(run);
 }

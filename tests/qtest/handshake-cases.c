@@ -5,6 +5,7 @@
  */
 #include "qemu/osdep.h"
 #include <arpa/inet.h>
+#include <sys/stat.h>
 
 #include "qemu/atomic.h"
 
@@ -209,6 +210,34 @@ static void wait_for_limit(Run *run)
     g_assert_cmpint(g_get_monotonic_time() - began, <, 6 * G_USEC_PER_SEC);
 }
 
+/* A log that takes nothing until somebody reads it.  The source says there that a channel has failed. */
+static int full_log = -1;
+
+static void make_full_log(Run *run)
+{
+    static const char filling[4096];
+    g_autofree char *path = in_dir("{dir}/full-log");
+
+    make_psk(run);
+    g_assert_cmpint(mkfifo(path, 0600), ==, 0);
+    full_log = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    g_assert_cmpint(full_log, >=, 0);
+    while (write(full_log, filling, sizeof(filling)) > 0) {
+    }
+    g_assert_cmpint(errno, ==, EAGAIN);
+}
+
+/* All channels have failed, and none has said so: whoever waits for them must not go on meanwhile. */
+static void hold_failures(Run *run)
+{
+    char buffer[4096];
+
+    g_usleep(4 * G_USEC_PER_SEC);
+    while (read(full_log, buffer, sizeof(buffer)) > 0) {
+    }
+    g_free(vm_wait_status(run->source, "failed"));
+}
+
 /* --- Channels of multifd's that shake hands, and then say nothing ---------------------------------------- */
 
 #define TLS_HEADER_BYTES     5
@@ -357,6 +386,22 @@ static const Case cases[] = {
         .before = answer_first,
         .hold = HOLD_NOT,
         .during = wait_for_limit,
+        .outcome = FAILS,
+        .error = "took longer than network-timeout (2000 ms): TLS handshake failed",
+    },
+    {
+        .name = "tls/silence/multifd-failure-held",
+        .prepare = make_full_log,
+        .source_options =
+            PSK("client") IMPATIENT " -global ferry.open-timeout=500 -D {dir}/full-log "
+                                    "-trace multifd_new_send_channel_async_error",
+        .destination_options = PSK("server"),
+        .second_options = PSK("server"),
+        .capabilities = "multifd",
+        .parameters = "{ 'tls-creds': 'tls', 'multifd-channels': 2 }",
+        .before = answer_first,
+        .hold = HOLD_NOT,
+        .during = hold_failures,
         .outcome = FAILS,
         .error = "took longer than network-timeout (2000 ms): TLS handshake failed",
     },

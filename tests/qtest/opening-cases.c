@@ -8,6 +8,7 @@
 #include "qemu/bswap.h"
 #include <arpa/inet.h>
 #include <poll.h>
+#include <sys/un.h>
 
 #include "case.h"
 
@@ -27,11 +28,22 @@ static void swallow_second(Run *run)
     run->uri = proxy_uri(run->proxy);
 }
 
-/* The same for the last data channel. */
+/* The same for the third: with one data channel, it is that. */
 static void swallow_third(Run *run)
 {
     swallow_second(run);
     proxy_limit(run->proxy, 2);
+}
+
+/*
+ * With multifd, that is one of its own, without which the destination goes on.  It comes when the session's may come
+ * as well, which do not get through: QEMU's own path needs all of its own.
+ */
+static void let_multifd_in(Run *run)
+{
+    vm_wait_ferry_phase(run->destination, "connect");
+    proxy_limit(run->proxy, 3);
+    g_free(vm_wait_status(run->source, "completed"));
 }
 
 /* A firewall that lets one connection through, and answers to others that there is nobody, or not at all. */
@@ -257,6 +269,17 @@ static void listen_narrow(Run *run)
     run->opaque = GINT_TO_POINTER(listener);
 }
 
+/* The first connection that comes, and the last. */
+static int accept_main(Run *run)
+{
+    int listener = GPOINTER_TO_INT(run->opaque);
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(listener);
+    return fd;
+}
+
 /* Reads until @text has come; or to the end, if it is NULL. */
 static void read_until(int fd, const char *text)
 {
@@ -294,12 +317,9 @@ static void say(int fd, uint16_t word, uint32_t value)
  */
 static void speak_late_and_fail(Run *run)
 {
-    int listener = GPOINTER_TO_INT(run->opaque);
-    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    int fd = accept_main(run);
     g_autofree char *why = NULL;
 
-    g_assert_cmpint(fd, >=, 0);
-    close(listener);
     /* The first words of the description that ends the stream. */
     read_until(fd, "\"page_size\"");
     g_usleep(G_USEC_PER_SEC / 2);
@@ -311,27 +331,70 @@ static void speak_late_and_fail(Run *run)
     close(fd);
 }
 
-/* It never speaks, and its host takes nothing of the end: whether a guest runs there, nobody can know. */
-static void leave_the_end(Run *run)
+/* Nobody but a person can know where the guest runs. */
+G_NORETURN static void expect_doubt(Run *run, const char *words)
 {
-    int listener = GPOINTER_TO_INT(run->opaque);
-    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     g_autofree char *error = NULL;
 
-    g_assert_cmpint(fd, >=, 0);
-    close(listener);
-    read_until(fd, "\"page_size\"");
     g_free(vm_wait_status(run->source, "failed"));
     error = vm_migration_error(run->source);
-    g_assert_nonnull(strstr(error, "has said nothing, and its host took nothing for 2000 ms"));
+    g_assert_nonnull(strstr(error, words));
     vm_wait_run_state(run->source, "postmigrate");
-    close(fd);
     vm_quit(run->source);
     vm_kill(run->destination);
     exit(0);
 }
 
+/* It never speaks, and its host takes nothing of the end: whether a guest runs there, nobody can know. */
+static void leave_the_end(Run *run)
+{
+    int fd = accept_main(run);
+
+    read_until(fd, "\"page_size\"");
+    expect_doubt(run, "has said nothing, and its host took nothing for 2000 ms");
+}
+
+/* Their description is longer than what a UNIX socket holds. */
+#define NIC(at) " -device e1000,romfile=,multifunction=on,addr=" at
+#define NICS(slot) \
+    NIC(slot ".0") \
+    NIC(slot ".1") \
+    NIC(slot ".2") NIC(slot ".3") NIC(slot ".4") NIC(slot ".5") NIC(slot ".6") NIC(slot ".7")
+#define MANY_DEVICES NICS("4") NICS("5") NICS("6") NICS("7") NICS("8") NICS("9")
+
+static void listen_unix(Run *run)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    g_autofree char *path = in_dir("{dir}/end");
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpuint(g_strlcpy(address.sun_path, path, sizeof(address.sun_path)), <,
+                     sizeof(address.sun_path));
+    g_assert_cmpint(bind(listener, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    g_assert_cmpint(listen(listener, 1), ==, 0);
+    g_free(run->uri);
+    run->uri = g_strdup_printf("unix:%s", path);
+    run->opaque = GINT_TO_POINTER(listener);
+}
+
+/* It goes while the source writes what a destination does without: a guest may run there. */
+static void reset_the_end(Run *run)
+{
+    int fd = accept_main(run);
+
+    read_until(fd, "\"page_size\"");
+    close(fd);
+    expect_doubt(run, "the connection broke when the destination had what it needs");
+}
+
 static const Case cases[] = {
+    {
+        .name = "opening/reset-end",
+        .source_options = HASTY MANY_DEVICES,
+        .before = listen_unix,
+        .hold = HOLD_NOT,
+        .during = reset_the_end,
+    },
     {
         .name = "opening/unread-end",
         .source_options = HASTY " -global ferry.network-timeout=2000",
@@ -445,8 +508,18 @@ static const Case cases[] = {
         .during = wait_for_limit,
         .destination_stays = true,
         .outcome = FAILS,
-        .error =
-            "cannot open one more of QEMU's own channels: network-timeout is 2000 ms: no connection",
+        .error = "cannot open one more of QEMU's own channels: the destination took longer than "
+                 "network-timeout (2000 ms): no connection after",
+    },
+    {
+        .name = "opening/late-multifd-channel",
+        .capabilities = "multifd",
+        .parameters = "{ 'multifd-channels': 2 }",
+        .before = swallow_third,
+        .hold = HOLD_NOT,
+        .during = let_multifd_in,
+        .fallback = "did not say in time that it takes the RAM blocks (open-timeout is 3000 ms)",
+        .destination_fallback = "the source gave up before the session was open",
     },
     {
         .name = "opening/fewer-multifd-channels",

@@ -163,7 +163,7 @@ static void test_failures(void)
         ferry_destination_fail(hand->destination,
                                g_error_new_literal(FERRY_ERROR, FERRY_ERROR_SYSTEM, "first"));
         g_assert_cmpint(hand_phase(hand), ==, cases[i].to);
-        ferry_destination_break(hand->destination);
+        ferry_destination_stream_broke(hand->destination, "second");
         g_assert_cmpint(hand_phase(hand), ==, cases[i].to);
         g_assert_cmpuint(hand->nr_complete, ==, cases[i].nr_complete);
         g_assert_cmpuint(hand->nr_broken, ==, cases[i].nr_broken);

@@ -73,6 +73,7 @@ static void test_reports(void)
     g_assert_cmpint(ferry_source_phase_report(FERRY_SOURCE_STOPPED), ==, FERRY_SESSION_HAND_OFF);
     g_assert_cmpint(ferry_source_phase_report(FERRY_SOURCE_RESUMING), ==, FERRY_SESSION_PAUSED);
     g_assert_cmpint(ferry_source_phase_report(FERRY_SOURCE_CANCELLED), ==, FERRY_SESSION_FAILED);
+    g_assert_cmpint(ferry_source_phase_report(FERRY_SOURCE_IN_DOUBT), ==, FERRY_SESSION_IN_DOUBT);
     g_assert_true(ferry_source_phase_is_over(FERRY_SOURCE_DONE));
     g_assert_false(ferry_source_phase_is_over(FERRY_SOURCE_PAUSED));
 }

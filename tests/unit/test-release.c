@@ -168,6 +168,7 @@ static void test_doubt(void)
     ferry_channel_shutdown(bed->control);
     g_assert_false(ferry_source_wait_taken(bed->source, &error));
     g_assert_error(error, FERRY_ERROR, FERRY_ERROR_LOST);
+    g_assert_nonnull(strstr(error->message, "look at the destination"));
     g_assert_nonnull(strstr(error->message, "only if the migration has failed there"));
     g_assert_cmpint(ferry_source_phase(bed->source), ==, FERRY_SOURCE_IN_DOUBT);
     /* Cancelling comes too late: who has the guest is as doubtful as before. */

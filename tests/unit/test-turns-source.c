@@ -37,6 +37,8 @@ typedef struct Bed {
     uint64_t nr_missing;
     FerryFrameType unheard; /* it does nothing about frames of this type */
     bool breaks_dial;       /* somebody ends the connection while it is opened */
+    bool closes_data;       /* it closes that channel at once */
+    _Atomic bool told;      /* that it broke */
 } Bed;
 
 static void say(Bed *bed, FerryFrameType type, uint64_t number)
@@ -98,6 +100,9 @@ static gpointer data_run(gpointer opaque)
 
     if (!ferry_control_receive(bed->data, &frame, &body, NULL)) {
         return NULL;
+    }
+    if (bed->closes_data) {
+        ferry_channel_shutdown(bed->data);
     }
     while (ferry_channel_read_all(bed->data, head, sizeof(head), NULL)) {
         g_assert_true(ferry_frame_decode(head, &frame, NULL));
@@ -322,8 +327,8 @@ static void test_handoff_fence(void)
     bed_free(bed);
 }
 
-/* Up to a guest that is gone, with a page missing, and a connection that breaks. */
-static void go_and_break(Bed *bed)
+/* Up to a guest that is gone, with a page missing. */
+static void go(Bed *bed)
 {
     g_autoptr(GError) error = NULL;
 
@@ -335,9 +340,25 @@ static void go_and_break(Bed *bed)
     g_assert_true(ferry_source_go(bed->source));
     ferry_source_wait_taken(bed->source, &error);
     g_assert_no_error(error);
+}
+
+/* The connection breaks; returns what the source says of that. */
+static GError *break_off(Bed *bed)
+{
+    GError *error = NULL;
+
     hang_up(bed);
     while (ferry_source_push(bed->source, 50, &error)) {
     }
+    return error;
+}
+
+static void go_and_break(Bed *bed)
+{
+    GError *error;
+
+    go(bed);
+    error = break_off(bed);
     g_clear_error(&error);
 }
 
@@ -373,16 +394,20 @@ static void assert_says(const GError *error, int code, const char *words)
     }
 }
 
-static void test_silent_resume(void)
+/* It says nothing of what is missing; or it could not take a channel, and waits for what it has closed. */
+static void test_silent_resume(gconstpointer closed)
 {
     Bed *bed = bed_new();
     g_autoptr(GError) error = NULL;
 
     go_and_break(bed);
     bed->unheard = FERRY_FRAME_RESUME;
-    bed->source->config.timeout_ms = 200;
+    bed->closes_data = closed;
+    bed->source->config.timeout_ms = closed ? 60000 : 200;
     g_assert_false(ferry_source_reconnect(bed->source, FERRY_WIRE_VERSION_MAX, 1, &error));
-    assert_says(error, FERRY_ERROR_TIMEOUT, "did not go on saying what is missing for 200 ms");
+    assert_says(error, closed ? FERRY_ERROR_LOST : FERRY_ERROR_TIMEOUT,
+                closed ? "channel 'data 0': the other side closed it"
+                       : "did not go on saying what is missing for 200 ms");
     bed_free(bed);
 }
 
@@ -409,6 +434,48 @@ static void test_early_resumed(void)
     }
     error = ferry_source_cause(bed->source, 0);
     assert_says(error, FERRY_ERROR_PROTOCOL, "unasked");
+    bed_free(bed);
+}
+
+#define LAST_WORD_REMEDY \
+    "quit this QEMU if the migration is completed at the destination, else resume it"
+
+/* With all sent, the destination may have all, and have said so: one sees that there.  Not with pages left. */
+static void test_last_word_lost(gconstpointer left)
+{
+    Bed *bed = bed_new();
+    gint64 end_us = g_get_monotonic_time() + SOON_US;
+    g_autoptr(GError) error = NULL;
+
+    go(bed);
+    while (ferry_backlog_unsent(bed->source->backlog)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end_us);
+        g_usleep(1000);
+    }
+    if (left) {
+        g_assert_true(ferry_senders_freeze(bed->source->senders));
+        g_assert_cmpuint(ferry_backlog_queue(bed->source->backlog, 0, 1, 1), ==, 1);
+    }
+    error = break_off(bed);
+    g_assert_cmpint(strstr(error->message, LAST_WORD_REMEDY) != NULL, ==, !left);
+    bed_free(bed);
+}
+
+static void tell_late(void *opaque)
+{
+    g_usleep(200000);
+    atomic_store(&((Bed *)opaque)->told, true);
+}
+
+/* Whoever hears of the pause may resume at once: nobody tells of the connection that broke any more. */
+static void test_paused_at_last(void)
+{
+    Bed *bed = bed_new();
+
+    bed->source->config.broken = tell_late;
+    go_and_break(bed);
+    ferry_source_pause(bed->source);
+    g_assert_true(atomic_load(&bed->told));
     bed_free(bed);
 }
 
@@ -510,9 +577,13 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &turns[i], test_turn);
     }
     g_test_add_func("/turns-source/handoff-fence", test_handoff_fence);
-    g_test_add_func("/turns-source/silent-resume", test_silent_resume);
+    g_test_add_data_func("/turns-source/silent-resume", NULL, test_silent_resume);
+    g_test_add_data_func("/turns-source/closed-resume", "closed", test_silent_resume);
     g_test_add_func("/turns-source/early-resumed", test_early_resumed);
     g_test_add_func("/turns-source/silent-go", test_silent_go);
+    g_test_add_data_func("/turns-source/last-word-lost", NULL, test_last_word_lost);
+    g_test_add_data_func("/turns-source/pages-left", "left", test_last_word_lost);
+    g_test_add_func("/turns-source/paused-at-last", test_paused_at_last);
     g_test_add_func("/turns-source/another-migration", test_another_migration);
     g_test_add_func("/turns-source/long-blackout", test_long_blackout);
     g_test_add_func("/turns-source/broken-while-opened", test_broken_while_opened);

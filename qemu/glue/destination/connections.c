@@ -160,6 +160,17 @@ static bool is_multifd(QIOChannel *ioc)
            be32_to_cpu(word) == FERRY_MULTIFD_MAGIC;
 }
 
+/*
+ * Whether QEMU has fewer than it waits for, and such a connection says by its first word whose it is.  Not in a
+ * recovery, which has none.
+ */
+static bool lacks_multifd(const QIOChannel *ioc)
+{
+    return counts_multifd() && !migration_has_all_channels() &&
+           migration_incoming_get_current()->state == MIGRATION_STATUS_ACTIVE &&
+           object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
+}
+
 bool ferry_incoming_channel(QIOChannel *ioc)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
@@ -170,7 +181,15 @@ bool ferry_incoming_channel(QIOChannel *ioc)
         ferry_recovery_begin(ioc);
         return false;
     }
-    if (destination && counts_multifd() && is_multifd(ioc)) {
+    if (destination && lacks_multifd(ioc)) {
+        /* What comes late may be the session's, or QEMU's own, which its own path would wait for. */
+        if (ferry_park(ioc)) {
+            return true;
+        }
+        if (is_multifd(ioc)) {
+            return false;
+        }
+    } else if (destination && counts_multifd() && is_multifd(ioc)) {
         keep(ioc);
         return true;
     }

@@ -175,15 +175,20 @@ void ferry_listen_broke(void)
 bool ferry_postcopy_pauses(bool running)
 {
     FerryDestination *destination = ferry_incoming_destination();
-    bool pausing = qatomic_xchg(&listening.pausing, false);
+    bool pausing = qatomic_xchg(&listening.pausing, false), pauses;
 
     /* Where the device state did not load, here or in the coroutine, that is the reason, not the stream. */
     if (!destination || !ferry_destination_is_left(destination) || qemu_in_coroutine() ||
         qatomic_read(&listening.failing)) {
         return running;
     }
-    return ferry_destination_stream_broke(destination, pausing ? FERRY_PAUSED_BY_USER
-                                                               : "the migration stream broke");
+    pauses = ferry_destination_stream_broke(destination, pausing ? FERRY_PAUSED_BY_USER
+                                                                 : "the migration stream broke");
+    if (pauses) {
+        /* Before anybody knows of the pause: the next stream may come at once. */
+        ferry_stream_hold(ferry_incoming_stream(), NULL);
+    }
+    return pauses;
 }
 
 int ferry_postcopy_listened(int ret)

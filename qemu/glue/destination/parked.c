@@ -84,7 +84,9 @@ static int wanted_bytes(const QIOChannel *ioc, const uint8_t *head, ssize_t nr_b
     if (word == FERRY_MULTIFD_MAGIC) {
         return MULTIFD_FIRST_BYTES;
     }
-    return word == MAIN_MAGIC && !has_main ? (int)sizeof(word) : -1;
+    /* With a session, the engine knows what else is none of it. */
+    return (word == MAIN_MAGIC && !has_main) || ferry_incoming_destination() ? (int)sizeof(word)
+                                                                             : -1;
 }
 
 static Said look_at_words(QIOChannel *ioc)
@@ -134,13 +136,14 @@ static void drop(Parked *one)
     qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
 }
 
-/* It goes to QEMU, as if it came only now. */
+/* It goes to QEMU, or to the session, as if it came only now. */
 static void let_go(Parked *one)
 {
     g_autoptr(QIOChannel) ioc = take(one);
 
-    if (ferry_incoming_destination()) {
-        /* It came before that, so it is none of the session's. */
+    if (ferry_incoming_destination() &&
+        !object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET)) {
+        /* It came before that, so it is none of the session's; and nobody can look what it says. */
         ferry_kept_add(ioc);
     } else {
         migration_channel_process_incoming(ioc);

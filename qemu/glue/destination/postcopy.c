@@ -240,8 +240,6 @@ void ferry_postcopy_paused(MigrationIncomingState *mis)
         postcopy_fault_thread_notify(mis);
         return;
     }
-    ferry_postcopy_hold_stream(NULL);
-    ferry_destination_break(destination);
     missing = ferry_destination_describe_missing(destination);
     error_report("ferry: %s", missing);
     ferry_lost_begin();

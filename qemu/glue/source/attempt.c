@@ -101,7 +101,7 @@ void ferry_outgoing_handshake_over(QIOChannel *ioc)
     qio_channel_set_blocking(ioc, true, NULL);
 }
 
-static void blame_limit(Error **err)
+void ferry_blame_network_timeout(Error **err)
 {
     error_prepend(err, "the destination took longer than network-timeout (%u ms): ",
                   ferry_settings()->network_timeout_ms);
@@ -110,14 +110,14 @@ static void blame_limit(Error **err)
 void ferry_outgoing_handshake_failed(Error **err)
 {
     if (handshake.given_up) {
-        blame_limit(err);
+        ferry_blame_network_timeout(err);
     }
 }
 
 void ferry_outgoing_side_failed(Error **err)
 {
     if (qatomic_read(&side.given_up)) {
-        blame_limit(err);
+        ferry_blame_network_timeout(err);
     }
 }
 

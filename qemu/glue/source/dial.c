@@ -410,7 +410,7 @@ static int dial_side(const Side *side, Error **errp)
         return call->fd;
     }
     if (g_get_monotonic_time() >= calls->deadline_us) {
-        error_prepend(errp, "network-timeout is %u ms: ", side->timeout_ms);
+        ferry_blame_network_timeout(errp);
     }
     error_prepend(errp, "cannot open one more of QEMU's own channels: ");
     if (call->fd >= 0) {

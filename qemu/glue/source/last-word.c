@@ -91,10 +91,8 @@ static void reset_on_close(const QIOChannelSocket *socket)
 
 int ferry_fail_last_word(MigrationState *s, int error, const char *what)
 {
-    g_autoptr(GError) why = g_error_new(FERRY_ERROR, FERRY_ERROR_LOST,
-                                        "%s: let the guest go on here only if the migration has "
-                                        "failed there, or that QEMU has ended",
-                                        what);
+    g_autoptr(GError) why =
+        g_error_new(FERRY_ERROR, FERRY_ERROR_LOST, "%s: %s", what, FERRY_LOOK_THERE);
 
     ferry_set_migration_error(s, why);
     qemu_file_set_error(s->to_dst_file, error);

@@ -72,6 +72,9 @@ bool ferry_peer_miss_last_word(void);
 /* Whether the destination has said nothing at all so far.  Any thread. */
 bool ferry_peer_is_silent(void);
 
+/* Say in @err that what it is about took the destination longer than network-timeout.  Any thread. */
+void ferry_blame_network_timeout(Error **err);
+
 /* End what waits in ferry_peer_ask() and ferry_peer_dial(), until the next reset.  Any thread. */
 void ferry_peer_cancel(void);
 

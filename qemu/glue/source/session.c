@@ -106,6 +106,13 @@ void ferry_outgoing_pause(void)
     }
 }
 
+void ferry_outgoing_paused(void)
+{
+    if (ferry_outgoing_active()) {
+        ferry_source_pause(outgoing.source);
+    }
+}
+
 /* Whether nothing depends on QEMU's own connection any more: all is done, or whoever waits for TAKEN says. */
 static bool is_settled(FerrySource *source)
 {
@@ -216,7 +223,8 @@ void ferry_outgoing_close(void)
     if (source) {
         ferry_source_query(source, &outgoing.last);
         outgoing.has_last = true;
-        if (outgoing.last.phase != FERRY_SESSION_DONE) {
+        if (outgoing.last.phase != FERRY_SESSION_DONE &&
+            outgoing.last.phase != FERRY_SESSION_IN_DOUBT) {
             /* Whatever it was doing when QEMU ended it. */
             outgoing.last.phase = FERRY_SESSION_FAILED;
         }

@@ -84,6 +84,9 @@ class HandOff:
         self.expect_heard('done')
         if status(self.src) != {'status': 'postmigrate', 'running': False}:
             raise Failure(f'the source is not in doubt: {status(self.src)}')
+        phase = self.src.qmp('query-ferry').get('phase')
+        if phase != 'in-doubt':
+            raise Failure(f"query-ferry does not say that it is in doubt, but '{phase}'")
 
     def expect_status(self, wanted):
         info = self.wait((*ENDED, 'postcopy-paused'))
@@ -249,6 +252,21 @@ def test_reset_after_go(case):
         bench.check_goes_on(hand_off.dst)
 
 
+def test_complete_withheld(case):
+    """All pages have come, and nobody hears that: the source says where to look."""
+    with Bench(case) as bench:
+        hand_off = HandOff(bench, cut_at('COMPLETE'), case.caps)
+        hand_off.begin()
+        go_over(hand_off)
+        hand_off.expect_status('postcopy-paused')
+        words = hand_off.src.qmp('query-migrate').get('error-desc', '')
+        print(f'# {words}')
+        if 'quit this QEMU if the migration is completed at the destination' not in words:
+            raise Failure(f"it does not say what to look at, but '{words}'")
+        hand_off.dst.wait_event('RESUME', PATIENCE_S)
+        bench.check_goes_on(hand_off.dst)
+
+
 def test_all_said(case, on_frame):
     """The main connection breaks when all is said but on it: both ends complete, and nobody waits for anybody."""
     with Bench(case) as bench:
@@ -292,6 +310,7 @@ def cases():
         ('reset at LOADED, post-copy', test_reset_at_loaded, {'postcopy-ram': True}, 40 << 20),
         ('GO withheld', test_go_withheld, None, 0),
         ('reset after GO, post-copy', test_reset_after_go, {'postcopy-ram': True}, 40 << 20),
+        ('COMPLETE withheld, post-copy', test_complete_withheld, {'postcopy-ram': True}, 40 << 20),
         ('reset after COMPLETE, post-copy', all_said(reset_at('COMPLETE')), {'postcopy-ram': True}, 40 << 20),
         ('kept at the source at GO', all_said(keep_at('GO', True)), None, 0),
         ('kept at the source after COMPLETE', all_said(keep_at('COMPLETE', True)), {'postcopy-ram': True}, 40 << 20),
