@@ -344,13 +344,13 @@ def flood(net, address, port, nr):
     def dial():
         ended = 0
         for _ in range(nr):
-            with socket.create_connection((address, port), 20) as opened:
-                opened.settimeout(20)
-                try:
+            try:
+                with socket.create_connection((address, port), 20) as opened:
+                    opened.settimeout(20)
                     opened.sendall(b'QEVM')
                     ended += opened.recv(1) == b''
-                except ConnectionError:
-                    ended += 1
+            except ConnectionError:  # it may be reset before anybody has seen that it was there
+                ended += 1
         return ended
 
     return net.call(dial)

@@ -16,6 +16,9 @@
 #define LETTERS_256  LETTERS_64 LETTERS_64 LETTERS_64 LETTERS_64
 #define LETTERS_1024 LETTERS_256 LETTERS_256 LETTERS_256 LETTERS_256
 
+/* A longer word is cut off by HMP. */
+#define HMP_WORD_BYTES 1024
+
 /* One parameter, values as text for -global and HMP, and as JSON. */
 typedef struct Expected {
     const char *name;
@@ -342,6 +345,9 @@ static void check_hmp(Run *run)
 
         expect_text(vm, "info ferry_parameters", p->info, true);
         for (size_t k = 0; k < G_N_ELEMENTS(p->bad) && p->bad[k]; k++) {
+            if (strlen(p->bad[k]) >= HMP_WORD_BYTES) {
+                continue;
+            }
             say(vm, p, p->bad[k], answer);
             expect_value(vm, p, p->initial);
         }

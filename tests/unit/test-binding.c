@@ -168,7 +168,7 @@ static void dial(const TcpPair *pair, const char *address, const char *interface
 {
     struct sockaddr_in to = {
         .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = pair->port};
-    struct sockaddr_in from;
+    struct sockaddr_in from = {0};
     socklen_t nr_bytes = sizeof(from);
     FerryBinding binding = parsed(address, interface);
     g_autoptr(GError) error = NULL;
