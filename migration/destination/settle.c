@@ -93,8 +93,8 @@ static bool look_for_same_file(const FerryRegions *local, FerryRegion *ours,
 }
 
 /*
- * Whether who touches a page of a private mapping finds it missing once our own copy of it is gone.  Only huge pages are
- * copied past an empty file: of others, a store to one, or a look at it, leaves a page of zeros in the file, which
+ * Whether who touches a page of a private mapping finds it missing once our own copy of it is gone.  Only huge pages
+ * are copied past an empty file: of others, a store to one, or a look at it, leaves a page of zeros in the file, which
  * everybody sees then.
  */
 static bool may_drop_copies(const FerryRegion *region)

@@ -85,6 +85,14 @@ void ferry_outgoing_side_failed(Error **err);
 void ferry_outgoing_connect(struct QIOChannelSocket *socket, struct SocketAddress *address,
                             void (*told)(struct QIOTask *task, void *opaque), void *opaque);
 
+/*
+ * qio_channel_socket_connect_async(), from the network that the user has given to migrations, if there is one.  Any
+ * thread.
+ */
+void ferry_outgoing_dial(struct QIOChannelSocket *socket, struct SocketAddress *address,
+                         void (*told)(struct QIOTask *task, void *opaque), void *opaque,
+                         void (*destroy)(void *opaque));
+
 /* The main channel's has failed: if it was given up for taking too long, have @err say so.  Main thread. */
 void ferry_outgoing_handshake_failed(Error **err);
 
@@ -94,8 +102,8 @@ void ferry_outgoing_handshake_failed(Error **err);
  */
 bool ferry_outgoing_is_late(struct QIOChannel *ioc);
 
-/* @ioc is connected, to resume a migration: *@error, if there is none yet, says why it cannot be.  Main thread. */
-void ferry_outgoing_check_resume(struct QIOChannel *ioc, Error **error);
+/* @ioc is connected, for a migration or to resume one: *@error, if there is none yet, says why not.  Main thread. */
+void ferry_outgoing_check(struct QIOChannel *ioc, Error **error);
 
 /*
  * The migration is cancelled before it is connected.  Whether a connection was waited for: it comes too late
@@ -299,10 +307,20 @@ bool ferry_kvm_rings_were_asked_for(void);
 
 /* --- Destination --- */
 
-/* How many connections may wait to be accepted, when QEMU would have @backlog. */
-int ferry_listen_backlog(int backlog);
+/*
+ * qio_net_listener_open_sync(), with room for Ferry's connections, too, and on the network that the user has given to
+ * migrations, if there is one.  Main thread, or that of a recovery.
+ */
+int ferry_listen(struct QIONetListener *listener, struct SocketAddress *address, int backlog,
+                 Error **errp);
 
-/* Have @listener, whose function for connections is set, rest when one cannot be taken.  Main thread. */
+/* Whether @ioc, which somebody has passed, keeps to that network.  Main thread, or that of a recovery. */
+bool ferry_incoming_may_pass(struct QIOChannel *ioc, Error **errp);
+
+/*
+ * Have @listener, whose function for connections is set, refuse those that the user does not allow, and rest when one
+ * cannot be taken.  Main thread, or that of a recovery.
+ */
 void ferry_watch_listener(struct QIONetListener *listener);
 
 /* Answers a PING.  Main thread. */

@@ -19,6 +19,7 @@
 #include "ferry/glue/marks.h"
 #include "ferry/migration/source/sizes.h"
 #include "ferry/version.h"
+#include "destination/allowed.h"
 #include "destination/session.h"
 #include "internal.h"
 #include "source/session.h"
@@ -202,6 +203,8 @@ FerryInfo *qmp_query_ferry(Error **errp)
     info->reason = active ? NULL : g_strdup(reason);
     g_free(reason);
     info->main = ferry_query_main(outgoing, &marks) ? make_socket(&marks) : NULL;
+    info->refused_connections = ferry_nr_refused();
+    info->has_refused_connections = info->refused_connections > 0;
     if (known) {
         info->has_version = true;
         info->version = version;
@@ -269,6 +272,9 @@ void hmp_info_ferry(Monitor *mon, const QDict *qdict)
         monitor_printf(mon, "reason: %s\n", info->reason);
     }
     print_socket(mon, "main", info->main);
+    if (info->has_refused_connections) {
+        monitor_printf(mon, "refused: %" PRIu64 " connections\n", info->refused_connections);
+    }
     if (!info->has_phase) {
         return;
     }

@@ -17,8 +17,8 @@
 #include "monitor/monitor.h"
 #include "monitor/monitor-internal.h"
 #include "qapi/error.h"
-#include "qapi/qapi-commands-ferry.h"
-#include "qapi/qapi-visit-ferry.h"
+#include "qapi/qapi-commands-ferry-parameters.h"
+#include "qapi/qapi-visit-ferry-parameters.h"
 #include "qapi/qobject-input-visitor.h"
 #include "qapi/qobject-output-visitor.h"
 #include "qapi/string-input-visitor.h"
@@ -29,9 +29,11 @@
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/hmp.h"
 #include "ferry/glue/parameters.h"
+#include "ferry/migration/wire/binding.h"
 #include "ferry/migration/wire/frame.h"
 #include "ferry/migration/wire/heartbeat.h"
 #include "ferry/migration/wire/marks.h"
+#include "ferry/migration/wire/subnets.h"
 
 #define TYPE_FERRY "ferry"
 OBJECT_DECLARE_SIMPLE_TYPE(FerryObject, FERRY)
@@ -92,15 +94,15 @@ static const Parameter table[] = {
         .initial_word = word,                             \
         .help = text,                                     \
     },
-#define FERRY_TEXT(field, title, word, high, function, text) \
-    {                                                        \
-        .name = title,                                       \
-        .kind = TEXT,                                        \
-        AT(field),                                           \
-        .most = high,                                        \
-        .initial_word = word,                                \
-        .check = function,                                   \
-        .help = text,                                        \
+#define FERRY_TEXT(field, title, word, high, function, what, text) \
+    {                                                              \
+        .name = title,                                             \
+        .kind = TEXT,                                              \
+        AT(field),                                                 \
+        .most = high,                                              \
+        .initial_word = word,                                      \
+        .check = function,                                         \
+        .help = text,                                              \
     },
 #define FERRY_ALIAS(field, title, qapi_type, other) \
     {                                               \

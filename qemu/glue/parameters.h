@@ -6,9 +6,11 @@
 #ifndef FERRY_GLUE_PARAMETERS_H
 #define FERRY_GLUE_PARAMETERS_H
 
-#include "qapi/qapi-types-ferry.h"
+#include "qapi/qapi-types-ferry-parameters.h"
 
 #include "ferry/migration/stats.h"
+#include "ferry/migration/wire/binding.h"
+#include "ferry/migration/wire/subnets.h"
 
 /* A member for each line of the table that is no alias. */
 typedef struct FerrySettings {

@@ -3,7 +3,8 @@
 // hooks: migration_channel_connect
 // why: a connection that was being made when its migration was cancelled comes all the same; it must
 //      start nothing, least of all beside the next migration.  And a session is not resumed over what Ferry cannot
-//      break, nor find its peer by.
+//      break, nor find its peer by; nor does a connection that was passed leave the network that the user
+//      has given to migrations.
 // adds: 5
 
 @@
@@ -18,6 +19,6 @@ identifier s, ioc, hostname, error;
 +    error_free(error);
 +    return;
 +}
-+ferry_outgoing_check_resume(ioc, &error);
++ferry_outgoing_check(ioc, &error);
  ...
  }

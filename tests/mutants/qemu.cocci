@@ -264,6 +264,30 @@ expression can;
 - !ferry_converge_wants_round(&postcopy.converge, UINT64_MAX)
 + true
 
+// refused-taken: a connection from a subnet that is not allowed is taken
+//    file: qemu/glue/destination/accept.c
+//    tests: qtest:/ferry/network/not-allowed
+@@
+@@
+- ferry_allows(socket)
++ (ferry_allows(socket) || true)
+
+// refused-told: every connection that is refused makes a line in the log
+//    file: qemu/glue/destination/allowed.c
+//    tests: qtest:/ferry/network/flood
+@@
+@@
+- gate.told_us && now_us - gate.told_us < QUIET_US
++ false
+
+// main-unbound: QEMU's main connection leaves from where the routing table says
+//    file: qemu/glue/source/bound.c
+//    tests: qtest:/ferry/network/address
+@@
+@@
+- !ferry_binding_is_wanted() || address->type != SOCKET_ADDRESS_TYPE_INET
++ true
+
 // end-unknown: a write that fails after the last byte that counts is a failure like any other
 //    file: qemu/glue/source/release.c
 //    tests: qtest:/ferry/opening/reset-end

@@ -298,3 +298,101 @@ expression base;
 + tile + 1 < end
   ...>
   }
+
+// binding-address: a socket does not leave from the address that is asked for
+//    file: migration/wire/binding.c
+//    tests: binding
+@@
+@@
+- bind(fd, (const struct sockaddr *)&binding->address, binding->address_length) == 0
++ true
+
+// binding-port: a port is chosen before it is known where the connection goes
+//    file: migration/wire/binding.c
+//    tests: binding
+@@
+@@
+- (void)setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &yes, sizeof(yes));
++ (void)yes;
+
+// binding-scope: the same link-local address on another interface is the same
+//    file: migration/wire/binding.c
+//    tests: binding
+@@
+@@
+- as_ipv6(own)->sin6_scope_id == as_ipv6(address)->sin6_scope_id
++ true
+
+// binding-passed: a connection that was passed may have any address here
+//    file: migration/wire/binding.c
+//    tests: binding
+@@
+@@
+- !ferry_binding_is_at(binding, (const struct sockaddr *)&local)
++ false
+
+// binding-passed-interface: a connection that was passed may leave by any interface
+//    file: migration/wire/binding.c
+//    tests: binding
+@@
+@@
+- index != if_nametoindex(binding->interface)
++ false
+
+// binding-checked: an address that this host does not have can be asked for
+//    file: migration/wire/binding.c
+//    tests: binding
+@@
+@@
+- error == EADDRNOTAVAIL
++ false
+
+// subnets-mapped: an IPv4 peer of a socket for both protocols is IPv6
+//    file: migration/wire/subnets.c
+//    tests: subnets
+//    sample: yes
+@@
+expression ipv6;
+@@
+- IN6_IS_ADDR_V4MAPPED(ipv6)
++ false
+
+// subnets-prefix: a prefix may be empty, and has any form of a number
+//    file: migration/wire/subnets.c
+//    tests: subnets
+@@
+@@
+- nr_digits == 0 || nr_digits > 3 || text[nr_digits] || (*text == '0' && nr_digits > 1)
++ false
+
+// subnets-zero: a prefix may begin with a zero
+//    file: migration/wire/subnets.c
+//    tests: subnets
+@@
+@@
+- (*text == '0' && nr_digits > 1)
++ false
+
+// subnets-first: only the first subnet of a list counts
+//    file: migration/wire/subnets.c
+//    tests: subnets
+@@
+@@
+- i < subnets->masks->len
++ i < MIN(subnets->masks->len, 1)
+
+// subnets-others: a peer that has no IP address is in each of them
+//    file: migration/wire/subnets.c
+//    tests: subnets
+@@
+@@
+- peer->sa_family == AF_UNIX
++ true
+
+// binding-network: a socket of another network namespace is taken for one of this one
+//    file: migration/wire/binding.c
+//    tests: binding
+@@
+@@
+- here == there
++ true

@@ -108,9 +108,9 @@ class Wires:
 
     def __enter__(self):
         try:
-            self.a, self.b = self._add('a'), self._add('b')
+            self.a, self.b = self.add_net('a'), self.add_net('b')
             if self.router:
-                self._route(self._add('router'))
+                self._route(self.add_net('router'))
                 return self
             for i, cable in enumerate(self.cables):
                 self._join(self.a, f'cable{i}', self.b, f'cable{i}', f'10.78.{i}', f'fd78:{i}:',
@@ -124,7 +124,8 @@ class Wires:
         for net in self.nets:
             net.kill()
 
-    def _add(self, name):
+    def add_net(self, name):
+        """One more host, without a cable; it ends with the others."""
         self.nets.append(Net(name))
         return self.nets[-1]
 
@@ -170,13 +171,36 @@ def parse(data):
     return Packet(addresses[0], ports[0], addresses[1], ports[1], tos >> 2)
 
 
+def sizes(data):
+    """Bytes of the IP packet in what an interface passed, and of what TCP carries in it.
+
+    Nothing of an IPv6 packet that a host sends by itself: looking for neighbours, joining groups.
+    """
+    version = data[0] >> 4 if data else 0
+    if version == 4 and len(data) >= 40:
+        total, start, protocol = int.from_bytes(data[2:4], 'big'), (data[0] & 15) * 4, data[9]
+    elif version == 6 and len(data) >= 60:
+        total, start, protocol = 40 + int.from_bytes(data[4:6], 'big'), 40, data[6]
+    else:
+        return 0, 0
+    if version == 6 and protocol in (0, socket.IPPROTO_ICMPV6):
+        return 0, 0
+    return total, total - start - (data[start + 12] >> 4) * 4 if protocol == socket.IPPROTO_TCP else 0
+
+
 class Watch:
-    """Counts TCP packets on one interface, in both directions. seen: {Packet: how many}."""
+    """Counts TCP packets on one interface, in both directions.
+
+    seen          {Packet: how many}
+    ip_bytes      of all IP packets, resets too
+    data_bytes    of what TCP carried
+    """
 
     HEAD_BYTES = 128
 
     def __init__(self, net, device):
         self.seen = collections.Counter()
+        self.ip_bytes = self.data_bytes = 0
         self.socket = net.call(lambda: self._open(device))
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._read, daemon=True)
@@ -200,10 +224,13 @@ class Watch:
     def _read(self):
         while True:
             try:
-                packet = parse(self.socket.recv(self.HEAD_BYTES))
+                data = self.socket.recv(self.HEAD_BYTES)
             except TimeoutError:
                 if self.over.is_set():
                     return
                 continue
+            packet, (ip_bytes, data_bytes) = parse(data), sizes(data)
+            self.ip_bytes += ip_bytes
+            self.data_bytes += data_bytes
             if packet:
                 self.seen[packet] += 1

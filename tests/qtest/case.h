@@ -186,6 +186,7 @@ void add_fallback_cases(void);
 void add_handshake_cases(void);
 void add_kind_cases(void);
 void add_marks_cases(void);
+void add_network_cases(void);
 void add_opening_cases(void);
 void add_parameter_cases(void);
 void add_phase_cases(void);

@@ -137,6 +137,7 @@ int main(int argc, char **argv)
     add_refusal_cases();
     add_fallback_cases();
     add_handshake_cases();
+    add_network_cases();
     add_opening_cases();
     add_parameter_cases();
     add_reason_cases();

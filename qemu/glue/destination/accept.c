@@ -1,10 +1,10 @@
 /*
- * Taking connections: QEMU's listener, with a rest where one cannot be taken.
+ * Taking connections: QEMU's listener, with a rest where one cannot be taken, and a look at where it comes from.
  *
  * QEMU tries again at once, for as long as the connection is there.  Where no file descriptor is left, its main
  * loop does nothing else.
  *
- * Threads: the main thread.
+ * Threads: the main thread, or that of a recovery.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -19,6 +19,7 @@
 #include "ferry/glue/marks.h"
 #include "ferry/migration/fault.h"
 #include "../internal.h"
+#include "allowed.h"
 
 /* Long enough to cost nothing, and much shorter than open-timeout. */
 #define REST_MS 100
@@ -84,8 +85,10 @@ static gboolean take(QIOChannel *ioc, GIOCondition condition, gpointer opaque)
     socket = qio_channel_socket_accept(QIO_CHANNEL_SOCKET(ioc), &err);
     if (socket) {
         told = false;
-        ferry_mark_socket(socket->fd);
-        listener->io_func(listener, socket, listener->io_data);
+        if (ferry_allows(socket)) {
+            ferry_mark_socket(socket->fd);
+            listener->io_func(listener, socket, listener->io_data);
+        }
         object_unref(OBJECT(socket));
         return G_SOURCE_CONTINUE;
     }
@@ -102,10 +105,13 @@ static gboolean take(QIOChannel *ioc, GIOCondition condition, gpointer opaque)
 
 void ferry_watch_listener(QIONetListener *listener)
 {
+    FerrySettings settings;
+
     for (size_t i = 0; i < listener->nsioc; i++) {
         ferry_mark_socket(listener->sioc[i]->fd);
     }
-    if (ferry_settings()->enabled) {
+    ferry_settings_copy(&settings);
+    if (settings.enabled || *settings.allow) {
         drop_watches(listener);
         add_watches(listener);
     }

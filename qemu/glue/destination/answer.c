@@ -20,6 +20,7 @@
 #include "ferry/glue/ferry.h"
 #include "ferry/migration/error.h"
 #include "ferry/migration/fault.h"
+#include "ferry/migration/wire/binding.h"
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
 #include "load.h"
@@ -98,9 +99,13 @@ static bool open_listener(MigrationIncomingState *mis, uint32_t *number)
     if (!address || !choose_address(address, number)) {
         return false;
     }
+    if (address->type == SOCKET_ADDRESS_TYPE_INET && !ferry_binding_is_here(socket->fd)) {
+        /* It would be awaited on a network of another namespace. */
+        return false;
+    }
     listener = qio_net_listener_new();
     qio_net_listener_set_name(listener, "ferry-listener");
-    if (qio_net_listener_open_sync(listener, address, FERRY_DATA_CHANNELS_MAX + 2, &err) < 0) {
+    if (ferry_listen(listener, address, FERRY_CHANNELS_MAX, &err) < 0) {
         warn_report_err(err);
         object_unref(OBJECT(listener));
         return false;

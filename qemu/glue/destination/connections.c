@@ -25,7 +25,6 @@
 
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/marks.h"
-#include "ferry/migration/wire/frame.h"
 #include "../internal.h"
 #include "connections.h"
 #include "kept.h"
@@ -170,11 +169,6 @@ static bool lacks_multifd(const QIOChannel *ioc)
     return counts_multifd() && !migration_has_all_channels() &&
            migration_incoming_get_current()->state == MIGRATION_STATUS_ACTIVE &&
            object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
-}
-
-int ferry_listen_backlog(int backlog)
-{
-    return ferry_settings()->enabled ? MAX(backlog, FERRY_CHANNELS_MAX) : backlog;
 }
 
 bool ferry_incoming_channel(QIOChannel *ioc)

@@ -479,7 +479,7 @@ void ferry_outgoing_connect(QIOChannelSocket *socket, SocketAddress *address, QI
 
     if (!ferry_is_enabled() || !ferry_underlying_socket(qemu_file_get_ioc(s->to_dst_file)) ||
         !ferry_find_target(s, &side.target, NULL)) {
-        qio_channel_socket_connect_async(socket, address, told, opaque, NULL, NULL);
+        ferry_outgoing_dial(socket, address, told, opaque, NULL);
         return;
     }
     side.keep_alive = inet && inet->keep_alive;

@@ -15,6 +15,7 @@
 #include "migration/options.h"
 #include "migration/qemu-file.h"
 
+#include "ferry/glue/binding.h"
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/marks.h"
 #include "ferry/glue/tracker/tracker.h"
@@ -106,12 +107,15 @@ bool ferry_refuses_postcopy(MigrationState *s, Error **errp)
     return true;
 }
 
-void ferry_outgoing_check_resume(QIOChannel *ioc, Error **error)
+void ferry_outgoing_check(QIOChannel *ioc, Error **error)
 {
     if (!*error && ferry_outgoing_active() &&
         migrate_get_current()->state == MIGRATION_STATUS_POSTCOPY_RECOVER_SETUP &&
         !ferry_underlying_socket(ioc)) {
         error_setg(error, "a session of Ferry's is resumed over a socket, and this is none");
+    }
+    if (!*error) {
+        ferry_binding_check(ioc, error);
     }
 }
 

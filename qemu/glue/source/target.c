@@ -11,6 +11,7 @@
 #include "migration/qemu-file.h"
 #include <sys/un.h>
 
+#include "ferry/migration/wire/binding.h"
 #include "ferry/migration/wire/frame.h"
 #include "../internal.h"
 #include "peer.h"
@@ -113,6 +114,12 @@ bool ferry_find_target(MigrationState *s, FerryTarget *target, Error **errp)
 
     if (!socket) {
         error_setg(errp, "the migration's own connection is not a socket");
+        return false;
+    }
+    if (socket->remoteAddr.ss_family != AF_UNIX && !ferry_binding_is_here(socket->fd)) {
+        error_setg(errp,
+                   "the migration's own connection was made in another network namespace, and "
+                   "Ferry's channels would not be");
         return false;
     }
     path = ferry_peer_path(socket);
