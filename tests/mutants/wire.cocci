@@ -350,6 +350,7 @@ expression base;
 // subnets-mapped: an IPv4 peer of a socket for both protocols is IPv6
 //    file: migration/wire/subnets.c
 //    tests: subnets
+//    places: 2
 //    sample: yes
 @@
 expression ipv6;
