@@ -182,7 +182,6 @@ static uint64_t storm_written(Vm *vm)
     return nr;
 }
 
-/* The source is gone, and the storm waits for one of its pages. */
 /* The guest's clock, which stands still unless it is moved: a storm that goes by it has this much to write. */
 #define STEP_NS (INT64_C(100) * 1000 * 1000)
 
@@ -195,6 +194,7 @@ static void have_it_write(Run *run)
     }
 }
 
+/* The source is gone, and the storm waits for one of its pages. */
 static void have_it_wait(Run *run)
 {
     Vm *vm = run->destination;

@@ -168,20 +168,14 @@ static void resume_to_the_silent(Run *run)
     gint64 began;
 
     postcopy_go_over_slowly(run);
-    vm_do(run->source, "migrate-pause", NULL);
-    g_free(vm_wait_status(run->source, "postcopy-paused"));
-    g_free(vm_wait_status(run->destination, "postcopy-paused"));
+    postcopy_pause(run);
     began = g_get_monotonic_time();
     migrate_to(run->source, uri, true);
     g_free(vm_wait_status(run->source, "postcopy-paused"));
     expect_limit(run, began);
     close(listener);
 
-    vm_do(run->destination, "migrate-recover", "{ 'uri': 'tcp:127.0.0.1:0' }");
-    g_free(run->uri);
-    run->uri = run_listening_uri(run->destination);
-    migrate_to(run->source, run->uri, true);
-    postcopy_wait(run);
+    postcopy_recover(run);
 }
 
 /* --- Channels of multifd's on which nothing is said ---------------------------------------------------- */

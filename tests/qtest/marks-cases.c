@@ -230,20 +230,11 @@ static void expect_switched_off(Run *run)
 
 static void expect_resumed(Run *run)
 {
-    g_autofree char *arguments = NULL;
-
     postcopy_go_over_slowly(run);
-    vm_do(run->source, "migrate-pause", NULL);
-    g_free(vm_wait_status(run->source, "postcopy-paused"));
-    g_free(vm_wait_status(run->destination, "postcopy-paused"));
+    postcopy_pause(run);
     /* What is set now counts for what is opened from now on. */
     vm_do(run->source, "ferry-set-parameters", AT_SOURCE);
-    vm_do(run->destination, "migrate-recover", "{ 'uri': 'tcp:127.0.0.1:0' }");
-    g_free(run->uri);
-    run->uri = run_listening_uri(run->destination);
-    arguments = g_strdup_printf("{ 'uri': '%s', 'resume': true }", run->uri);
-    vm_do(run->source, "migrate", arguments);
-    postcopy_wait(run);
+    postcopy_recover(run);
     expect_all(run);
 }
 

@@ -73,19 +73,10 @@ static void expect_bound(Run *run)
 /* The same after a resume, which makes all connections anew. */
 static void expect_resumed(Run *run)
 {
-    g_autofree char *arguments = NULL;
-
     postcopy_go_over_slowly(run);
-    vm_do(run->source, "migrate-pause", NULL);
-    g_free(vm_wait_status(run->source, "postcopy-paused"));
-    g_free(vm_wait_status(run->destination, "postcopy-paused"));
+    postcopy_pause(run);
     vm_do(run->source, "ferry-set-parameters", "{ 'bind-address': '127.0.0.9' }");
-    vm_do(run->destination, "migrate-recover", "{ 'uri': 'tcp:127.0.0.1:0' }");
-    g_free(run->uri);
-    run->uri = run_listening_uri(run->destination);
-    arguments = g_strdup_printf("{ 'uri': '%s', 'resume': true }", run->uri);
-    vm_do(run->source, "migrate", arguments);
-    postcopy_wait(run);
+    postcopy_recover(run);
     expect_bound(run);
 }
 

@@ -33,6 +33,39 @@ void postcopy_lose_source(Run *run)
     g_free(vm_wait_status(run->destination, "postcopy-paused"));
 }
 
+void postcopy_pause(Run *run)
+{
+    vm_do(run->source, "migrate-pause", NULL);
+    g_free(vm_wait_status(run->source, "postcopy-paused"));
+    g_free(vm_wait_status(run->destination, "postcopy-paused"));
+}
+
+void postcopy_listen_again(Run *run)
+{
+    vm_do(run->destination, "migrate-recover", "{ 'uri': 'tcp:127.0.0.1:0' }");
+    g_free(run->uri);
+    run->uri = run_listening_uri(run->destination);
+    if (run->proxy) {
+        run->proxy = proxy_new(run->uri);
+        g_free(run->uri);
+        run->uri = proxy_uri(run->proxy);
+    }
+}
+
+void postcopy_resume(Run *run)
+{
+    g_autofree char *arguments = g_strdup_printf("{ 'uri': '%s', 'resume': true }", run->uri);
+
+    vm_do(run->source, "migrate", arguments);
+}
+
+void postcopy_recover(Run *run)
+{
+    postcopy_listen_again(run);
+    postcopy_resume(run);
+    postcopy_wait(run);
+}
+
 uint64_t postcopy_fetch_stat(Vm *vm, const char *name)
 {
     QDict *info = vm_command(vm, "query-ferry", NULL);

@@ -23,6 +23,18 @@ void postcopy_go_over_slowly(Run *run);
 /* The same, and then the source is gone, and the destination knows. */
 void postcopy_lose_source(Run *run);
 
+/* The user pauses it at the source, and both ends are paused. */
+void postcopy_pause(Run *run);
+
+/* The destination of a paused one listens at another address, behind another proxy if there was one. */
+void postcopy_listen_again(Run *run);
+
+/* Tell the source to resume it there. */
+void postcopy_resume(Run *run);
+
+/* Both, and wait until it has been. */
+void postcopy_recover(Run *run);
+
 /* A number of query-ferry's "fetch". */
 uint64_t postcopy_fetch_stat(Vm *vm, const char *name);
 

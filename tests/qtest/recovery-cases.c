@@ -30,32 +30,6 @@ static void expect_pause(Run *run)
 }
 
 /* Another way to the destination, through another proxy if there was one. */
-static void listen_again(Run *run)
-{
-    vm_do(run->destination, "migrate-recover", "{ 'uri': 'tcp:127.0.0.1:0' }");
-    g_free(run->uri);
-    run->uri = run_listening_uri(run->destination);
-    if (run->proxy) {
-        run->proxy = proxy_new(run->uri);
-        g_free(run->uri);
-        run->uri = proxy_uri(run->proxy);
-    }
-}
-
-static void resume(Run *run)
-{
-    g_autofree char *arguments = g_strdup_printf("{ 'uri': '%s', 'resume': true }", run->uri);
-
-    vm_do(run->source, "migrate", arguments);
-}
-
-static void recover(Run *run)
-{
-    listen_again(run);
-    resume(run);
-    postcopy_wait(run);
-}
-
 /* Than @before; returns how much, at the destination. */
 static uint64_t expect_more_transferred(Run *run, uint64_t before)
 {
@@ -77,7 +51,7 @@ static void break_and_recover(Run *run, void (*break_it)(Run *run))
         expect_pause(run);
         transferred = expect_more_transferred(run, transferred);
         /* Again, to the destination: what it holds already is not lost. */
-        recover(run);
+        postcopy_recover(run);
         memory_scribble(run->memory, run->destination, MIB / 4);
         g_assert_cmpuint(postcopy_fetch_stat(run->destination, "recoveries"), ==, i);
         transferred = expect_more_transferred(run, transferred);
@@ -189,16 +163,16 @@ static void fail_to_recover(Run *run)
     expect_pause(run);
     expect_no_cancel(run);
     for (size_t i = 0; i < G_N_ELEMENTS(limits); i++) {
-        listen_again(run);
+        postcopy_listen_again(run);
         /* So many connections get through; then all of them break. */
         proxy_limit(run->proxy, limits[i]);
-        resume(run);
+        postcopy_resume(run);
         proxy_wait_connections(run->proxy, limits[i]);
         g_usleep(100 * 1000);
         proxy_cut(run->proxy);
         expect_pause(run);
     }
-    recover(run);
+    postcopy_recover(run);
 }
 
 /* A relay that keeps what it has taken, and says nothing: main channel, or what the source opens next. */
@@ -211,22 +185,22 @@ static void hang_in_recovery(Run *run)
     cut_all(run);
     expect_pause(run);
     for (size_t i = 0; i < G_N_ELEMENTS(stalls); i++) {
-        listen_again(run);
+        postcopy_listen_again(run);
         proxy_stall_from(run->proxy, stalls[i]);
-        resume(run);
+        postcopy_resume(run);
         proxy_wait_connections(run->proxy, stalls[i] + 1);
         expect_pause(run);
     }
     /* All that is said until the destination's last word, which is that it goes on, and is kept. */
-    listen_again(run);
+    postcopy_listen_again(run);
     proxy_halve_first(run->proxy, BYTES_OF_PONGS);
-    resume(run);
+    postcopy_resume(run);
     proxy_wait_connections(run->proxy, 4);
     expect_pause(run);
     log = vm_log(run->source);
     g_assert_nonnull(
         strstr(log, "cannot resume: the destination has not said in time that it goes on"));
-    recover(run);
+    postcopy_recover(run);
 }
 
 /* Into a command that says nothing: Ferry can neither find its peer by it, nor break it. */
@@ -241,7 +215,7 @@ static void resume_over_command(Run *run)
     g_free(vm_wait_status(run->source, "postcopy-paused"));
     error = vm_migration_error(run->source);
     g_assert_nonnull(strstr(error ?: "", "is resumed over a socket"));
-    recover(run);
+    postcopy_recover(run);
 }
 
 /* The source stays away for a while: the guest is stopped meanwhile. */
@@ -251,7 +225,7 @@ static void stay_away(Run *run)
     cut_all(run);
     expect_pause(run);
     vm_wait_run_state(run->destination, "io-error");
-    recover(run);
+    postcopy_recover(run);
     vm_wait_run_state(run->destination, "running");
     memory_scribble(run->memory, run->destination, MIB / 4);
 }

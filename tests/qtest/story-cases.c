@@ -132,18 +132,9 @@ static void go_over_slowly(Run *run)
 
 static void break_and_resume(Run *run)
 {
-    g_autofree char *arguments = NULL;
-
     go_over_slowly(run);
-    vm_do(run->source, "migrate-pause", NULL);
-    g_free(vm_wait_status(run->source, "postcopy-paused"));
-    g_free(vm_wait_status(run->destination, "postcopy-paused"));
-    vm_do(run->destination, "migrate-recover", "{ 'uri': 'tcp:127.0.0.1:0' }");
-    g_free(run->uri);
-    run->uri = run_listening_uri(run->destination);
-    arguments = g_strdup_printf("{ 'uri': '%s', 'resume': true }", run->uri);
-    vm_do(run->source, "migrate", arguments);
-    postcopy_wait(run);
+    postcopy_pause(run);
+    postcopy_recover(run);
 }
 
 static void check_resumed(Run *run)
