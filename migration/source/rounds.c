@@ -299,13 +299,14 @@ static void look_at_hot(FerrySource *source)
 
 bool ferry_source_look(FerrySource *source, bool last, uint64_t *dirty_pages, GError **errp)
 {
-    FerryRoundMark mark = mark_at(source, ferry_now_ns());
+    FerryRoundMark mark;
     uint64_t written, nr_dirty;
     GError *error = NULL;
 
     if (source->hot_sample && !last) {
         look_at_hot(source);
     }
+    mark = mark_at(source, ferry_now_ns());
     if (!ask_tracker(source, last, &error)) {
         return ferry_source_replace_tracker(source, error, errp);
     }

@@ -21,8 +21,8 @@
 
 typedef struct FerrySample FerrySample;
 
-/* Of @backlog's pages, sent as @checksum and @compress say; the backlog must stay. */
-FerrySample *ferry_sample_new(const FerryBacklog *backlog, bool checksum, bool compress);
+/* Of the pages of @backlog, which must stay. */
+FerrySample *ferry_sample_new(const FerryBacklog *backlog);
 void ferry_sample_free(FerrySample *sample);
 
 /*

@@ -31,8 +31,7 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
     source->regions = ferry_backlog_regions(source->backlog);
     source->senders = ferry_senders_new(source->backlog, &senders);
     source->first_pass = ferry_first_pass_new(source->backlog, source->senders);
-    source->hot_sample =
-        config->compress ? ferry_sample_new(source->backlog, config->checksum, true) : NULL;
+    source->hot_sample = config->compress ? ferry_sample_new(source->backlog) : NULL;
     source->rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats));
     source->answers = g_malloc0(source->regions->nr + 1);
     ferry_channels_init(&source->channels);
