@@ -357,7 +357,8 @@ bool ferry_source_reconnect(FerrySource *source, uint16_t version, uint64_t sess
         return ferry_source_fail(source, errp);
     }
     ferry_control_send(source->channels.control, FERRY_FRAME_GO, 0, NULL, NULL);
-    if (!ferry_source_start(source)) {
+    /* What is there may be all that is needed: the destination, which has heard GO, says so. */
+    if (!ferry_source_start(source) && !has_last_words(source)) {
         return ferry_source_fail(source, errp);
     }
     source->nr_recoveries++;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // file: accel/kvm/kvm-all.c
-// hooks: kvm_set_phys_mem
+// hooks: kvm_set_phys_mem, kvm_section_update_flags, kvm_physical_sync_dirty_bitmap, kvm_accel_has_memory
 // why: memory slots are cut where chunks of memory begin, so that arming a chunk does not arm its
 //      neighbour too.
 // places: 5
@@ -13,7 +13,7 @@
  {
  <...
 -MIN(kvm_max_slot_size, size)
-+ferry_kvm_slot_size(start_addr, size)
++ferry_kvm_slot_size(section->mr, start_addr, size)
  ...>
  }
 
@@ -23,7 +23,7 @@
  {
  <...
 -MIN(kvm_max_slot_size, size)
-+ferry_kvm_slot_size(start_addr, size)
++ferry_kvm_slot_size(section->mr, start_addr, size)
  ...>
  }
 
@@ -33,7 +33,7 @@
  {
  <...
 -MIN(kvm_max_slot_size, size)
-+ferry_kvm_slot_size(start_addr, size)
++ferry_kvm_slot_size(section->mr, start_addr, size)
  ...>
  }
 
@@ -43,6 +43,6 @@
  {
  <...
 -MIN(kvm_max_slot_size, size)
-+ferry_kvm_slot_size(start_addr, size)
++ferry_kvm_found_slot_size(kvm->as[i].ml, start_addr, size)
  ...>
  }

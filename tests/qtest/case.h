@@ -19,6 +19,7 @@
 #include "vm.h"
 
 #define MIB (UINT64_C(1) << 20)
+#define GIB (UINT64_C(1) << 30)
 
 /* Where a ferry-storm may write, in machines of 160 MiB: above what the test itself fills. */
 #define STORM_START (120 * MIB)

@@ -255,12 +255,6 @@ enum {
     HINTS_DONE
 };
 
-static void write_pci(QTestState *qts, unsigned slot, unsigned offset, uint32_t value)
-{
-    qtest_outl(qts, 0xcf8, 0x80000000 | slot << 11 | offset);
-    qtest_outl(qts, 0xcfc, value);
-}
-
 static uint32_t get_hint_id(Vm *vm)
 {
     return qtest_inl(vm->qts, BALLOON_CONFIG + 8);
@@ -271,8 +265,8 @@ static void drive_balloon(Run *run)
 {
     QTestState *qts = run->source->qts;
 
-    write_pci(qts, 5, 0x10, BALLOON_PORT);
-    write_pci(qts, 5, 0x04, 5);
+    vm_write_pci(run->source, 5, 0x10, BALLOON_PORT);
+    vm_write_pci(run->source, 5, 0x04, 5);
     qtest_outb(qts, BALLOON_STATUS, 3);
     qtest_outl(qts, BALLOON_FEATURES, FREE_PAGE_HINT);
     qtest_outb(qts, BALLOON_STATUS, 7);

@@ -169,6 +169,33 @@ static void expect_small_slots(Run *run)
     exit(0);
 }
 
+/* Memory that a device shares with the host, far more than the machine has: KVM has 32,764 slots. */
+static void make_shared(Run *run)
+{
+    g_autofree char *path = in_dir("{dir}/shared");
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(ftruncate(fd, 2048 * GIB), ==, 0);
+    close(fd);
+}
+
+static void map_shared(Run *run)
+{
+    QTestState *qts = run->source->qts;
+    const uint64_t at = 2048 * GIB;
+
+    vm_write_pci(run->source, 5, 0x18, (uint32_t)at);
+    vm_write_pci(run->source, 5, 0x1c, at >> 32);
+    vm_write_pci(run->source, 5, 0x04, 2);
+    qtest_writeq(qts, at + 1024 * GIB, 0x5a5a);
+    g_assert_cmphex(qtest_readq(qts, at + 1024 * GIB), ==, 0x5a5a);
+    expect_slots(run, 512 * MIB);
+    vm_quit(run->source);
+    vm_quit(run->destination);
+    exit(0);
+}
+
 /* There would be more than 4,096 of them. */
 static void expect_large_slots(Run *run)
 {
@@ -278,6 +305,17 @@ static const Case cases[] = {
         .paused = true,
         .no_listen = true,
         .before = expect_large_slots,
+    },
+    {
+        .name = "tracker/kvm-shared-slots",
+        .cannot = no_kvm,
+        .prepare = make_shared,
+        .options = "-accel kvm -m 64M -trace kvm_set_user_memory "
+                   "-object memory-backend-file,id=shared,size=2T,share=on,mem-path={dir}/shared "
+                   "-device ivshmem-plain,memdev=shared,addr=5.0",
+        .paused = true,
+        .no_listen = true,
+        .before = map_shared,
     },
     {
         .name = "tracker/kvm-overrun-limited",

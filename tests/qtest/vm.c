@@ -331,6 +331,12 @@ void vm_set_capabilities(Vm *vm, const char *names)
     qobject_unref(response);
 }
 
+void vm_write_pci(Vm *vm, unsigned slot, unsigned offset, uint32_t value)
+{
+    qtest_outl(vm->qts, 0xcf8, 0x80000000 | slot << 11 | offset);
+    qtest_outl(vm->qts, 0xcfc, value);
+}
+
 void vm_set_bandwidth(Vm *vm, uint64_t bytes)
 {
     g_autofree char *text = g_strdup_printf("{ 'max-bandwidth': %" PRIu64 " }", bytes);

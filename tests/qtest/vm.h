@@ -89,6 +89,9 @@ void vm_wait_ferry_phase(Vm *vm, const char *phase);
 /* Set capabilities, separated by spaces; "no-NAME" switches one off. */
 void vm_set_capabilities(Vm *vm, const char *names);
 
+/* To a register of the PCI device at @slot, function 0, as firmware does. */
+void vm_write_pci(Vm *vm, unsigned slot, unsigned offset, uint32_t value);
+
 /* Bytes a second; 0 is no limit. */
 void vm_set_bandwidth(Vm *vm, uint64_t bytes);
 

@@ -198,7 +198,14 @@ int ferry_postcopy_listened(int ret)
     if (ret < 0 && destination && ferry_destination_is_left(destination) &&
         ferry_destination_has_guest(destination) &&
         ferry_destination_is_complete(destination, NULL)) {
-        /* All pages had come before the stream broke. */
+        MigrationIncomingState *mis = migration_incoming_get_current();
+
+        /*
+         * All pages had come before the stream broke.  In a recovery, that was before QEMU was told of its end, and
+         * only from this state it goes on to 'completed'.
+         */
+        migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_RECOVER,
+                          MIGRATION_STATUS_POSTCOPY_ACTIVE);
         return 0;
     }
     return ret;

@@ -23,8 +23,12 @@ struct KVMState;
 /* The VM exists; the dirty ring, if any, is about to be enabled, and there are no slots yet. */
 void ferry_kvm_init(struct KVMState *s);
 
-/* How long the slot is that begins at @start_addr, with @size bytes to go. */
-hwaddr ferry_kvm_slot_size(hwaddr start_addr, hwaddr size);
+/* How long the slot of @mr is that begins at @start_addr, with @size bytes to go. */
+hwaddr ferry_kvm_slot_size(MemoryRegion *mr, hwaddr start_addr, hwaddr size);
+
+/* The same, where only the slots know whose memory it is: @size, if none of them begins there. */
+hwaddr ferry_kvm_found_slot_size(const struct KVMMemoryListener *kml, hwaddr start_addr,
+                                 hwaddr size);
 
 /* @kml is complete, and about to be registered. */
 void ferry_kvm_wrap_listener(struct KVMMemoryListener *kml);

@@ -273,6 +273,18 @@ static int give_up_recovery(MigrationState *s)
     return -EIO;
 }
 
+/* The destination does not say that it goes on, and need not if it has all that it needs. */
+static int end_recovery(MigrationState *s)
+{
+    if (!has_sent_all()) {
+        return give_up_recovery(s);
+    }
+    note_lost_bitmaps(s);
+    migrate_set_state(&s->state, MIGRATION_STATUS_POSTCOPY_RECOVER,
+                      MIGRATION_STATUS_POSTCOPY_ACTIVE);
+    return 0;
+}
+
 int ferry_resume_wait(MigrationState *s)
 {
     gint64 deadline_us =
@@ -285,10 +297,10 @@ int ferry_resume_wait(MigrationState *s)
         if (g_get_monotonic_time() > deadline_us) {
             error_report(
                 "ferry: cannot resume: the destination has not said in time that it goes on");
-            return give_up_recovery(s);
+            return end_recovery(s);
         }
     }
-    return migrate_has_error(s) ? -1 : 0;
+    return migrate_has_error(s) ? end_recovery(s) : 0;
 }
 
 int ferry_resume_prepare(MigrationState *s)

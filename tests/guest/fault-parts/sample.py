@@ -23,6 +23,8 @@ FIXED = [
     'resume/source/say-resume/cut-destination/1',
     'resume/destination/hear-resume/delay/1',
     'resume/source/dial/error/1',
+    'resume/source/thread-sender/error/1',
+    'resume/source/source-fetching/stall/1',
     'fallback/source/dial/delay/1',
     'cancel/source/say-stopped/cut-source/1',
     'cancel/source/source-rounds/crash-destination/1',
