@@ -61,6 +61,13 @@ void ferry_watch_channel(QIOChannel *ioc, unsigned more_ms);
 /* List this machine's RAM blocks that migrate; @outgoing: with what is unplugged of them. */
 void ferry_list_ram(FerryRegions *regions, bool outgoing);
 
+/*
+ * The memory of @regions, which are there, stays until it is released, whatever is unplugged meanwhile: it is added
+ * to @held.  Any thread; to release it takes the BQL, and frees @held.
+ */
+void ferry_hold_ram(const FerryRegions *regions, GPtrArray *held);
+void ferry_release_ram(GPtrArray *held);
+
 /* Make the RAM blocks that may change their size fit the source's, as QEMU does; any thread. */
 bool ferry_resize_ram(const FerryRegions *remote, Error **errp);
 

@@ -168,6 +168,25 @@ void ferry_list_ram(FerryRegions *regions, bool outgoing)
     ferry_regions_set_host(regions);
 }
 
+void ferry_hold_ram(const FerryRegions *regions, GPtrArray *held)
+{
+    RCU_READ_LOCK_GUARD();
+    for (size_t i = 0; i < regions->nr; i++) {
+        RAMBlock *block = qemu_ram_block_by_name(regions->list[i].id);
+
+        memory_region_ref(block->mr);
+        g_ptr_array_add(held, block->mr);
+    }
+}
+
+void ferry_release_ram(GPtrArray *held)
+{
+    for (guint i = 0; i < held->len; i++) {
+        memory_region_unref(g_ptr_array_index(held, i));
+    }
+    g_ptr_array_unref(held);
+}
+
 bool ferry_postcopy_empties(void)
 {
     return migration_incoming_postcopy_advised() && !ferry_incoming_destination();

@@ -323,6 +323,28 @@ static void end_source_without_stream(Run *run)
     exit(0);
 }
 
+/* A DIMM's, above the hole that ends at 4 GiB. */
+static void write_dimm(Run *run)
+{
+    for (uint64_t offset = 0; offset < 32 * MIB; offset += MIB / 4) {
+        qtest_writeq(run->source->qts, 4 * GIB + offset, offset + 1);
+    }
+}
+
+/* The guest gives it back, by the registers of ACPI, with pages missing. */
+static void unplug_dimm(Run *run)
+{
+    Vm *vm = run->destination;
+
+    postcopy_go_over_slowly(run);
+    postcopy_pause(run);
+    qtest_outl(vm->qts, 0xa00, 0);
+    qtest_outb(vm->qts, 0xa14, 8);
+    vm_wait_event(vm, "DEVICE_DELETED");
+    vm_do(vm, "object-del", "{ 'id': 'dimm' }");
+    postcopy_recover(run);
+}
+
 static const Case cases[] = {
     {
         .name = "postcopy/recover/all",
@@ -434,6 +456,15 @@ static const Case cases[] = {
         .capabilities = "postcopy-ram",
         .postcopy = true,
         .during = break_by_pause_destination,
+    },
+    {
+        .name = "postcopy/recover/unplugged",
+        .options = "-m 32M,slots=1,maxmem=1G -object memory-backend-ram,id=dimm,size=32M "
+                   "-device pc-dimm,memdev=dimm,id=slot,addr=4294967296",
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .before = write_dimm,
+        .during = unplug_dimm,
     },
     {
         .name = "postcopy/recover/fails",

@@ -44,6 +44,7 @@ static bool list_regions(void *opaque, const FerryRegions *remote, FerryRegions 
     ok = ferry_resize_ram(remote, &err);
     if (ok) {
         ferry_list_ram(local, false);
+        ferry_hold_ram(local, opaque);
     } else {
         g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED, error_get_pretty(err));
         error_free(err);

@@ -23,6 +23,7 @@ static struct {
      */
     GMutex lock;
     FerryDestination *destination;
+    GPtrArray *memory; /* what is held for it */
     uint8_t version;
     uint64_t token;           /* of the session */
     bool active;              /* the source's stream says that Ferry carries the memory */
@@ -45,7 +46,8 @@ void ferry_incoming_open(uint8_t version, const FerryDestinationOps *ops)
     incoming.version = version;
     qemu_guest_getrandom_nofail(&incoming.token, sizeof(incoming.token));
     config.session = incoming.token;
-    qatomic_set(&incoming.destination, ferry_destination_new(&config, ops, NULL));
+    incoming.memory = g_ptr_array_new();
+    qatomic_set(&incoming.destination, ferry_destination_new(&config, ops, incoming.memory));
     yank_register_function(MIGRATION_YANK_INSTANCE, yank, incoming.destination);
     ferry_incoming_set_reason(NULL);
 }
@@ -201,30 +203,47 @@ void ferry_incoming_keep_last(bool failed)
     }
 }
 
-static void free_later(void *opaque)
+/* A session that has ended. */
+typedef struct Ended {
+    FerryDestination *destination;
+    GPtrArray *memory;
+    const char *reason; /* for the source, or NULL */
+} Ended;
+
+/* With the BQL, which the engine's threads may be waiting for to resize a block. */
+static void free_ended(Ended *ended)
 {
     bql_unlock();
-    ferry_destination_free(opaque, NULL);
+    ferry_destination_free(ended->destination, ended->reason);
     bql_lock();
+    ferry_release_ram(ended->memory);
+}
+
+static void free_later(void *opaque)
+{
+    g_autofree Ended *ended = opaque;
+
+    free_ended(ended);
 }
 
 void ferry_incoming_end(const char *reason, bool later)
 {
-    FerryDestination *destination = incoming.destination;
+    Ended ended = {
+        .destination = incoming.destination,
+        .memory = incoming.memory,
+        .reason = later ? NULL : reason,
+    };
 
     incoming.active = false;
     g_mutex_lock(&incoming.lock);
     qatomic_set(&incoming.destination, NULL);
     g_mutex_unlock(&incoming.lock);
-    yank_unregister_function(MIGRATION_YANK_INSTANCE, yank, destination);
+    yank_unregister_function(MIGRATION_YANK_INSTANCE, yank, ended.destination);
     if (later) {
-        aio_bh_schedule_oneshot(qemu_get_aio_context(), free_later, destination);
-        return;
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), free_later, g_memdup2(&ended, sizeof(ended)));
+    } else {
+        free_ended(&ended);
     }
-    /* The engine's threads may be waiting for the BQL to resize a block. */
-    bql_unlock();
-    ferry_destination_free(destination, reason);
-    bql_lock();
 }
 
 bool ferry_incoming_query(FerryStats *stats, bool *active, uint8_t *version, char **reason)
