@@ -69,6 +69,11 @@ char *ferry_destination_describe_missing(FerryDestination *destination)
     return ferry_fetch_describe(destination->receiver.fetch);
 }
 
+GArray *ferry_destination_waiting(FerryDestination *destination)
+{
+    return ferry_fetch_waiting(destination->receiver.fetch);
+}
+
 void ferry_destination_running(FerryDestination *destination)
 {
     g_mutex_lock(&destination->lock);

@@ -155,6 +155,9 @@ bool ferry_destination_abandon(FerryDestination *destination, GError **errp);
 /* Which pages are missing, in words; the caller's to free.  After the hand-off. */
 char *ferry_destination_describe_missing(FerryDestination *destination);
 
+/* The threads that wait for one of them: uint32_t, the kernel's numbers; the caller's to free.  After the hand-off. */
+GArray *ferry_destination_waiting(FerryDestination *destination);
+
 /*
  * The device state is in: the source is told so, and go() comes in return.  False if the session has failed
  * before that.  The vCPUs run: for the report.

@@ -374,6 +374,11 @@ void ferry_fetch_query(FerryFetch *fetch, FerryFetchStats *stats, GArray *vcpu_m
     ferry_waiters_query(fetch->waiters, stats, vcpu_ms);
 }
 
+GArray *ferry_fetch_waiting(FerryFetch *fetch)
+{
+    return ferry_waiters_threads(fetch->waiters);
+}
+
 char *ferry_fetch_describe(FerryFetch *fetch)
 {
     return ferry_describe_missing(fetch->regions, fetch->missing, atomic_load(&fetch->nr_missing));

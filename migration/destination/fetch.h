@@ -106,6 +106,9 @@ void ferry_fetch_query(FerryFetch *fetch, FerryFetchStats *stats, GArray *vcpu_m
 /* Where pages are missing, in words, for a person; the caller's to free. */
 char *ferry_fetch_describe(FerryFetch *fetch);
 
+/* The threads that wait for a missing page: uint32_t, the kernel's numbers; the caller's to free. */
+GArray *ferry_fetch_waiting(FerryFetch *fetch);
+
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FerryFetch, ferry_fetch_free)
 
 #endif

@@ -181,6 +181,22 @@ GArray *ferry_waiters_list(FerryWaiters *waiters)
     return list;
 }
 
+GArray *ferry_waiters_threads(FerryWaiters *waiters)
+{
+    GArray *threads = g_array_new(FALSE, FALSE, sizeof(uint32_t));
+
+    g_mutex_lock(&waiters->lock);
+    for (guint i = 0; i < waiters->pending->len; i++) {
+        uint32_t thread = g_array_index(waiters->pending, Pending, i).thread;
+
+        if (thread) {
+            g_array_append_val(threads, thread);
+        }
+    }
+    g_mutex_unlock(&waiters->lock);
+    return threads;
+}
+
 void ferry_waiters_forget(FerryWaiters *waiters)
 {
     g_mutex_lock(&waiters->lock);

@@ -41,6 +41,9 @@ void ferry_waiters_resolve(FerryWaiters *waiters, uint32_t region, uint64_t firs
 /* What is waited for: FerryWanted; the caller's to free. */
 GArray *ferry_waiters_list(FerryWaiters *waiters);
 
+/* The threads that wait, as far as they are known: uint32_t; the caller's to free. */
+GArray *ferry_waiters_threads(FerryWaiters *waiters);
+
 /* Nobody waits. */
 void ferry_waiters_forget(FerryWaiters *waiters);
 

@@ -335,6 +335,6 @@ void hmp_ferry_abandon(Monitor *mon, const QDict *qdict)
 {
     Error *err = NULL;
 
-    qmp_ferry_abandon(&err);
+    qmp_ferry_abandon(true, qdict_get_try_bool(qdict, "force", false), &err);
     hmp_handle_error(mon, err);
 }

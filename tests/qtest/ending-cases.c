@@ -232,7 +232,7 @@ static void stop_waiting_storm(Run *run)
     stop_soon(vm);
     vm_do(vm, "cont", NULL);
     /* And it has no part in ending it, one way or the other. */
-    vm_do(vm, "ferry-abandon", NULL);
+    vm_do(vm, "ferry-abandon", "{ 'force': true }");
     g_free(vm_wait_status(vm, "failed"));
     save_to_file(vm, "saved");
     vm_quit(vm);
@@ -266,7 +266,7 @@ static void unplug_waiting_storm(Run *run)
     g_free(vm_command_fails(vm, "qom-set",
                             "{ 'path': '/machine/peripheral/storm',"
                             "  'property': 'realized', 'value': true }"));
-    vm_do(vm, "ferry-abandon", NULL);
+    vm_do(vm, "ferry-abandon", "{ 'force': true }");
     g_free(vm_wait_status(vm, "failed"));
     vm_quit(vm);
     exit(0);

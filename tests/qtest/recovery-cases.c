@@ -290,12 +290,18 @@ static void lose_source_of_tcg(Run *run)
 static void lose_source_blocked(Run *run)
 {
     Vm *vm = run->destination;
+    g_autoptr(QDict) refusal = NULL;
 
     postcopy_lose_source(run);
     qtest_qmp_send_raw(vm->qts, "{ 'execute': 'pmemsave', 'id': 'save', 'arguments': { 'val': 0,"
                                 "  'size': 33554432, 'filename': '/dev/null' } }");
     g_usleep(200 * 1000);
-    qtest_qmp_send_raw(vm->qts, "{ 'exec-oob': 'ferry-abandon', 'id': 'abandon' }");
+    qtest_qmp_send_raw(vm->qts, "{ 'exec-oob': 'ferry-abandon', 'id': 'refused' }");
+    refusal = qtest_qmp_receive(vm->qts);
+    g_assert_nonnull(strstr(qdict_get_str(qdict_get_qdict(refusal, "error"), "desc"),
+                            "A device waits for a missing page"));
+    qtest_qmp_send_raw(vm->qts, "{ 'exec-oob': 'ferry-abandon', 'id': 'abandon', "
+                                "  'arguments': { 'force': true } }");
     for (unsigned nr = 0; nr < 2;) {
         QDict *answer = qtest_qmp_receive(vm->qts);
 

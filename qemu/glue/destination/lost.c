@@ -138,6 +138,46 @@ static void kick_all_vcpus(void)
     }
 }
 
+/* A thread of the kernel's that does nothing but bring a page in for a vCPU (KVM's asynchronous page faults). */
+static bool is_kvms(uint32_t thread)
+{
+    g_autofree char *task = g_strdup_printf("/proc/self/task/%" PRIu32, thread);
+    g_autofree char *path = g_strdup_printf("/proc/%" PRIu32 "/comm", thread);
+    g_autofree char *name = NULL;
+
+    return access(task, F_OK) != 0 && g_file_get_contents(path, &name, NULL, NULL) &&
+           g_str_has_prefix(name, "kworker/");
+}
+
+static bool is_vcpus(uint32_t thread)
+{
+    CPUState *cpu;
+
+    RCU_READ_LOCK_GUARD();
+    CPU_FOREACH(cpu)
+    {
+        if ((uint32_t)cpu->thread_id == thread) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whether a thread waits that may be about to write to a disk what it waits for: the main one, a worker, vhost's. */
+static bool device_waits(FerryDestination *destination)
+{
+    g_autoptr(GArray) threads = ferry_destination_waiting(destination);
+
+    for (guint i = 0; i < threads->len; i++) {
+        uint32_t thread = g_array_index(threads, uint32_t, i);
+
+        if (!is_vcpus(thread) && !is_kvms(thread)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* It was not abandoned after all. */
 static void let_vcpus_go_on(void *opaque)
 {
@@ -147,7 +187,7 @@ static void let_vcpus_go_on(void *opaque)
 }
 
 /* On the monitor's thread, or on the main one. */
-void qmp_ferry_abandon(Error **errp)
+void qmp_ferry_abandon(bool has_force, bool force, Error **errp)
 {
     FerryDestination *destination = ferry_incoming_destination();
     MigrationIncomingState *mis = migration_incoming_get_current();
@@ -156,6 +196,13 @@ void qmp_ferry_abandon(Error **errp)
 
     if (!destination || mis->state != MIGRATION_STATUS_POSTCOPY_PAUSED) {
         error_setg(errp, "Only an incoming migration in state 'postcopy-paused' can be abandoned");
+        return;
+    }
+    /* A guest that has never run here has asked for nothing. */
+    if (!force && !is_whole(destination) && ferry_destination_has_guest(destination) &&
+        device_waits(destination)) {
+        error_setg(errp, "A device waits for a missing page, and would go on with zeros, which it may be "
+                         "about to write to a disk: kill this QEMU, or set force");
         return;
     }
     /* 'failed' is its state when nothing is left of it. */

@@ -159,7 +159,7 @@ def nothing_is_missing(vm):
 
 def abandon(vm):
     """Its pages will never come: the guest is stopped for good, and the QEMU is free for other things."""
-    vm.qmp_oob('ferry-abandon')
+    vm.qmp_oob('ferry-abandon', force=True)
     wait_for('an abandoned guest is stopped',
              lambda: True if state(vm) in ('internal-error', 'inmigrate') else None)  # the latter if it never ran
     wait_for('an abandoned migration is over', lambda: True if migration(vm) == 'failed' else None)
