@@ -138,7 +138,10 @@ static void take_apart(void *opaque)
 void ferry_listen_give_up(MigrationIncomingState *mis, bool whole)
 {
     listening.whole = whole;
+    g_mutex_lock(&listening.lock);
     qatomic_set(&listening.given_up, true);
+    g_cond_signal(&listening.changed);
+    g_mutex_unlock(&listening.lock);
     qemu_sem_post(&mis->postcopy_pause_sem_dst);
 }
 
@@ -222,6 +225,14 @@ bool ferry_listen_resumed(void)
 {
     MigrationStatus state = qatomic_read(&migration_incoming_get_current()->state);
 
+    if (state == MIGRATION_STATUS_CANCELLING) {
+        /* A recovery woke this thread just then.  Who gives it up still uses the session, and says when not. */
+        g_mutex_lock(&listening.lock);
+        while (!qatomic_read(&listening.given_up)) {
+            g_cond_wait(&listening.changed, &listening.lock);
+        }
+        g_mutex_unlock(&listening.lock);
+    }
     return state != MIGRATION_STATUS_CANCELLING && state != MIGRATION_STATUS_FAILED;
 }
 
