@@ -6,20 +6,35 @@
  * bytes when it comes and waits until 'served' reaches the start of its claim: first come, first
  * served, and each taker sleeps exactly once, until its own moment, unless the rate changes.
  *
+ * There are two such buckets, and a taker waits for both. One keeps the mean: it lets those who
+ * come late catch up, on a busy host all the time, but only so far that a second stays what it
+ * should be. The other keeps what is caught up on from going out in one burst.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "pace.h"
 
 #include "../clock.h"
 
-/*
- * What an idle or late pace may catch up on.  QEMU accounts for max-bandwidth in periods of this
- * length; with much less, a busy host that runs a sender late makes the limit unreachable.
- */
-#define BURST_US (100 * 1000)
+/* Rates are in hundredths of the bandwidth; late is what an idle or late pace may catch up on. */
+enum {
+    MEAN_PERCENT = 100,
+    MEAN_LATE_US = 25 * 1000,
+    PEAK_PERCENT = 125,
+    PEAK_LATE_US = 5 * 1000,
+};
 
 /* Shorter waits than this are skipped and made up for by a later, longer one. */
 #define SHORTEST_WAIT_US (2 * 1000)
+
+typedef struct Bucket {
+    unsigned percent;
+    int64_t late_us;
+    uint64_t base_bytes; /* 'served' at the pace's base_us */
+    uint64_t reserved_bytes;
+} Bucket;
+
+#define NR_BUCKETS 2
 
 struct FerryPace {
     /* Nothing to wait for: no limit, not interrupted. Written under the lock. */
@@ -31,8 +46,7 @@ struct FerryPace {
     bool interrupted;
     uint64_t nr_interrupts; /* how a waiter knows that it was interrupted, resumed or not */
     int64_t base_us;        /* since when this rate has been in force */
-    uint64_t base_bytes;    /* 'served' at base_us */
-    uint64_t reserved_bytes;
+    Bucket buckets[NR_BUCKETS];
 };
 
 FerryPace *ferry_pace_new(void)
@@ -41,6 +55,8 @@ FerryPace *ferry_pace_new(void)
 
     g_mutex_init(&pace->lock);
     g_cond_init(&pace->changed);
+    pace->buckets[0] = (Bucket){.percent = MEAN_PERCENT, .late_us = MEAN_LATE_US};
+    pace->buckets[1] = (Bucket){.percent = PEAK_PERCENT, .late_us = PEAK_LATE_US};
     pace->open = true;
     return pace;
 }
@@ -54,14 +70,19 @@ void ferry_pace_free(FerryPace *pace)
     }
 }
 
-static uint64_t bytes_in(const FerryPace *pace, int64_t time_us)
+static double bucket_rate(const FerryPace *pace, const Bucket *bucket)
 {
-    return (uint64_t)((double)pace->bytes_per_second * (double)time_us / G_USEC_PER_SEC);
+    return (double)pace->bytes_per_second * bucket->percent / 100;
 }
 
-static uint64_t served_bytes(const FerryPace *pace, int64_t now_us)
+static uint64_t bytes_in(const FerryPace *pace, const Bucket *bucket, int64_t time_us)
 {
-    return pace->base_bytes + bytes_in(pace, now_us - pace->base_us);
+    return (uint64_t)(bucket_rate(pace, bucket) * (double)time_us / G_USEC_PER_SEC);
+}
+
+static uint64_t served_bytes(const FerryPace *pace, const Bucket *bucket, int64_t now_us)
+{
+    return bucket->base_bytes + bytes_in(pace, bucket, now_us - pace->base_us);
 }
 
 static void open_update(FerryPace *pace)
@@ -79,36 +100,56 @@ void ferry_pace_set_rate(FerryPace *pace, uint64_t bytes_per_second)
     }
     g_mutex_lock(&pace->lock);
     now_us = ferry_now_us();
-    pace->base_bytes = served_bytes(pace, now_us);
+    for (int i = 0; i < NR_BUCKETS; i++) {
+        Bucket *bucket = &pace->buckets[i];
+
+        bucket->base_bytes = served_bytes(pace, bucket, now_us);
+        if (bytes_per_second == 0) {
+            /* All claims are served, even for a waiter that wakes under a later rate. */
+            bucket->base_bytes = MAX(bucket->base_bytes, bucket->reserved_bytes);
+        }
+    }
     pace->base_us = now_us;
     pace->bytes_per_second = bytes_per_second;
-    if (bytes_per_second == 0) {
-        /* All claims are served, even for a waiter that wakes under a later rate. */
-        pace->base_bytes = MAX(pace->base_bytes, pace->reserved_bytes);
-    }
     open_update(pace);
     g_cond_broadcast(&pace->changed);
     g_mutex_unlock(&pace->lock);
 }
 
-/* How long until the claim that starts at @start_bytes is due. With the lock held. */
-static int64_t wait_us(const FerryPace *pace, uint64_t start_bytes)
+/* Claim @nr_bytes of @bucket; returns where they start. With the lock held. */
+static uint64_t claim(const FerryPace *pace, Bucket *bucket, uint64_t nr_bytes, int64_t now_us)
 {
-    uint64_t served = served_bytes(pace, ferry_now_us());
-    double left_s;
+    uint64_t served = served_bytes(pace, bucket, now_us);
+    uint64_t late = MIN(bytes_in(pace, bucket, bucket->late_us), served);
+    uint64_t start = MAX(bucket->reserved_bytes, served - late);
 
-    if (served >= start_bytes) {
-        return 0;
+    bucket->reserved_bytes = start + nr_bytes;
+    return start;
+}
+
+/* How long until the claims that start at @starts are due. With the lock held. */
+static int64_t wait_us(const FerryPace *pace, const uint64_t *starts)
+{
+    int64_t now_us = ferry_now_us(), longest_us = 0;
+
+    for (int i = 0; i < NR_BUCKETS; i++) {
+        const Bucket *bucket = &pace->buckets[i];
+        uint64_t served = served_bytes(pace, bucket, now_us);
+
+        if (served < starts[i]) {
+            double left_s = (double)(starts[i] - served) / bucket_rate(pace, bucket);
+
+            longest_us = MAX(longest_us, (int64_t)(left_s * G_USEC_PER_SEC) + 1);
+        }
     }
-    left_s = (double)(start_bytes - served) / (double)pace->bytes_per_second;
-    return (int64_t)(left_s * G_USEC_PER_SEC) + 1;
+    return longest_us;
 }
 
 static bool take_slowly(FerryPace *pace, uint64_t nr_bytes)
 {
     uint64_t nr_interrupts = pace->nr_interrupts;
-    uint64_t served, burst, start;
-    int64_t left_us;
+    uint64_t starts[NR_BUCKETS];
+    int64_t now_us, left_us;
 
     if (pace->interrupted) {
         return false;
@@ -116,12 +157,11 @@ static bool take_slowly(FerryPace *pace, uint64_t nr_bytes)
     if (pace->bytes_per_second == 0) {
         return true;
     }
-    served = served_bytes(pace, ferry_now_us());
-    burst = MIN(bytes_in(pace, BURST_US), served);
-    start = MAX(pace->reserved_bytes, served - burst);
-    pace->reserved_bytes = start + nr_bytes;
-
-    left_us = wait_us(pace, start);
+    now_us = ferry_now_us();
+    for (int i = 0; i < NR_BUCKETS; i++) {
+        starts[i] = claim(pace, &pace->buckets[i], nr_bytes, now_us);
+    }
+    left_us = wait_us(pace, starts);
     if (left_us < SHORTEST_WAIT_US) {
         return true;
     }
@@ -130,7 +170,7 @@ static bool take_slowly(FerryPace *pace, uint64_t nr_bytes)
         if (pace->nr_interrupts != nr_interrupts) {
             return false;
         }
-        left_us = wait_us(pace, start);
+        left_us = wait_us(pace, starts);
     }
     return true;
 }
@@ -154,7 +194,12 @@ void ferry_pace_interrupt(FerryPace *pace)
     pace->interrupted = true;
     pace->nr_interrupts++;
     /* Waiters leave without their bytes: their claims lapse. */
-    pace->reserved_bytes = MIN(pace->reserved_bytes, served_bytes(pace, ferry_now_us()));
+    for (int i = 0; i < NR_BUCKETS; i++) {
+        Bucket *bucket = &pace->buckets[i];
+
+        bucket->reserved_bytes =
+            MIN(bucket->reserved_bytes, served_bytes(pace, bucket, ferry_now_us()));
+    }
     open_update(pace);
     g_cond_broadcast(&pace->changed);
     g_mutex_unlock(&pace->lock);

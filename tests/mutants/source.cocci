@@ -554,8 +554,16 @@ typedef gint64;
 //    tests: pace
 @@
 @@
-- MAX(pace->reserved_bytes, served - burst)
-+ pace->reserved_bytes
+- MAX(bucket->reserved_bytes, served - late)
++ bucket->reserved_bytes
+
+// pace-burst: what may be caught up on goes out at once
+//    file: migration/source/pace.c
+//    tests: pace-exact
+@@
+@@
+- {.percent = PEAK_PERCENT, .late_us = PEAK_LATE_US}
++ {.percent = PEAK_PERCENT, .late_us = MEAN_LATE_US}
 
 // pace-interrupt: who waits for the pace is not interrupted
 //    file: migration/source/pace.c
