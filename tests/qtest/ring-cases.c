@@ -276,6 +276,75 @@ static void expect_bitmap(Run *run, const char *reason)
     qobject_unref(info);
 }
 
+/* --- A display, after an overrun --------------------------------------------------------------- */
+
+/* Where its registers are mapped, and the numbers of some. */
+#define SVGA_PORT        0xc000
+#define SVGA_ENABLE      1
+#define SVGA_CONFIG_DONE 20
+
+static void write_svga(Run *run, uint32_t number, uint32_t value)
+{
+    qtest_outl(run->source->qts, SVGA_PORT, number);
+    qtest_outl(run->source->qts, SVGA_PORT + 1, value);
+}
+
+/* A driver draws by itself: the display is not logged any more, however often it says so. */
+static void use_svga(Run *run)
+{
+    vm_write_pci(run->source, 2, 0x10, SVGA_PORT);
+    vm_write_pci(run->source, 2, 0x14, 0xe0000008);
+    vm_write_pci(run->source, 2, 0x04, 3);
+    write_svga(run, SVGA_CONFIG_DONE, 1);
+    write_svga(run, SVGA_CONFIG_DONE, 1);
+    limit_bursts(run);
+}
+
+/* Whether all slots of RAM are logged, by QEMU's trace: what it says of each last. */
+static bool all_are_logged(Vm *vm)
+{
+    g_autofree char *log = vm_log(vm);
+    g_auto(GStrv) lines = g_strsplit(log, "\n", -1);
+    g_autoptr(GHashTable) unlogged = g_hash_table_new(NULL, NULL);
+
+    for (char **line = lines; *line; line++) {
+        const char *at = strstr(*line, "Slot#");
+        unsigned slot, flags;
+        uint64_t start, size;
+
+        if (at && sscanf(at, "Slot#%u flags=0x%x gpa=0x%" SCNx64 " size=0x%" SCNx64, &slot, &flags,
+                         &start, &size) == 4) {
+            if (size == 0 || flags & 1 || start >= 32 * MIB) {
+                g_hash_table_remove(unlogged, GUINT_TO_POINTER(slot));
+            } else {
+                g_hash_table_add(unlogged, GUINT_TO_POINTER(slot));
+            }
+        }
+    }
+    return g_hash_table_size(unlogged) == 0;
+}
+
+static void wait_logged(Run *run)
+{
+    gint64 deadline = g_get_monotonic_time() + VM_PATIENCE_S * G_USEC_PER_SEC;
+
+    while (!all_are_logged(run->source)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(10 * 1000);
+    }
+}
+
+/* The guest goes back to a mode that is drawn, and so logged: that is no beginning of another migration. */
+static void draw_after_overrun(Run *run)
+{
+    wait_rounds(run);
+    expect_bitmap(run, "the dirty limit needs QEMU's");
+    wait_logged(run);
+    write_svga(run, SVGA_ENABLE, 0);
+    g_usleep(100 * 1000);
+    wait_logged(run);
+}
+
 /* Slowing vCPUs down at full rings is QEMU's business, also when Ferry could not keep up with one. */
 static void expect_qemus_look(Run *run)
 {
@@ -327,6 +396,17 @@ static const Case cases[] = {
         .before = limit_bursts,
         .during = wait_rounds,
         .after = expect_qemus_look,
+    },
+    {
+        .name = "tracker/kvm-overrun-drawn",
+        .cannot = no_rings,
+        .prepare = make_bursts,
+        .options = "-accel kvm,dirty-ring-size=1024 -bios {dir}/bursts.bin -vga vmware "
+                   "-trace kvm_set_user_memory",
+        .destination_paused = true,
+        .guest_writes = true,
+        .before = use_svga,
+        .during = draw_after_overrun,
     },
     {
         .name = "tracker/kvm-overrun-read-only",

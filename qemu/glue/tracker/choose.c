@@ -541,9 +541,6 @@ bool ferry_tracker_replace(const GError *why, FerryTracker *tracker)
     }
     if (tracking.mode == FERRY_TRACKER_MODE_PAGEMAP) {
         ferry_kvm_disarm();
-    } else {
-        /* A page whose entry was written over is not protected, and would never be again. */
-        ferry_kvm_unprotect();
     }
     return true;
 }
