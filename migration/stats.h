@@ -47,6 +47,15 @@ typedef struct FerryPath {
     uint64_t max_bytes_per_second; /* that are allowed on it; 0: no limit */
 } FerryPath;
 
+/* A migration's share of what the host allows all of them in one direction. */
+typedef struct FerrySharesStats {
+    unsigned nr_members; /* migrations that share it, with this one */
+    unsigned weight;     /* this one's */
+    uint64_t total_weight;
+    uint64_t host_bytes_per_second;    /* the limit; the lowest that one of them has */
+    uint64_t granted_bytes_per_second; /* what this one may have now */
+} FerrySharesStats;
+
 typedef struct FerryChannelStats {
     char name[32];
     bool has_marks; /* it is TCP */
@@ -125,6 +134,8 @@ typedef struct FerryStats {
     GArray *rounds;          /* of FerryRoundStats */
     bool has_path;           /* known at the source, where it is TCP */
     FerryPath path;
+    bool has_shares;
+    FerrySharesStats shares;
     bool has_report;
     FerryReport report;
     bool has_fetch;

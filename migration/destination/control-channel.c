@@ -49,12 +49,14 @@ static void silent(void *opaque, GError *error)
     }
 }
 
-static GError *look_at_stream(void *opaque)
+static GError *look_at_rest(void *opaque)
 {
     FerryDestination *destination = opaque;
     unsigned timeout_ms = destination->config.timeout_ms;
 
-    return destination->ops.stream_idle_ms(destination->opaque) <= timeout_ms
+    ferry_incoming_limit_look(destination->limit);
+    return !destination->ops.stream_idle_ms ||
+                   destination->ops.stream_idle_ms(destination->opaque) <= timeout_ms
                ? NULL
                : g_error_new(FERRY_ERROR, FERRY_ERROR_IO,
                              "the migration stream: nothing came for %u ms", timeout_ms);
@@ -81,9 +83,7 @@ static void start_heartbeat(FerryDestination *destination)
         ferry_heartbeat_add(heartbeat, destination->fetch[i]->channel, true, true);
     }
     g_mutex_unlock(&destination->lock);
-    if (destination->ops.stream_idle_ms) {
-        ferry_heartbeat_set_watch(heartbeat, look_at_stream, destination);
-    }
+    ferry_heartbeat_set_watch(heartbeat, look_at_rest, destination);
     destination->heartbeat = heartbeat;
     ferry_heartbeat_start(heartbeat);
 }
@@ -436,6 +436,8 @@ static bool take_go(FerryDestination *destination, const FerryFrame *frame, GErr
      */
     ferry_destination_tell(destination, FERRY_FRAME_TAKEN, NULL);
     if (first) {
+        /* What is missing comes while the guest runs. */
+        ferry_incoming_limit_lift(destination->limit, false);
         ferry_event(go, "destination");
         destination->ops.go(destination->opaque);
         g_mutex_lock(&destination->lock);
@@ -535,6 +537,7 @@ static bool take_frame(ChannelReader *reader, const FerryFrame *frame, const GBy
         g_mutex_lock(&destination->lock);
         destination->stopped_ns = ferry_now_ns();
         g_mutex_unlock(&destination->lock);
+        ferry_incoming_limit_lift(destination->limit, true);
         return true;
     case FERRY_FRAME_HANDOFF:
         return take_handoff(destination, frame, body, errp);

@@ -62,6 +62,19 @@ static bool take_fence(ChannelReader *reader, uint64_t number, GError **errp)
     return !control || ferry_control_send(control, FERRY_FRAME_REACHED, reached, NULL, errp);
 }
 
+/* Until these pages may come. */
+static bool wait_turn(ChannelReader *reader, const FerryFrame *frame, GError **errp)
+{
+    FerryIncomingLimit *limit = reader->destination->limit;
+
+    if (!ferry_incoming_limit_take(limit, FERRY_FRAME_BYTES + frame->payload_bytes)) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_IO, "channel '%s': closed",
+                    reader->channel->name);
+        return false;
+    }
+    return true;
+}
+
 static bool take_frame(ChannelReader *reader, bool is_fetch, const FerryFrame *frame, GError **errp)
 {
     FerryReceiver *receiver = &reader->destination->receiver;
@@ -70,6 +83,9 @@ static bool take_frame(ChannelReader *reader, bool is_fetch, const FerryFrame *f
     case FERRY_FRAME_PAGES:
         if (is_fetch && !ferry_fetch_is_live(receiver->fetch)) {
             break;
+        }
+        if (!is_fetch && !wait_turn(reader, frame, errp)) {
+            return false;
         }
         return ferry_receive_pages(receiver, reader->channel, frame, reader->unpacker, errp);
     case FERRY_FRAME_FENCE:

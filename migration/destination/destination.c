@@ -24,6 +24,7 @@ FerryDestination *ferry_destination_new(const FerryDestinationConfig *config,
     destination->opaque = opaque;
     destination->receiver.scanner = ferry_scanner_new();
     destination->start_ns = ferry_now_ns();
+    destination->limit = ferry_incoming_limit_new(config->bytes_per_second, config->shares);
     destination->readers = g_ptr_array_new();
     g_mutex_init(&destination->lock);
     g_cond_init(&destination->changed);
@@ -114,6 +115,8 @@ void ferry_destination_free(FerryDestination *destination, const char *reason)
         g_thread_join(reader->thread);
     }
     ferry_heartbeat_free(destination->heartbeat);
+    ferry_incoming_limit_free(destination->limit);
+    ferry_shares_leave(destination->config.shares);
     ferry_missing_clear(&destination->missing_reader);
     ferry_receiver_clear(&destination->receiver);
     for (guint i = 0; i < destination->readers->len; i++) {

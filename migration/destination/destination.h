@@ -26,6 +26,7 @@
 #include "../memory/region.h"
 #include "../stats.h"
 #include "../wire/frame.h"
+#include "../wire/shares.h"
 
 /*
  * Connections that may be open and not have proved themselves yet: all of a source's, which come at once,
@@ -36,8 +37,10 @@
 typedef struct FerryDestination FerryDestination;
 
 typedef struct FerryDestinationConfig {
-    uint64_t session;    /* a token that nobody can guess, which the source is given */
-    unsigned timeout_ms; /* silence that means a broken connection: see heartbeat.h */
+    uint64_t session;          /* a token that nobody can guess, which the source is given */
+    unsigned timeout_ms;       /* silence that means a broken connection: see heartbeat.h */
+    uint64_t bytes_per_second; /* how fast pages may come; 0: as fast as they do */
+    FerryShares *shares; /* of the host's incoming bandwidth, or NULL; the session's from here on */
 } FerryDestinationConfig;
 
 /* The machine that is to receive the guest.  Called from the destination's threads. */

@@ -14,6 +14,7 @@
 
 #include "destination.h"
 #include "fetch.h"
+#include "incoming-limit.h"
 #include "../wire/missing.h"
 #include "receiver.h"
 #include "../wire/heartbeat.h"
@@ -60,6 +61,7 @@ struct FerryDestination {
     FerryMissingReader missing_reader; /* the control thread's */
     FerryHeartbeat *heartbeat;         /* the same */
     uint64_t start_ns;
+    FerryIncomingLimit *limit; /* or NULL */
 
     GMutex lock; /* for all that follows */
     GCond changed;

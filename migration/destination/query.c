@@ -126,4 +126,8 @@ void ferry_destination_query(FerryDestination *destination, FerryStats *stats)
         }
     }
     g_mutex_unlock(&destination->lock);
+    stats->has_shares = destination->config.shares;
+    if (stats->has_shares) {
+        ferry_shares_query(destination->config.shares, &stats->shares);
+    }
 }

@@ -193,6 +193,7 @@ void ferry_destination_shut_down_locked(FerryDestination *destination)
 
         ferry_channel_shutdown(reader->channel);
     }
+    ferry_incoming_limit_interrupt(destination->limit);
 }
 
 /*
@@ -237,6 +238,7 @@ static bool cut_off(FerryDestination *destination, const GError *error, ChannelR
             ferry_channel_shutdown(reader->channel);
         }
     }
+    ferry_incoming_limit_interrupt(destination->limit);
     return true;
 }
 

@@ -8,8 +8,22 @@
 #include "../wire/path.h"
 #include "internal.h"
 
+/* What is left of @bytes_per_second when the host's limit is shared out; 0 is no limit. */
+static uint64_t share(FerrySource *source, uint64_t bytes_per_second)
+{
+    const uint64_t host = source->config.host_bytes_per_second;
+
+    if (source->config.shares) {
+        return ferry_shares_update(source->config.shares,
+                                   ferry_channels_sent_bytes(&source->channels),
+                                   ferry_senders_held_up(source->senders), bytes_per_second);
+    }
+    return host && bytes_per_second ? MIN(host, bytes_per_second) : MAX(host, bytes_per_second);
+}
+
 void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second)
 {
+    bytes_per_second = share(source, bytes_per_second);
     atomic_store(&source->bandwidth, bytes_per_second);
     /* In the blackout there is none. */
     if (ferry_backlog_guest(source->backlog) != FERRY_GUEST_STOPPED) {
@@ -124,4 +138,8 @@ void ferry_source_query(FerrySource *source, FerryStats *stats)
     list = (ChannelList){.channels = stats->channels, .elapsed_ns = stats->elapsed_ns};
     ferry_channels_foreach(&source->channels, add_channel_stats, &list);
     stats->has_path = ferry_source_query_path(source, &stats->path);
+    stats->has_shares = source->config.shares;
+    if (stats->has_shares) {
+        ferry_shares_query(source->config.shares, &stats->shares);
+    }
 }

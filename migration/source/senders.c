@@ -12,8 +12,8 @@
 #include "../clock.h"
 #include "../fault.h"
 #include "../thread.h"
+#include "../wire/pace.h"
 #include "../wire/frame.h"
-#include "pace.h"
 
 /* A hint is the region's number, so many bits up, and the granule's plus one. */
 #define HINT_SHIFT 40
@@ -364,6 +364,11 @@ void ferry_senders_unfreeze(FerrySenders *senders)
 void ferry_senders_set_rate(FerrySenders *senders, uint64_t bytes_per_second)
 {
     ferry_pace_set_rate(senders->pace, bytes_per_second);
+}
+
+bool ferry_senders_held_up(FerrySenders *senders)
+{
+    return ferry_pace_held_up(senders->pace);
 }
 
 void ferry_senders_hint(FerrySenders *senders, uint32_t region, uint64_t granule)

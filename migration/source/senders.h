@@ -75,6 +75,9 @@ void ferry_senders_unfreeze(FerrySenders *senders);
 /* Bytes a second of all together; 0: no limit.  Any thread. */
 void ferry_senders_set_rate(FerrySenders *senders, uint64_t bytes_per_second);
 
+/* Whether the rate has held them up since this was asked before.  Any thread. */
+bool ferry_senders_held_up(FerrySenders *senders);
+
 /* The sender that has @granule is to go on from there.  Any thread. */
 void ferry_senders_hint(FerrySenders *senders, uint32_t region, uint64_t granule);
 

@@ -86,6 +86,7 @@ void ferry_source_free(FerrySource *source)
     free_resume_missing(source);
     ferry_first_pass_free(source->first_pass);
     ferry_sample_free(source->hot_sample);
+    ferry_shares_leave(source->config.shares);
     ferry_senders_free(source->senders);
     ferry_backlog_free(source->backlog);
     ferry_channels_destroy(&source->channels);

@@ -45,6 +45,7 @@
 #include "../memory/region.h"
 #include "../stats.h"
 #include "../wire/frame.h"
+#include "../wire/shares.h"
 #include "phase.h"
 
 typedef struct FerrySource FerrySource;
@@ -60,7 +61,10 @@ typedef struct FerrySourceConfig {
     unsigned switchover_ms;
     bool compress; /* compress payloads where that helps (costs a stable copy) */
     bool checksum; /* send a CRC32C of each payload (costs a stable copy of it) */
-    bool send_hot; /* do not put off pages that stay hot: to measure what that saves */
+    uint64_t
+        host_bytes_per_second; /* how fast it may send besides its own bandwidth; 0: no limit */
+    FerryShares *shares; /* of the host's outgoing bandwidth, or NULL; the session's from here on */
+    bool send_hot;       /* do not put off pages that stay hot: to measure what that saves */
     /*
      * Until when READY must have come, of ferry_now_us(); 0: no limit.  A destination that says
      * that it is at work gets open_timeout_ms more, each time.

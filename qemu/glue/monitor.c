@@ -38,6 +38,18 @@ static FerrySocketInfo *make_socket(const FerryMarks *marks)
     return socket;
 }
 
+static FerrySharesInfo *make_shares(const FerrySharesStats *shares)
+{
+    FerrySharesInfo *info = g_new0(FerrySharesInfo, 1);
+
+    info->members = shares->nr_members;
+    info->weight = shares->weight;
+    info->total_weight = shares->total_weight;
+    info->host_bandwidth = shares->host_bytes_per_second;
+    info->bandwidth = shares->granted_bytes_per_second;
+    return info;
+}
+
 static FerryPathInfo *make_path(const FerryPath *path)
 {
     FerryPathInfo *info = g_new0(FerryPathInfo, 1);
@@ -166,6 +178,7 @@ static void fill_stats(FerryInfo *info, const FerryStats *stats)
     }
     fill_channels(info, stats);
     info->path = stats->has_path ? make_path(&stats->path) : NULL;
+    info->shares = stats->has_shares ? make_shares(&stats->shares) : NULL;
     fill_rounds(info, stats);
     if (stats->has_fetch) {
         info->fetch = make_fetch(&stats->fetch, stats->is_source);
@@ -242,6 +255,16 @@ static void print_socket(Monitor *mon, const char *name, const FerrySocketInfo *
     }
 }
 
+static void print_shares(Monitor *mon, const FerrySharesInfo *shares)
+{
+    if (shares) {
+        monitor_printf(
+            mon, "shares: %u of %" PRIu64 ", %" PRIu64 " of %" PRIu64 " kbytes/s, %u migrations\n",
+            shares->weight, shares->total_weight, shares->bandwidth >> 10,
+            shares->host_bandwidth >> 10, shares->members);
+    }
+}
+
 static void print_path(Monitor *mon, const FerryPathInfo *path)
 {
     if (!path) {
@@ -298,6 +321,7 @@ void hmp_info_ferry(Monitor *mon, const QDict *qdict)
         print_socket(mon, e->value->name, e->value->socket);
     }
     print_path(mon, info->path);
+    print_shares(mon, info->shares);
     for (FerryRoundInfoList *e = info->rounds; e; e = e->next) {
         monitor_printf(mon,
                        "round %u: %" PRIu64 " dirty pages found in %" PRIu64 " us, %" PRIu64

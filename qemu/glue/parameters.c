@@ -29,6 +29,7 @@
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/hmp.h"
 #include "ferry/glue/parameters.h"
+#include "ferry/glue/shares.h"
 #include "ferry/migration/wire/binding.h"
 #include "ferry/migration/wire/frame.h"
 #include "ferry/migration/wire/heartbeat.h"

@@ -9,7 +9,7 @@
  */
 #include "migration/memory/scan.h"
 #include "migration/wire/crc32c.h"
-#include "migration/source/pace.h"
+#include "migration/wire/pace.h"
 #include "migration/memory/zero.h"
 #include "samples.h"
 

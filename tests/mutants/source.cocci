@@ -550,7 +550,7 @@ typedef gint64;
 + ++throttle->nr_bad < 1
 
 // pace-saved: idle time may be caught up on without limit
-//    file: migration/source/pace.c
+//    file: migration/wire/pace.c
 //    tests: pace
 @@
 @@
@@ -558,7 +558,7 @@ typedef gint64;
 + bucket->reserved_bytes
 
 // pace-burst: what may be caught up on goes out at once
-//    file: migration/source/pace.c
+//    file: migration/wire/pace.c
 //    tests: pace-exact
 @@
 @@
@@ -566,12 +566,13 @@ typedef gint64;
 + {.percent = PEAK_PERCENT, .late_us = MEAN_LATE_US}
 
 // pace-interrupt: who waits for the pace is not interrupted
-//    file: migration/source/pace.c
+//    file: migration/wire/pace.c
 //    tests: pace
+//    places: 2
 @@
 @@
-- pace->nr_interrupts != nr_interrupts
-+ false
+- pace->nr_interrupts == nr_interrupts
++ true
 
 // heat-cold: a chunk that the guest writes counts as cold
 //    file: migration/source/heat.c

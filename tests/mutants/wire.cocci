@@ -397,3 +397,52 @@ expression ipv6;
 @@
 - here == there
 + true
+
+// shares-dead: who has died keeps its share
+//    file: migration/wire/shares.c
+//    tests: shares
+@@
+@@
+- flock.l_type != F_UNLCK
++ true
+
+// shares-lent: what somebody does not use is not lent
+//    file: migration/wire/shares.c
+//    tests: shares
+@@
+@@
+- shares->measured && !shares->held_up
++ false
+
+// shares-stale: who stands still keeps all of its share
+//    file: migration/wire/shares.c
+//    tests: shares
+@@
+expression record, now_ns;
+@@
+- now_ns - record->stamp_ns > STALE_NS
++ false
+
+// shares-crc: a torn record counts
+//    file: migration/wire/shares.c
+//    tests: shares
+@@
+@@
+- record->crc == crc_of(record)
++ true
+
+// shares-removed: a file that was removed is gone on with
+//    file: migration/wire/shares.c
+//    tests: shares
+@@
+@@
+- !is_in_place(shares)
++ false
+
+// shares-least: the limit that somebody else has set does not count
+//    file: migration/wire/shares.c
+//    tests: shares
+@@
+@@
+- MIN(stats->host_bytes_per_second, record->host_bytes_per_second)
++ stats->host_bytes_per_second

@@ -7,7 +7,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration/source/pace.h"
+#include "migration/wire/pace.h"
 
 #define MIB        (UINT64_C(1) << 20)
 #define NR_THREADS 4

@@ -201,8 +201,9 @@ void qmp_ferry_abandon(bool has_force, bool force, Error **errp)
     /* A guest that has never run here has asked for nothing. */
     if (!force && !is_whole(destination) && ferry_destination_has_guest(destination) &&
         device_waits(destination)) {
-        error_setg(errp, "A device waits for a missing page, and would go on with zeros, which it may be "
-                         "about to write to a disk: kill this QEMU, or set force");
+        error_setg(errp,
+                   "A device waits for a missing page, and would go on with zeros, which it may be "
+                   "about to write to a disk: kill this QEMU, or set force");
         return;
     }
     /* 'failed' is its state when nothing is left of it. */

@@ -13,6 +13,7 @@
 #include "migration/misc.h"
 #include "migration/migration.h"
 
+#include "ferry/glue/shares.h"
 #include "../internal.h"
 #include "session.h"
 
@@ -41,8 +42,16 @@ static void yank(void *opaque)
 
 void ferry_incoming_open(uint8_t version, const FerryDestinationOps *ops)
 {
-    FerryDestinationConfig config = {.timeout_ms = ferry_settings()->network_timeout_ms};
+    FerryDestinationConfig config = {
+        .timeout_ms = ferry_settings()->network_timeout_ms,
+        .bytes_per_second = (uint64_t)ferry_settings()->incoming_mb * 1000 * 1000,
+    };
+    uint64_t host = ferry_host_limit(FERRY_INCOMING, &config.shares);
 
+    if (host && !config.shares) {
+        config.bytes_per_second =
+            config.bytes_per_second ? MIN(config.bytes_per_second, host) : host;
+    }
     incoming.version = version;
     qemu_guest_getrandom_nofail(&incoming.token, sizeof(incoming.token));
     config.session = incoming.token;
@@ -240,7 +249,8 @@ void ferry_incoming_end(const char *reason, bool later)
     g_mutex_unlock(&incoming.lock);
     yank_unregister_function(MIGRATION_YANK_INSTANCE, yank, ended.destination);
     if (later) {
-        aio_bh_schedule_oneshot(qemu_get_aio_context(), free_later, g_memdup2(&ended, sizeof(ended)));
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), free_later,
+                                g_memdup2(&ended, sizeof(ended)));
     } else {
         free_ended(&ended);
     }

@@ -17,6 +17,7 @@
 
 #include "ferry/glue/binding.h"
 #include "ferry/glue/ferry.h"
+#include "ferry/glue/shares.h"
 #include "ferry/glue/marks.h"
 #include "ferry/glue/tracker/tracker.h"
 #include "ferry/migration/error.h"
@@ -212,6 +213,8 @@ static bool open_session(MigrationState *s, char **reason)
     config.checksum = ferry_settings()->checksum;
     config.compress = ferry_settings()->compression == FERRY_COMPRESSION_ZSTD;
     config.send_hot = !ferry_settings()->x_defer;
+
+    config.host_bytes_per_second = ferry_host_limit(FERRY_OUTGOING, &config.shares);
 
     if (ferry_outgoing_open(s, &config, &error)) {
         trace_ferry_session_opened(version, config.nr_channels, config.nr_fetch);

@@ -189,6 +189,7 @@ bool ferry_outgoing_open(MigrationState *s, const FerrySourceConfig *config, GEr
                             errp)) {
         ferry_regions_clear(&regions);
         ferry_regions_clear(&outgoing.regions);
+        ferry_shares_leave(own.shares);
         return false;
     }
     outgoing.counted_bytes = outgoing.counted_normal = outgoing.counted_zero = 0;

@@ -44,6 +44,8 @@ struct FerryPace {
     GCond changed;
     uint64_t bytes_per_second; /* 0: no limit */
     bool interrupted;
+    bool held_up; /* since somebody asked */
+    unsigned nr_waiting;
     uint64_t nr_interrupts; /* how a waiter knows that it was interrupted, resumed or not */
     int64_t base_us;        /* since when this rate has been in force */
     Bucket buckets[NR_BUCKETS];
@@ -162,17 +164,28 @@ static bool take_slowly(FerryPace *pace, uint64_t nr_bytes)
         starts[i] = claim(pace, &pace->buckets[i], nr_bytes, now_us);
     }
     left_us = wait_us(pace, starts);
+    pace->held_up |= left_us > 0;
     if (left_us < SHORTEST_WAIT_US) {
         return true;
     }
-    while (left_us > 0) {
+    pace->nr_waiting++;
+    while (left_us > 0 && pace->nr_interrupts == nr_interrupts) {
         ferry_cond_wait_until(&pace->changed, &pace->lock, ferry_now_us() + left_us);
-        if (pace->nr_interrupts != nr_interrupts) {
-            return false;
-        }
         left_us = wait_us(pace, starts);
     }
-    return true;
+    pace->nr_waiting--;
+    return pace->nr_interrupts == nr_interrupts;
+}
+
+bool ferry_pace_held_up(FerryPace *pace)
+{
+    bool held_up;
+
+    g_mutex_lock(&pace->lock);
+    held_up = pace->held_up || pace->nr_waiting > 0;
+    pace->held_up = false;
+    g_mutex_unlock(&pace->lock);
+    return held_up;
 }
 
 bool ferry_pace_take(FerryPace *pace, uint64_t nr_bytes)

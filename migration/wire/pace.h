@@ -41,6 +41,9 @@ void ferry_pace_set_rate(FerryPace *pace, uint64_t bytes_per_second);
  */
 bool ferry_pace_take(FerryPace *pace, uint64_t nr_bytes);
 
+/** ferry_pace_held_up: whether anybody has had to wait since this was asked before; any thread */
+bool ferry_pace_held_up(FerryPace *pace);
+
 /**
  * ferry_pace_interrupt: make every waiting and every further ferry_pace_take() return false
  *
