@@ -71,9 +71,14 @@ bool ferry_pageset_fits(const FerryRegions *regions, unsigned nr_sets, GError **
     /* A bit for each page, an eighth of that and more for granules, and what the kernel rounds up. */
     uint64_t nr_bytes = ferry_regions_total_bytes(regions) / FERRY_PAGE_BYTES / 8;
     uint64_t most_bytes = nr_sets * (nr_bytes + nr_bytes / 8 + (uint64_t)regions->nr * 65536);
-    void *map = mmap(NULL, most_bytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *map;
 
+    if (regions->nr == 0) {
+        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM, "there is no memory to move");
+        return false;
+    }
+    map = mmap(NULL, most_bytes, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
                     "no %" PRIu64

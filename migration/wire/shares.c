@@ -227,6 +227,15 @@ static bool is_in_place(const FerryShares *shares)
 
 /* --- A member ------------------------------------------------------------------------------------- */
 
+bool ferry_shares_check_file(const char *path, GError **errp)
+{
+    if (!g_path_is_absolute(path)) {
+        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED, "it does not begin with '/'");
+        return false;
+    }
+    return true;
+}
+
 FerryShares *ferry_shares_join(const char *path, const FerrySharesConfig *config, GError **errp)
 {
     FerryShares *shares = g_new0(FerryShares, 1);

@@ -25,6 +25,9 @@
 
 #define FERRY_SHARES_WEIGHT_MAX 10000
 
+/* Longest path of the file, in bytes. */
+#define FERRY_SHARES_FILE_MAX 1023
+
 typedef struct FerryShares FerryShares;
 
 /* Networks have one bandwidth for each. */
@@ -40,6 +43,9 @@ typedef struct FerrySharesConfig {
         host_bytes_per_second; /* what all of them have together; the least that one says counts */
 } FerrySharesConfig;
 
+/* Whether a text may name the file. */
+bool ferry_shares_check_file(const char *path, GError **errp);
+
 /*
  * Become a member, by the file at @path, which is made if there is none.  NULL and an error where it cannot be
  * used.  A child of this process that keeps its descriptors keeps the membership.
@@ -50,8 +56,9 @@ FerryShares *ferry_shares_join(const char *path, const FerrySharesConfig *config
 void ferry_shares_leave(FerryShares *shares);
 
 /*
- * @sent_bytes: how much it has sent, since it joined or began anew.  @held_up: it would have sent more.  @limit: its own
- * limit in bytes a second, or 0.  Returns what it may send a second from now on, 1 at least.  To be called every 50 ms or so while it sends.
+ * @sent_bytes: how much it has sent, since it joined or began anew.  @held_up: it would have sent more.  @limit: its
+ * own limit in bytes a second, or 0.  Returns what it may send a second from now on, 1 at least.  To be called every
+ * 50 to 100 ms while it sends.
  */
 uint64_t ferry_shares_update(FerryShares *shares, uint64_t sent_bytes, bool held_up,
                              uint64_t limit);

@@ -29,11 +29,11 @@
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/hmp.h"
 #include "ferry/glue/parameters.h"
-#include "ferry/glue/shares.h"
 #include "ferry/migration/wire/binding.h"
 #include "ferry/migration/wire/frame.h"
 #include "ferry/migration/wire/heartbeat.h"
 #include "ferry/migration/wire/marks.h"
+#include "ferry/migration/wire/shares.h"
 #include "ferry/migration/wire/subnets.h"
 
 #define TYPE_FERRY "ferry"

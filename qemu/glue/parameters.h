@@ -10,10 +10,8 @@
 
 #include "ferry/migration/stats.h"
 #include "ferry/migration/wire/binding.h"
+#include "ferry/migration/wire/shares.h"
 #include "ferry/migration/wire/subnets.h"
-
-/* Longest path of the file by which migrations share bandwidth, in bytes. */
-#define FERRY_SHARES_FILE_MAX 1023
 
 /* A member for each line of the table that is no alias. */
 typedef struct FerrySettings {

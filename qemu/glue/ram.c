@@ -18,7 +18,6 @@
 
 #include "ferry/glue/ferry.h"
 #include "ferry/migration/memory/holes.h"
-#include "destination/session.h"
 #include "internal.h"
 
 /*
@@ -185,11 +184,6 @@ void ferry_release_ram(GPtrArray *held)
         memory_region_unref(g_ptr_array_index(held, i));
     }
     g_ptr_array_unref(held);
-}
-
-bool ferry_postcopy_empties(void)
-{
-    return migration_incoming_postcopy_advised() && !ferry_incoming_destination();
 }
 
 bool ferry_resize_ram(const FerryRegions *remote, Error **errp)

@@ -6,19 +6,8 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 
-#include "ferry/glue/ferry.h"
+#include "ferry/glue/parameters.h"
 #include "ferry/glue/shares.h"
-#include "ferry/migration/error.h"
-#include "internal.h"
-
-bool ferry_shares_check_file(const char *path, GError **errp)
-{
-    if (!g_path_is_absolute(path)) {
-        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED, "it does not begin with '/'");
-        return false;
-    }
-    return true;
-}
 
 uint64_t ferry_host_limit(FerryDirection direction, FerryShares **shares)
 {

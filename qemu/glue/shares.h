@@ -8,9 +8,6 @@
 
 #include "ferry/migration/wire/shares.h"
 
-/* Whether a text may name the file of shares. */
-bool ferry_shares_check_file(const char *path, GError **errp);
-
 /*
  * The host's limit for one direction, in bytes a second, or 0; and with it a share of that in *@shares, the caller's to
  * leave.  Where there is none to be had, which is said in the log, the limit counts for this migration alone.

@@ -549,31 +549,6 @@ typedef gint64;
 - ++throttle->nr_bad < 2
 + ++throttle->nr_bad < 1
 
-// pace-saved: idle time may be caught up on without limit
-//    file: migration/wire/pace.c
-//    tests: pace
-@@
-@@
-- MAX(bucket->reserved_bytes, served - late)
-+ bucket->reserved_bytes
-
-// pace-burst: what may be caught up on goes out at once
-//    file: migration/wire/pace.c
-//    tests: pace-exact
-@@
-@@
-- {.percent = PEAK_PERCENT, .late_us = PEAK_LATE_US}
-+ {.percent = PEAK_PERCENT, .late_us = MEAN_LATE_US}
-
-// pace-interrupt: who waits for the pace is not interrupted
-//    file: migration/wire/pace.c
-//    tests: pace
-//    places: 2
-@@
-@@
-- pace->nr_interrupts == nr_interrupts
-+ true
-
 // heat-cold: a chunk that the guest writes counts as cold
 //    file: migration/source/heat.c
 //    tests: heat first-pass

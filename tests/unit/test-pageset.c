@@ -476,6 +476,9 @@ static void test_fits(void)
     region.length_bytes = UINT64_C(1) << 40;
     g_assert_true(ferry_pageset_fits(&regions, 14, &error));
     g_assert_no_error(error);
+    regions.nr = 0;
+    g_assert_false(ferry_pageset_fits(&regions, 14, &error));
+    g_assert_cmpstr(error->message, ==, "there is no memory to move");
 }
 
 int main(int argc, char **argv)

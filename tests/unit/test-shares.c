@@ -319,7 +319,12 @@ static void refuse(const char *path, const char *why)
 static void test_refused(void)
 {
     g_autofree char *link = in_folder("link"), *fifo = in_folder("fifo");
+    g_autoptr(GError) error = NULL;
 
+    g_assert_true(ferry_shares_check_file(folder, &error));
+    g_assert_no_error(error);
+    g_assert_false(ferry_shares_check_file("shares", &error));
+    g_assert_cmpstr(error->message, ==, "it does not begin with '/'");
     refuse(folder, "cannot open it");
     refuse("/nowhere/shares", "cannot open it");
     g_assert_cmpint(symlink("/etc/passwd", link), ==, 0);

@@ -244,3 +244,8 @@ void ferry_postcopy_paused(MigrationIncomingState *mis)
     error_report("ferry: %s", missing);
     ferry_lost_begin();
 }
+
+bool ferry_postcopy_empties(void)
+{
+    return migration_incoming_postcopy_advised() && !ferry_incoming_destination();
+}

@@ -537,6 +537,7 @@ bool ferry_tracker_replace(const GError *why, FerryTracker *tracker)
     mode = second_best(why->message, &reason);
     set_info(mode, reason);
     if (!use_chosen(mode, reason, tracker, NULL)) {
+        set_info(FERRY_TRACKER_MODE_KVM_RING, why->message);
         return false;
     }
     if (tracking.mode == FERRY_TRACKER_MODE_PAGEMAP) {

@@ -4,7 +4,7 @@
 from points import EFFECTS, MODES, PLAN, is_of_many, letter
 from walk import Case
 
-NR_RANDOM = 0
+NR_RANDOM = 6
 PASSES_MOST = 4
 
 # Where it has gone wrong before, or would be worst; each effect in each mode but for few.
