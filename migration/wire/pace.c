@@ -20,8 +20,8 @@
 enum {
     MEAN_PERCENT = 100,
     MEAN_LATE_US = 25 * 1000,
-    PEAK_PERCENT = 125,
-    PEAK_LATE_US = 5 * 1000,
+    PEAK_PERCENT = 150,
+    PEAK_LATE_US = 4 * 1000,
 };
 
 /* Shorter waits than this are skipped and made up for by a later, longer one. */
@@ -147,6 +147,22 @@ static int64_t wait_us(const FerryPace *pace, const uint64_t *starts)
     return longest_us;
 }
 
+/* Who comes later than may be caught up on has lost that, and must not pass it on to those after it. */
+static void lose_time(FerryPace *pace, const uint64_t *starts, uint64_t nr_bytes)
+{
+    int64_t now_us = ferry_now_us();
+
+    for (int i = 0; i < NR_BUCKETS; i++) {
+        Bucket *bucket = &pace->buckets[i];
+        uint64_t served = served_bytes(pace, bucket, now_us);
+        uint64_t late = MIN(bytes_in(pace, bucket, bucket->late_us), served);
+
+        if (served - late > starts[i]) {
+            bucket->reserved_bytes = MAX(bucket->reserved_bytes, served - late + nr_bytes);
+        }
+    }
+}
+
 static bool take_slowly(FerryPace *pace, uint64_t nr_bytes)
 {
     uint64_t nr_interrupts = pace->nr_interrupts;
@@ -174,7 +190,11 @@ static bool take_slowly(FerryPace *pace, uint64_t nr_bytes)
         left_us = wait_us(pace, starts);
     }
     pace->nr_waiting--;
-    return pace->nr_interrupts == nr_interrupts;
+    if (pace->nr_interrupts != nr_interrupts) {
+        return false;
+    }
+    lose_time(pace, starts, nr_bytes);
+    return true;
 }
 
 bool ferry_pace_held_up(FerryPace *pace)

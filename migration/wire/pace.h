@@ -34,7 +34,7 @@ void ferry_pace_set_rate(FerryPace *pace, uint64_t bytes_per_second);
  * Takers are served in the order in which they came. A taker that comes to an idle pace goes
  * on at once however much it asks for, and those after it wait for the time it has used up. So
  * in any second, no more is let through than the rate allows plus 3 % of it, nor in any shorter
- * time than 10 ms worth and a quarter more than the rate allows; in both, plus the largest single
+ * time than 10 ms worth and half more than the rate allows; in both, plus the largest single
  * take. Without a limit this is one atomic load. Any thread.
  *
  * Returns false, with nothing taken, when the pace is or becomes interrupted.

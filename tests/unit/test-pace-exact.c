@@ -62,7 +62,7 @@ typedef struct Take {
     uint64_t total_bytes; /* with all before it */
 } Take;
 
-/* What it sent in @SECONDS, over a wire that is twice as fast as it may be. */
+/* What it sent in @SECONDS, over a wire that is far faster than it may be. */
 static GArray *send_all(uint64_t rate, uint64_t take_bytes)
 {
     g_autoptr(FerryPace) pace = ferry_pace_new();
@@ -76,7 +76,7 @@ static GArray *send_all(uint64_t rate, uint64_t take_bytes)
         take.at_us = host.now_us;
         take.total_bytes += take_bytes;
         g_array_append_val(takes, take);
-        host.now_us += (int64_t)(take_bytes * G_USEC_PER_SEC / rate / 2);
+        host.now_us += (int64_t)(take_bytes * G_USEC_PER_SEC / rate / 50);
     }
     return takes;
 }
@@ -106,7 +106,7 @@ static void find_extremes(const GArray *takes, int64_t period_us, uint64_t *leas
     }
 }
 
-static void check(uint64_t rate, uint64_t take_bytes)
+static void check(uint64_t rate, uint64_t take_bytes, unsigned least_percent)
 {
     static const int64_t short_ms[] = {0, 1, 5, 10, 50, 100};
     g_autoptr(GArray) takes = send_all(rate, take_bytes);
@@ -116,35 +116,37 @@ static void check(uint64_t rate, uint64_t take_bytes)
     g_test_message("%" G_GUINT64_FORMAT " B/s: %.4f to %.4f in a second", rate,
                    (double)least / (double)rate, (double)most / (double)rate);
     g_assert_cmpuint(most, <=, rate * 103 / 100 + take_bytes);
-    g_assert_cmpuint(least + 2 * take_bytes, >=, rate * 97 / 100);
+    g_assert_cmpuint(least + 2 * take_bytes, >=, rate * least_percent / 100);
     for (size_t i = 0; i < G_N_ELEMENTS(short_ms); i++) {
         find_extremes(takes, short_ms[i] * 1000, &least, &most);
-        g_assert_cmpuint(most, <=, rate / 100 + rate / 800 * (uint64_t)short_ms[i] + take_bytes);
+        g_assert_cmpuint(most, <=,
+                         rate / 100 + rate * 3 / 2000 * (uint64_t)short_ms[i] + take_bytes);
     }
 }
 
-static void check_rates(int64_t late_us)
+static void check_rates(int64_t late_us, unsigned least_percent)
 {
     host.late_us = late_us;
     for (uint64_t rate = 4 * MIB; rate <= 4096 * MIB; rate *= 4) {
-        check(rate, 64 * KIB);
-        check(rate, 256 * KIB);
+        check(rate, 64 * KIB, least_percent);
+        check(rate, 256 * KIB, least_percent);
     }
 }
 
 static void test_quiet(void)
 {
-    check_rates(0);
+    check_rates(0, 97);
 }
 
 static void test_busy(void)
 {
-    check_rates(5 * 1000);
+    check_rates(5 * 1000, 97);
 }
 
 static void test_very_busy(void)
 {
-    check_rates(15 * 1000);
+    /* What it loses where it is this late several times in a row cannot all be caught up on. */
+    check_rates(15 * 1000, 94);
 }
 
 /* What was not sent in time that passed idle is not sent after it. */
