@@ -160,14 +160,19 @@ static void expect(const Member *member, uint64_t wanted)
 
 static void test_alone(void)
 {
+    g_autofree char *path = in_folder("shares");
     Member one = join(100);
     FerrySharesStats stats;
+    struct stat status;
 
     go_on((Member *[]){&one}, 1, 3);
     expect(&one, HOST);
     ferry_shares_query(one.shares, &stats);
     g_assert_cmpuint(stats.nr_members, ==, 1);
     g_assert_cmpuint(stats.total_weight, ==, 100);
+    /* Others of the group may join. */
+    g_assert_cmpint(stat(path, &status), ==, 0);
+    g_assert_cmphex(status.st_mode & 0777, ==, 0660);
     /* Its own limit is lower. */
     one.limit = 10 * MB;
     go_on((Member *[]){&one}, 1, 3);
