@@ -187,7 +187,15 @@ static void close_file(FerryShares *shares)
 
 static bool open_file(FerryShares *shares, GError **errp)
 {
-    shares->fd = open(shares->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0660);
+    const int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+
+    shares->fd = open(shares->path, flags | O_CREAT | O_EXCL, 0660);
+    if (shares->fd >= 0) {
+        /* Who makes it need not be all that use it, whatever this process's umask says. */
+        (void)fchmod(shares->fd, 0660);
+    } else if (errno == EEXIST) {
+        shares->fd = open(shares->path, flags);
+    }
     if (shares->fd < 0) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM, "cannot open it: %s", g_strerror(errno));
         return false;
@@ -282,7 +290,8 @@ static uint64_t find_demand(FerryShares *shares, uint64_t sent_bytes, uint64_t l
     double own = (double)stats->host_bytes_per_second * stats->weight / (double)stats->total_weight;
 
     if (shares->measured && !shares->held_up) {
-        demand = MIN(demand, (uint64_t)MAX(used * SPARE_PERCENT / 100, own / FLOOR_DIVISOR));
+        demand =
+            (uint64_t)MIN((double)demand, MAX(used * SPARE_PERCENT / 100, own / FLOOR_DIVISOR));
     }
     return limit ? MIN(demand, limit) : demand;
 }

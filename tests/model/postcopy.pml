@@ -344,12 +344,12 @@ init
     :: AT_D(BEATS_D && control_thread_d && !ENDED(CONTROL, D) && !CUT_OFF && may_run &&
             listen_thread == l_read && !ENDED(MAIN, D) && held[MAIN] == D)
         fail_d(); cut_main(D);
-        SAY(heartbeat, look_at_stream, nothing comes on the main stream) }
+        SAY(heartbeat, look_at_rest, nothing comes on the main stream) }
 #ifndef HELD_FOR_EVER
     :: AT_D(CUT_OFF && CONTENT && listen_thread == l_read && !ENDED(MAIN, D) &&
             (held[MAIN] == D || process_s == FROZEN))
         cut_main(D);
-        SAY(heartbeat, look_at_stream, the session is over and nothing comes on the main stream) }
+        SAY(heartbeat, look_at_rest, the session is over and nothing comes on the main stream) }
 #endif
     :: AT_D(listen_thread == l_recover && !ENDED(MAIN, D) && main_d == NOTHING && process_s == FROZEN)
         cut_main(D);

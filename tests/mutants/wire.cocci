@@ -470,3 +470,11 @@ expression record, now_ns;
 @@
 - pace->nr_interrupts != nr_interrupts
 + false
+
+// shares-link: a symbolic link is followed, and what is at its end is written to
+//    file: migration/wire/shares.c
+//    tests: shares
+@@
+@@
+- O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK
++ O_RDWR | O_CLOEXEC | O_NONBLOCK

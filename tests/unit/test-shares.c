@@ -160,14 +160,19 @@ static void expect(const Member *member, uint64_t wanted)
 
 static void test_alone(void)
 {
+    g_autofree char *path = in_folder("shares");
     Member one = join(100);
     FerrySharesStats stats;
+    struct stat status;
 
     go_on((Member *[]){&one}, 1, 3);
     expect(&one, HOST);
     ferry_shares_query(one.shares, &stats);
     g_assert_cmpuint(stats.nr_members, ==, 1);
     g_assert_cmpuint(stats.total_weight, ==, 100);
+    /* Others of the group may join. */
+    g_assert_cmpint(stat(path, &status), ==, 0);
+    g_assert_cmphex(status.st_mode & 0777, ==, 0660);
     /* Its own limit is lower. */
     one.limit = 10 * MB;
     go_on((Member *[]){&one}, 1, 3);
@@ -319,6 +324,7 @@ static void refuse(const char *path, const char *why)
 static void test_refused(void)
 {
     g_autofree char *link = in_folder("link"), *fifo = in_folder("fifo");
+    g_autofree char *target = in_folder("target"), *content = NULL;
     g_autoptr(GError) error = NULL;
 
     g_assert_true(ferry_shares_check_file(folder, &error));
@@ -327,8 +333,13 @@ static void test_refused(void)
     g_assert_cmpstr(error->message, ==, "it does not begin with '/'");
     refuse(folder, "cannot open it");
     refuse("/nowhere/shares", "cannot open it");
-    g_assert_cmpint(symlink("/etc/passwd", link), ==, 0);
+    /* To a file of ours: what follows it would write there. */
+    g_assert_true(g_file_set_contents(target, "mine", -1, NULL));
+    g_assert_cmpint(symlink(target, link), ==, 0);
     refuse(link, "cannot open it");
+    g_assert_true(g_file_get_contents(target, &content, NULL, NULL));
+    g_assert_cmpstr(content, ==, "mine");
+    g_unlink(target);
     g_assert_cmpint(mkfifo(fifo, 0600), ==, 0);
     refuse(fifo, "it is not a regular file");
     refuse("/dev/null", "it is not a regular file");
