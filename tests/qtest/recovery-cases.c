@@ -296,7 +296,8 @@ static void lose_source_blocked(Run *run)
     qtest_qmp_send_raw(vm->qts, "{ 'execute': 'pmemsave', 'id': 'save', 'arguments': { 'val': 0,"
                                 "  'size': 33554432, 'filename': '/dev/null' } }");
     g_usleep(200 * 1000);
-    qtest_qmp_send_raw(vm->qts, "{ 'exec-oob': 'ferry-abandon', 'id': 'refused' }");
+    qtest_qmp_send_raw(vm->qts, "{ 'exec-oob': 'ferry-abandon', 'id': 'refused', "
+                                "  'arguments': { 'force': false } }");
     refusal = qtest_qmp_receive(vm->qts);
     g_assert_nonnull(strstr(qdict_get_str(qdict_get_qdict(refusal, "error"), "desc"),
                             "A device waits for a missing page"));

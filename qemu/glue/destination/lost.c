@@ -199,7 +199,7 @@ void qmp_ferry_abandon(bool has_force, bool force, Error **errp)
         return;
     }
     /* A guest that has never run here has asked for nothing. */
-    if (!force && !is_whole(destination) && ferry_destination_has_guest(destination) &&
+    if (has_force && !force && !is_whole(destination) && ferry_destination_has_guest(destination) &&
         device_waits(destination)) {
         error_setg(errp,
                    "A device waits for a missing page, and would go on with zeros, which it may be "
