@@ -258,7 +258,7 @@ bool ferry_binding_holds(int fd, const FerryBinding *binding, GError **errp)
     }
     if (binding->interface[0] &&
         (getsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &index, &nr_bytes) != 0 ||
-         index != if_nametoindex(binding->interface))) {
+         index == 0 || index != if_nametoindex(binding->interface))) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
                     "the connection is not bound to the interface '%s', as bind-interface wants it",
                     binding->interface);
