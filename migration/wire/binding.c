@@ -257,8 +257,8 @@ bool ferry_binding_holds(int fd, const FerryBinding *binding, GError **errp)
         return false;
     }
     if (binding->interface[0] &&
-        (getsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &index, &nr_bytes) != 0 ||
-         index == 0 || index != if_nametoindex(binding->interface))) {
+        (getsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &index, &nr_bytes) != 0 || index == 0 ||
+         index != if_nametoindex(binding->interface))) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
                     "the connection is not bound to the interface '%s', as bind-interface wants it",
                     binding->interface);
