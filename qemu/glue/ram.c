@@ -173,8 +173,11 @@ void ferry_hold_ram(const FerryRegions *regions, GPtrArray *held)
     for (size_t i = 0; i < regions->nr; i++) {
         RAMBlock *block = qemu_ram_block_by_name(regions->list[i].id);
 
-        memory_region_ref(block->mr);
-        g_ptr_array_add(held, block->mr);
+        /* A device would be gone only when this is over, and the user would wait for that. */
+        if (block && object_dynamic_cast(memory_region_owner(block->mr), TYPE_MEMORY_BACKEND)) {
+            memory_region_ref(block->mr);
+            g_ptr_array_add(held, block->mr);
+        }
     }
 }
 
