@@ -82,7 +82,12 @@ void ferry_incoming_limit_lift(FerryIncomingLimit *limit, bool lifted)
     if (limit) {
         g_mutex_lock(&limit->lock);
         limit->lifted = lifted;
-        set_rate(limit);
+        if (lifted) {
+            /* At once: the guest stands still, and to look at the file takes its time. */
+            ferry_pace_set_rate(limit->pace, 0);
+        } else {
+            set_rate(limit);
+        }
         g_mutex_unlock(&limit->lock);
     }
 }

@@ -139,8 +139,9 @@ int ferry_send_packaged(MigrationState *s, const uint8_t *data, size_t nr_bytes)
     if (!ferry_outgoing_is_left()) {
         return send_plainly(s, data, nr_bytes);
     }
-    ferry_source_set_bandwidth(ferry_outgoing_source(), migrate_max_postcopy_bandwidth());
     bql_unlock();
+    /* Which may look at the file of shares. */
+    ferry_source_set_bandwidth(ferry_outgoing_source(), migrate_max_postcopy_bandwidth());
     ret = qemu_savevm_send_packaged(s->to_dst_file, data, nr_bytes);
     ret = ret ?: qemu_fflush(s->to_dst_file);
     if (ret == 0 && !ferry_release_guest(s, &error)) {
