@@ -5,20 +5,19 @@
  */
 #include "../clock.h"
 #include "../wire/marks.h"
+#include "../wire/pace.h"
 #include "../wire/path.h"
 #include "internal.h"
 
 /* What is left of @bytes_per_second when the host's limit is shared out; 0 is no limit. */
 static uint64_t share(FerrySource *source, uint64_t bytes_per_second)
 {
-    const uint64_t host = source->config.host_bytes_per_second;
-
     if (source->config.shares) {
         return ferry_shares_update(source->config.shares,
                                    ferry_channels_sent_bytes(&source->channels),
                                    ferry_senders_held_up(source->senders), bytes_per_second);
     }
-    return host && bytes_per_second ? MIN(host, bytes_per_second) : MAX(host, bytes_per_second);
+    return ferry_pace_lower(source->config.host_bytes_per_second, bytes_per_second);
 }
 
 void ferry_source_set_bandwidth(FerrySource *source, uint64_t bytes_per_second)

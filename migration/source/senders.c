@@ -12,8 +12,8 @@
 #include "../clock.h"
 #include "../fault.h"
 #include "../thread.h"
-#include "../wire/pace.h"
 #include "../wire/frame.h"
+#include "../wire/pace.h"
 
 /* A hint is the region's number, so many bits up, and the granule's plus one. */
 #define HINT_SHIFT 40

@@ -118,12 +118,18 @@ void ferry_pace_set_rate(FerryPace *pace, uint64_t bytes_per_second)
     g_mutex_unlock(&pace->lock);
 }
 
+/* Where a claim starts that has lost as much time as may be caught up on. With the lock held. */
+static uint64_t earliest(const FerryPace *pace, const Bucket *bucket, int64_t now_us)
+{
+    uint64_t served = served_bytes(pace, bucket, now_us);
+
+    return served - MIN(bytes_in(pace, bucket, bucket->late_us), served);
+}
+
 /* Claim @nr_bytes of @bucket; returns where they start. With the lock held. */
 static uint64_t claim(const FerryPace *pace, Bucket *bucket, uint64_t nr_bytes, int64_t now_us)
 {
-    uint64_t served = served_bytes(pace, bucket, now_us);
-    uint64_t late = MIN(bytes_in(pace, bucket, bucket->late_us), served);
-    uint64_t start = MAX(bucket->reserved_bytes, served - late);
+    uint64_t start = MAX(bucket->reserved_bytes, earliest(pace, bucket, now_us));
 
     bucket->reserved_bytes = start + nr_bytes;
     return start;
@@ -154,11 +160,10 @@ static void lose_time(FerryPace *pace, const uint64_t *starts, uint64_t nr_bytes
 
     for (int i = 0; i < NR_BUCKETS; i++) {
         Bucket *bucket = &pace->buckets[i];
-        uint64_t served = served_bytes(pace, bucket, now_us);
-        uint64_t late = MIN(bytes_in(pace, bucket, bucket->late_us), served);
+        uint64_t start = earliest(pace, bucket, now_us);
 
-        if (served - late > starts[i]) {
-            bucket->reserved_bytes = MAX(bucket->reserved_bytes, served - late + nr_bytes);
+        if (start > starts[i]) {
+            bucket->reserved_bytes = MAX(bucket->reserved_bytes, start + nr_bytes);
         }
     }
 }

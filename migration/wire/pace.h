@@ -15,6 +15,12 @@
 
 typedef struct FerryPace FerryPace;
 
+/** ferry_pace_lower: the lower one of two limits in bytes a second, of which 0 is none */
+static inline uint64_t ferry_pace_lower(uint64_t a, uint64_t b)
+{
+    return a && b ? MIN(a, b) : MAX(a, b);
+}
+
 /** ferry_pace_new: a pace that does not limit yet; free it with ferry_pace_free() */
 FerryPace *ferry_pace_new(void);
 

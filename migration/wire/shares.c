@@ -14,6 +14,7 @@
 #include "../clock.h"
 #include "../error.h"
 #include "crc32c.h"
+#include "pace.h"
 
 #define RECORD_MAGIC UINT64_C(0x3165726168534659)
 
@@ -105,10 +106,10 @@ static int64_t number_of(const FerryShares *shares, unsigned slot)
     return (int64_t)shares->config.direction * FERRY_SHARES_MEMBERS + slot;
 }
 
-static struct flock lock_of(const FerryShares *shares, unsigned slot, short type)
+static struct flock lock_of(const FerryShares *shares, unsigned slot)
 {
     return (struct flock){
-        .l_type = type,
+        .l_type = F_WRLCK,
         .l_whence = SEEK_SET,
         .l_start = LOCKS_START + number_of(shares, slot),
         .l_len = 1,
@@ -118,7 +119,7 @@ static struct flock lock_of(const FerryShares *shares, unsigned slot, short type
 static bool take_slot(FerryShares *shares)
 {
     for (unsigned slot = 0; slot < FERRY_SHARES_MEMBERS; slot++) {
-        struct flock flock = lock_of(shares, slot, F_WRLCK);
+        struct flock flock = lock_of(shares, slot);
 
         if (fcntl(shares->fd, F_OFD_SETLK, &flock) == 0) {
             shares->slot = slot;
@@ -134,7 +135,7 @@ static bool take_slot(FerryShares *shares)
 
 static bool lives(const FerryShares *shares, unsigned slot)
 {
-    struct flock flock = lock_of(shares, slot, F_WRLCK);
+    struct flock flock = lock_of(shares, slot);
 
     return fcntl(shares->fd, F_OFD_GETLK, &flock) == 0 && flock.l_type != F_UNLCK;
 }
@@ -343,7 +344,7 @@ uint64_t ferry_shares_update(FerryShares *shares, uint64_t sent_bytes, bool held
 
     shares->held_up |= held_up;
     if (shares->measured && now_ns - shares->last_ns < PERIOD_MIN_NS) {
-        return limit ? MIN(limit, stats.granted_bytes_per_second) : stats.granted_bytes_per_second;
+        return ferry_pace_lower(limit, stats.granted_bytes_per_second);
     }
     demand = now_ns > shares->last_ns ? find_demand(shares, sent_bytes, limit, now_ns)
                                       : shares->config.host_bytes_per_second;

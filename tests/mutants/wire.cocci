@@ -452,7 +452,7 @@ expression record, now_ns;
 //    tests: pace
 @@
 @@
-- MAX(bucket->reserved_bytes, served - late)
+- MAX(bucket->reserved_bytes, earliest(pace, bucket, now_us))
 + bucket->reserved_bytes
 
 // pace-burst: what may be caught up on goes out at once

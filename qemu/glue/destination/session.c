@@ -14,6 +14,7 @@
 #include "migration/migration.h"
 
 #include "ferry/glue/shares.h"
+#include "ferry/migration/wire/pace.h"
 #include "../internal.h"
 #include "session.h"
 
@@ -49,8 +50,7 @@ void ferry_incoming_open(uint8_t version, const FerryDestinationOps *ops)
     uint64_t host = ferry_host_limit(FERRY_INCOMING, &config.shares);
 
     if (host && !config.shares) {
-        config.bytes_per_second =
-            config.bytes_per_second ? MIN(config.bytes_per_second, host) : host;
+        config.bytes_per_second = ferry_pace_lower(config.bytes_per_second, host);
     }
     incoming.version = version;
     qemu_guest_getrandom_nofail(&incoming.token, sizeof(incoming.token));

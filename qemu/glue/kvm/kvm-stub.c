@@ -54,7 +54,3 @@ int ferry_kvm_arm(RAMBlock *block, uint64_t offset, uint64_t nr_bytes)
 void ferry_kvm_disarm(void)
 {
 }
-
-void ferry_kvm_unprotect(void)
-{
-}

@@ -84,10 +84,4 @@ int ferry_kvm_arm(RAMBlock *block, uint64_t offset, uint64_t nr_bytes);
 /* While logging is deferred: switch off what was armed, in the background.  Any thread. */
 void ferry_kvm_disarm(void);
 
-/*
- * The same, at once, for whoever arms the same slots anew: which of their pages are protected nobody
- * knows, as entries were lost, and only switching logging on protects all.  Any thread.
- */
-void ferry_kvm_unprotect(void);
-
 #endif

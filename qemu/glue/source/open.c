@@ -17,8 +17,8 @@
 
 #include "ferry/glue/binding.h"
 #include "ferry/glue/ferry.h"
-#include "ferry/glue/shares.h"
 #include "ferry/glue/marks.h"
+#include "ferry/glue/shares.h"
 #include "ferry/glue/tracker/tracker.h"
 #include "ferry/migration/error.h"
 #include "../internal.h"

@@ -471,7 +471,7 @@ void ferry_outgoing_cancelling(void)
     qatomic_set(&outgoing.cancelling, true);
     if (migration_is_running()) {
         /*
-         * Before QEMU breaks its own connection, and the destination complains of that.  QEMU's own other channels
+         * Before QEMU breaks its own connection, and the destination complains of that.  QEMU's own channels
          * end when the state says why: before, their end would be a failure.
          */
         cancel_session();
@@ -479,8 +479,8 @@ void ferry_outgoing_cancelling(void)
 }
 
 /*
- * QEMU breaks the main channel before its state says that the migration is being cancelled.  The
- * destination's complaint may be back here by then; it must not pass for a failure.
+ * The session is cancelled before QEMU's state says that the migration is.  The destination's complaint may be back
+ * here by then; it must not pass for a failure.
  */
 static void wait_for_cancel(void)
 {
