@@ -15,6 +15,10 @@
  *   taken back  KVM wrote over entries that were flagged for reset.  It resets none of these, and
  *               none after them.  The collector steps back to the first of them.
  *
+ * A gap and a lap show only when the vCPU goes on, which it does not after the last look of all.  But
+ * what they begin with shows at once: no entry of the ring is free.  KVM keeps some free from a vCPU
+ * whose instructions it does not emulate, so a ring that was full counts as overrun.
+ *
  * Serves Ferry's collector (kvm-ring.h) and QEMU's own.  Touches a ring's entries and nothing else;
  * the caller holds the lock under which entries are taken, while KVM may write to the same ring.
  *
@@ -60,6 +64,12 @@ static inline struct kvm_dirty_gfn *ferry_ring_entry(const FerryRing *ring, int6
 static inline bool ferry_ring_entry_is_dirty(const struct kvm_dirty_gfn *entry)
 {
     return __atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) == KVM_DIRTY_GFN_F_DIRTY;
+}
+
+/** ferry_ring_was_full: one look at the ring took @nr entries, so it may have been overrun */
+static inline bool ferry_ring_was_full(const FerryRing *ring, uint32_t nr)
+{
+    return nr >= ring->nr_entries;
 }
 
 /**

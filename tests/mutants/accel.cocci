@@ -159,6 +159,14 @@
 - entry->slot = FERRY_RING_SLOT_NONE;
   entry->offset = 0;
 
+// full-is-no-overrun: a ring of which no entry was free is taken for whole
+//    file: accel/ring-overrun.h
+//    tests: ring-overrun
+@@
+@@
+- nr >= ring->nr_entries
++ nr > 2 * ring->nr_entries
+
 // taken-back-too-far: more entries are taken back than KVM was given
 //    file: accel/ring-overrun.c
 //    tests: ring-overrun

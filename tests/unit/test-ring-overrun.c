@@ -240,6 +240,7 @@ typedef struct Collector {
     Model *model;
     FerryRing ring;
     FerryRingLap lap;
+    bool was_overrun;      /* as far as it has noticed */
     uint64_t first_wanted; /* pages before this one do not matter */
     uint64_t nr_found;
 } Collector;
@@ -260,7 +261,10 @@ static void take_all(Collector *collector)
         collector->ring.position++;
     }
     nr_reset = ferry_ring_reset(reset, collector->model);
-    ferry_ring_take_back(&collector->ring, nr - (uint32_t)nr_reset, true);
+    collector->was_overrun |= ferry_ring_was_full(&collector->ring, nr);
+    if (ferry_ring_take_back(&collector->ring, nr - (uint32_t)nr_reset, true) > 0) {
+        collector->was_overrun = true;
+    }
 }
 
 static void pass_over(Collector *collector, uint32_t nr)
@@ -299,8 +303,13 @@ static void check_recovery(uint32_t at, uint32_t nr_taken, uint32_t nr_over)
         collector.first_wanted = UINT64_MAX;
     }
     collector.nr_found = nr_taken;
-    ferry_ring_take_back(&collector.ring, nr_taken - (uint32_t)reset(&model), true);
+    collector.was_overrun =
+        ferry_ring_take_back(&collector.ring, nr_taken - (uint32_t)reset(&model), true) > 0;
     take_all(&collector);
+    /* It is known at once: the vCPU may never run again. */
+    if (model.dirty_index - at != NR_ENTRIES) {
+        g_assert_true(collector.was_overrun == (model.dirty_index - at > NR_ENTRIES));
+    }
     while (is_full(&model)) {
         make_room(&collector);
         g_assert_cmpuint(++nr_full, <, 20);

@@ -26,28 +26,103 @@
 #include "lost.h"
 #include "session.h"
 
+/* How long vCPUs may take to stop, and how often they are looked at meanwhile. */
+#define STOP_MS 1000
+#define LOOK_MS 10
+
 static struct {
     QEMUTimer *timer;
-    bool stopped; /* by us */
-} lost;           /* the main thread's */
+    int64_t stop_by_ms; /* when they are to have stopped; 0: they were not told to */
+    bool stopped;       /* by us */
+} lost;                 /* the main thread's */
+
+/* Before they can see pages that are not what they should be.  With the BQL, or before QEMU stops them itself. */
+static void kick_all_vcpus(void)
+{
+    CPUState *cpu;
+
+    WITH_RCU_READ_LOCK_GUARD()
+    {
+        CPU_FOREACH(cpu)
+        {
+            qatomic_set(&cpu->stop, true);
+            qemu_cpu_kick(cpu);
+        }
+    }
+}
+
+/* It was not stopped, or not abandoned, after all. */
+static void let_vcpus_go_on(void *opaque)
+{
+    if (runstate_is_running()) {
+        resume_all_vcpus();
+    }
+}
 
 /* --- For a time ---------------------------------------------------------------------------------- */
 
+static bool all_vcpus_stopped(void)
+{
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu)
+    {
+        if (!cpu->stopped) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void warn_goes_on(void)
+{
+    warn_report("ferry: the source stays away; the guest goes on until it needs a page that is "
+                "missing");
+}
+
+static void look_again(void)
+{
+    timer_mod(lost.timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + LOOK_MS);
+}
+
+/*
+ * The vCPUs are told to stop, and looked at until they have.  vm_stop() would wait for them with the monitor: one
+ * for which KVM itself reads a page of the guest's page tables (shadow paging does) stops when that has come.
+ */
 static void stop(void *opaque)
 {
-    if (migration_incoming_get_current()->state != MIGRATION_STATUS_POSTCOPY_PAUSED ||
-        !runstate_is_running()) {
+    int64_t now_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    MigrationStatus state = migration_incoming_get_current()->state;
+
+    if (state != MIGRATION_STATUS_POSTCOPY_PAUSED || !runstate_is_running()) {
+        /* What is being abandoned stays as it is. */
+        if (lost.stop_by_ms && state != MIGRATION_STATUS_CANCELLING) {
+            let_vcpus_go_on(NULL);
+        }
+        lost.stop_by_ms = 0;
         return;
     }
     if (tcg_enabled()) {
-        /* Nothing takes a thread of TCG's from its waiting for a page, and we would wait for it. */
-        warn_report("ferry: the source stays away; the guest goes on until it needs a page that is "
-                    "missing");
+        /* Nothing takes a thread of TCG's from its waiting for a page. */
+        warn_goes_on();
         return;
     }
-    error_report("ferry: the source stays away: the guest is stopped until it is back");
-    lost.stopped = true;
-    vm_stop(RUN_STATE_IO_ERROR);
+    if (!lost.stop_by_ms) {
+        lost.stop_by_ms = now_ms + STOP_MS;
+        kick_all_vcpus();
+        look_again();
+    } else if (all_vcpus_stopped()) {
+        lost.stop_by_ms = 0;
+        error_report("ferry: the source stays away: the guest is stopped until it is back");
+        lost.stopped = true;
+        vm_stop(RUN_STATE_IO_ERROR);
+    } else if (now_ms < lost.stop_by_ms) {
+        look_again();
+    } else {
+        lost.stop_by_ms = 0;
+        let_vcpus_go_on(NULL);
+        warn_goes_on();
+    }
 }
 
 static void begin(void *opaque)
@@ -71,6 +146,10 @@ static void end(void *opaque)
 {
     if (lost.timer) {
         timer_del(lost.timer);
+    }
+    if (lost.stop_by_ms) {
+        lost.stop_by_ms = 0;
+        let_vcpus_go_on(NULL);
     }
     if (lost.stopped && runstate_check(RUN_STATE_IO_ERROR)) {
         vm_start();
@@ -98,6 +177,7 @@ void ferry_lost_stop_for_ever(void)
 static void abandon(void *opaque)
 {
     lost.stopped = false;
+    lost.stop_by_ms = 0;
     ferry_lost_stop_for_ever();
     ferry_incoming_stop_listening();
     /* The session ends once QEMU's listen thread has: that may be about to ask it what is missing. */
@@ -121,21 +201,6 @@ static bool is_whole(FerryDestination *destination)
 {
     return ferry_destination_has_guest(destination) &&
            ferry_destination_is_complete(destination, NULL);
-}
-
-/* Before they can see pages that are not what they should be. */
-static void kick_all_vcpus(void)
-{
-    CPUState *cpu;
-
-    WITH_RCU_READ_LOCK_GUARD()
-    {
-        CPU_FOREACH(cpu)
-        {
-            qatomic_set(&cpu->stop, true);
-            qemu_cpu_kick(cpu);
-        }
-    }
 }
 
 /* A thread of the kernel's that does nothing but bring a page in for a vCPU (KVM's asynchronous page faults). */
@@ -176,14 +241,6 @@ static bool device_waits(FerryDestination *destination)
         }
     }
     return false;
-}
-
-/* It was not abandoned after all. */
-static void let_vcpus_go_on(void *opaque)
-{
-    if (runstate_is_running()) {
-        resume_all_vcpus();
-    }
 }
 
 /* On the monitor's thread, or on the main one. */
