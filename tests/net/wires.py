@@ -154,6 +154,18 @@ class Packet(typing.NamedTuple):
     dscp: int
 
 
+def is_reset(data):
+    """Whether what an interface passed is a TCP reset."""
+    version = data[0] >> 4 if data else 0
+    if version == 4 and len(data) >= 40 and data[9] == socket.IPPROTO_TCP:
+        start = (data[0] & 15) * 4
+    elif version == 6 and len(data) >= 60 and data[6] == socket.IPPROTO_TCP:
+        start = 40
+    else:
+        return False
+    return bool(data[start + 13] & TCP_RST)
+
+
 def parse(data):
     """The Packet in what an interface passed, or None; None as well of resets, which no socket marks."""
     version = data[0] >> 4 if data else 0
@@ -165,7 +177,7 @@ def parse(data):
         addresses = [socket.inet_ntop(socket.AF_INET6, data[i:i + 16]) for i in (8, 24)]
     else:
         return None
-    if data[start + 13] & TCP_RST:
+    if is_reset(data):
         return None
     ports = [int.from_bytes(data[i:i + 2], 'big') for i in (start, start + 2)]
     return Packet(addresses[0], ports[0], addresses[1], ports[1], tos >> 2)
@@ -194,13 +206,14 @@ class Watch:
     seen          {Packet: how many}
     ip_bytes      of all IP packets, resets too
     data_bytes    of what TCP carried
+    reset_bytes   of TCP resets that carry nothing
     """
 
     HEAD_BYTES = 128
 
     def __init__(self, net, device):
         self.seen = collections.Counter()
-        self.ip_bytes = self.data_bytes = 0
+        self.ip_bytes = self.data_bytes = self.reset_bytes = 0
         self.socket = net.call(lambda: self._open(device))
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._read, daemon=True)
@@ -234,3 +247,5 @@ class Watch:
             self.data_bytes += data_bytes
             if packet:
                 self.seen[packet] += 1
+            elif not data_bytes and is_reset(data):
+                self.reset_bytes += ip_bytes
