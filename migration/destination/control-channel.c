@@ -470,6 +470,9 @@ static bool take_resume(ChannelReader *reader, const FerryFrame *frame, const GB
         destination->layout = layout;
         ok = wait_for_channels(reader, &layout);
     }
+    if (ok) {
+        ferry_incoming_limit_resume(destination->limit);
+    }
     g_mutex_unlock(&destination->lock);
     if (!ok) {
         return out_of_turn(frame, errp);

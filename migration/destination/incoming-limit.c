@@ -96,6 +96,12 @@ void ferry_incoming_limit_interrupt(FerryIncomingLimit *limit)
 {
     if (limit) {
         ferry_pace_interrupt(limit->pace);
+    }
+}
+
+void ferry_incoming_limit_resume(FerryIncomingLimit *limit)
+{
+    if (limit) {
         ferry_pace_resume(limit->pace);
     }
 }

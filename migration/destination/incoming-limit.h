@@ -35,7 +35,8 @@ bool ferry_incoming_limit_take(FerryIncomingLimit *limit, uint64_t nr_bytes);
 /* The guest is stopped, and nothing is to wait; or it runs again. */
 void ferry_incoming_limit_lift(FerryIncomingLimit *limit, bool lifted);
 
-/* Have all those return that wait now. */
+/* Have all those return that wait, or come to wait, until it is resumed. */
 void ferry_incoming_limit_interrupt(FerryIncomingLimit *limit);
+void ferry_incoming_limit_resume(FerryIncomingLimit *limit);
 
 #endif

@@ -228,6 +228,9 @@ bool ferry_refuses_cancel(Error **errp);
 /* Whether a reset has to wait: a stopped guest's memory is being sent, or is loaded and not let go of. */
 bool ferry_delays_reset(void);
 
+/* Whether the guest is being given up, and has not been stopped for good yet.  Any thread. */
+bool ferry_gives_guest_up(void);
+
 /* Look for written pages, as auto-converge wants it.  False: QEMU is to do it.  With the BQL. */
 bool ferry_bitmap_sync(bool last_stage);
 

@@ -8,6 +8,7 @@
  */
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
+#include "qemu/main-loop.h"
 #include "qemu/guest-random.h"
 #include "qemu/rcu.h"
 #include "exec/cpu-common.h"
@@ -43,6 +44,8 @@ static bool list_regions(void *opaque, const FerryRegions *remote, FerryRegions 
     rcu_register_thread();
     ok = ferry_resize_ram(remote, &err);
     if (ok) {
+        /* What is listed is not deleted before it is held. */
+        BQL_LOCK_GUARD();
         ferry_list_ram(local, false);
         ferry_hold_ram(local, opaque);
     } else {

@@ -64,6 +64,7 @@ static void end_thread(MigrationIncomingState *mis)
 {
     qatomic_set(&listening.failing, true);
     fail_state(mis);
+    ferry_listen_look_again();
     if (ferry_incoming_destination()) {
         ferry_stream_break(ferry_incoming_stream());
     } else {
@@ -140,7 +141,7 @@ void ferry_listen_give_up(MigrationIncomingState *mis, bool whole)
     listening.whole = whole;
     g_mutex_lock(&listening.lock);
     qatomic_set(&listening.given_up, true);
-    g_cond_signal(&listening.changed);
+    g_cond_broadcast(&listening.changed);
     g_mutex_unlock(&listening.lock);
     qemu_sem_post(&mis->postcopy_pause_sem_dst);
 }
@@ -159,6 +160,13 @@ bool ferry_incoming_is_open(Error **errp)
         "has completed, or give it up with ferry-abandon once it is paused",
         MigrationStatus_str(mis->state));
     return true;
+}
+
+void ferry_listen_look_again(void)
+{
+    g_mutex_lock(&listening.lock);
+    g_cond_broadcast(&listening.changed);
+    g_mutex_unlock(&listening.lock);
 }
 
 /* --- The listen thread ----------------------------------------------------------------------------- */
@@ -223,17 +231,26 @@ void ferry_listen_paused(MigrationIncomingState *mis)
 
 bool ferry_listen_resumed(void)
 {
-    MigrationStatus state = qatomic_read(&migration_incoming_get_current()->state);
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    MigrationStatus state;
 
-    if (state == MIGRATION_STATUS_CANCELLING) {
-        /* A recovery woke this thread just then.  Who gives it up still uses the session, and says when not. */
-        g_mutex_lock(&listening.lock);
-        while (!qatomic_read(&listening.given_up)) {
-            g_cond_wait(&listening.changed, &listening.lock);
-        }
-        g_mutex_unlock(&listening.lock);
+    g_mutex_lock(&listening.lock);
+    /*
+     * Where a recovery woke this thread just when the migration is given up: who does that still uses the session,
+     * and says when not, or that nothing comes of it.
+     */
+    while ((state = qatomic_read(&mis->state)) == MIGRATION_STATUS_CANCELLING &&
+           !qatomic_read(&listening.given_up) && !qatomic_read(&listening.failing)) {
+        g_cond_wait(&listening.changed, &listening.lock);
     }
-    return state != MIGRATION_STATUS_CANCELLING && state != MIGRATION_STATUS_FAILED;
+    g_mutex_unlock(&listening.lock);
+    if (state == MIGRATION_STATUS_CANCELLING || qatomic_read(&listening.failing)) {
+        return false;
+    }
+    /* The recovery could not say so then. */
+    migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_PAUSED,
+                      MIGRATION_STATUS_POSTCOPY_RECOVER);
+    return state != MIGRATION_STATUS_FAILED;
 }
 
 /* Whether this thread's end is nothing but that of a migration that has failed. */
@@ -266,7 +283,7 @@ bool ferry_listen_ended(MigrationIncomingState *mis, int result)
     }
     g_mutex_lock(&listening.lock);
     listening.ended = true;
-    g_cond_signal(&listening.changed);
+    g_cond_broadcast(&listening.changed);
     g_mutex_unlock(&listening.lock);
     return true;
 }

@@ -17,6 +17,9 @@ struct MigrationIncomingState;
  */
 void ferry_listen_give_up(struct MigrationIncomingState *mis, bool whole);
 
+/* What a thread that is resumed waits for may have changed: the state, or who fails.  Any thread. */
+void ferry_listen_look_again(void);
+
 /*
  * The device state is loaded, but the session has failed, so that the guest cannot run here: the migration
  * fails, as exit-on-error says.  Main thread, from the main loop.

@@ -8,6 +8,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include <linux/kvm.h>
+#include <sys/syscall.h>
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
@@ -34,7 +36,13 @@ static struct {
     QEMUTimer *timer;
     int64_t stop_by_ms; /* when they are to have stopped; 0: they were not told to */
     bool stopped;       /* by us */
-} lost;                 /* the main thread's */
+    bool gives_up; /* atomic: vCPUs may read zeros where pages are missing, and are told to stop */
+} lost;            /* the main thread's, but for that */
+
+bool ferry_gives_guest_up(void)
+{
+    return qatomic_read(&lost.gives_up);
+}
 
 /* Before they can see pages that are not what they should be.  With the BQL, or before QEMU stops them itself. */
 static void kick_all_vcpus(void)
@@ -54,6 +62,7 @@ static void kick_all_vcpus(void)
 /* It was not stopped, or not abandoned, after all. */
 static void let_vcpus_go_on(void *opaque)
 {
+    qatomic_set(&lost.gives_up, false);
     if (runstate_is_running()) {
         resume_all_vcpus();
     }
@@ -179,6 +188,7 @@ static void abandon(void *opaque)
     lost.stopped = false;
     lost.stop_by_ms = 0;
     ferry_lost_stop_for_ever();
+    qatomic_set(&lost.gives_up, false);
     ferry_incoming_stop_listening();
     /* The session ends once QEMU's listen thread has: that may be about to ask it what is missing. */
     ferry_listen_give_up(migration_incoming_get_current(), false);
@@ -228,6 +238,30 @@ static bool is_vcpus(uint32_t thread)
     return false;
 }
 
+/*
+ * Whether a vCPU's thread, which waits for a page or did so until it was told to stop, runs the guest and not a
+ * device: it is in KVM, or stands still.  TCG runs both alike, and waits for a page outside of any system call.
+ */
+static bool runs_guest(uint32_t thread)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/task/%" PRIu32 "/syscall", thread);
+    g_autofree char *text = NULL;
+    int64_t number;
+    uint64_t request;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL)) {
+        return false;
+    }
+    /* KVM's own look at a page of the guest's goes round and round once the vCPU is told to stop. */
+    if (g_str_has_prefix(text, "running")) {
+        return true;
+    }
+    if (sscanf(text, "%" SCNi64 " %*s 0x%" SCNx64, &number, &request) < 2) {
+        return false;
+    }
+    return number == SYS_futex || (number == SYS_ioctl && request == KVM_RUN);
+}
+
 /* Whether a thread waits that may be about to write to a disk what it waits for: the main one, a worker, vhost's. */
 static bool device_waits(FerryDestination *destination)
 {
@@ -236,11 +270,25 @@ static bool device_waits(FerryDestination *destination)
     for (guint i = 0; i < threads->len; i++) {
         uint32_t thread = g_array_index(threads, uint32_t, i);
 
-        if (!is_vcpus(thread) && !is_kvms(thread)) {
+        if (is_vcpus(thread) ? !runs_guest(thread) : !is_kvms(thread)) {
             return true;
         }
     }
     return false;
+}
+
+static void refuse_for_device(Error **errp)
+{
+    error_setg(errp,
+               "A device waits for a missing page, and would go on with zeros, which it may be "
+               "about to write to a disk: kill this QEMU, or set force");
+}
+
+static void keep(MigrationIncomingState *mis)
+{
+    migrate_set_state(&mis->state, MIGRATION_STATUS_CANCELLING, MIGRATION_STATUS_POSTCOPY_PAUSED);
+    ferry_listen_look_again();
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), let_vcpus_go_on, NULL);
 }
 
 /* On the monitor's thread, or on the main one. */
@@ -248,6 +296,7 @@ void qmp_ferry_abandon(bool has_force, bool force, Error **errp)
 {
     FerryDestination *destination = ferry_incoming_destination();
     MigrationIncomingState *mis = migration_incoming_get_current();
+    const bool spares_devices = has_force && !force;
     g_autofree char *missing = NULL;
     GError *error = NULL;
 
@@ -256,11 +305,9 @@ void qmp_ferry_abandon(bool has_force, bool force, Error **errp)
         return;
     }
     /* A guest that has never run here has asked for nothing. */
-    if (has_force && !force && !is_whole(destination) && ferry_destination_has_guest(destination) &&
+    if (spares_devices && !is_whole(destination) && ferry_destination_has_guest(destination) &&
         device_waits(destination)) {
-        error_setg(errp,
-                   "A device waits for a missing page, and would go on with zeros, which it may be "
-                   "about to write to a disk: kill this QEMU, or set force");
+        refuse_for_device(errp);
         return;
     }
     /* 'failed' is its state when nothing is left of it. */
@@ -270,16 +317,23 @@ void qmp_ferry_abandon(bool has_force, bool force, Error **errp)
         return;
     }
     if (!is_whole(destination)) {
+        qatomic_set(&lost.gives_up, true);
         kick_all_vcpus();
+        /* A vCPU may have begun to run a device just before it was told to stop. */
+        if (spares_devices && ferry_destination_has_guest(destination) &&
+            device_waits(destination)) {
+            refuse_for_device(errp);
+            keep(mis);
+            return;
+        }
     }
     if (!ferry_destination_abandon(destination, &error)) {
-        migrate_set_state(&mis->state, MIGRATION_STATUS_CANCELLING,
-                          MIGRATION_STATUS_POSTCOPY_PAUSED);
-        aio_bh_schedule_oneshot(qemu_get_aio_context(), let_vcpus_go_on, NULL);
+        keep(mis);
         ferry_propagate_error(errp, error);
         return;
     }
     if (is_whole(destination)) {
+        qatomic_set(&lost.gives_up, false);
         warn_report("ferry: abandoned, with no page missing: the guest goes on here");
         aio_bh_schedule_oneshot(qemu_get_aio_context(), complete, NULL);
         return;

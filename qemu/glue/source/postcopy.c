@@ -33,6 +33,9 @@
 /* How often a wait looks whether something has failed. */
 #define POLL_MS 50
 
+/* For how long what the destination has said last may be on its way. */
+#define LAST_WORDS_MS 500
+
 static struct {
     FerryConverge converge; /* over all rounds: whether more of them are of use */
     uint64_t counted_requests;
@@ -188,11 +191,13 @@ static void note_lost_bitmaps(MigrationState *s)
 {
     g_autoptr(GError) why = NULL;
 
-    if (migrate_dirty_bitmaps() && !migrate_has_error(s)) {
+    if (migrate_dirty_bitmaps()) {
         why = g_error_new_literal(FERRY_ERROR, FERRY_ERROR_IO,
                                   "the guest and its memory have arrived, but the migration stream "
                                   "broke: its dirty bitmaps may be missing");
-        ferry_set_migration_error(s, why);
+        if (!migrate_has_error(s)) {
+            ferry_set_migration_error(s, why);
+        }
         warn_report("%s", why->message);
     }
 }
@@ -274,10 +279,19 @@ static int give_up_recovery(MigrationState *s)
     return -EIO;
 }
 
+/* Its last words may be on their way still: that it has all that it needs. */
+static bool waits_for_nothing(void)
+{
+    g_autoptr(GError) error = NULL;
+
+    return has_sent_all() || (ferry_outgoing_active() && ferry_outgoing_is_left() &&
+                              push(LAST_WORDS_MS, &error) && has_sent_all());
+}
+
 /* The destination does not say that it goes on, and need not if it has all that it needs. */
 static int end_recovery(MigrationState *s)
 {
-    if (!has_sent_all()) {
+    if (!waits_for_nothing()) {
         return give_up_recovery(s);
     }
     note_lost_bitmaps(s);
@@ -321,6 +335,10 @@ int ferry_resume_prepare(MigrationState *s)
     }
     if (!ferry_source_reconnect(ferry_outgoing_source(), version, session, &error)) {
         ferry_propagate_error(&err, error);
+        if (waits_for_nothing()) {
+            warn_reportf_err(err, "ferry: cannot resume: ");
+            return end_recovery(s);
+        }
         migrate_set_error(s, err);
         error_reportf_err(err, "ferry: cannot resume: ");
         return give_up_recovery(s);
