@@ -280,6 +280,13 @@ expression can;
 - gate.told_us && now_us - gate.told_us < QUIET_US
 + false
 
+// paused-reachable: whoever comes in a pause to where Ferry listened is taken for the source
+//    file: qemu/glue/destination/listen.c
+//    tests: qtest:/ferry/network/resumed-elsewhere
+@@
+@@
+- ferry_incoming_set_listener(NULL);
+
 // main-unbound: QEMU's main connection leaves from where the routing table says
 //    file: qemu/glue/source/bound.c
 //    tests: qtest:/ferry/network/address

@@ -6,6 +6,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include <sys/un.h>
+
 #include "qobject/qdict.h"
 
 #include "postcopy.h"
@@ -80,6 +82,111 @@ static void expect_resumed(Run *run)
     expect_bound(run);
 }
 
+/* --- Where Ferry listens itself --------------------------------------------------------------------- */
+
+/* Each QEMU gets an end: then neither has an address, and Ferry listens on a UNIX socket without a file. */
+static void pass_pair(Run *run, const char *name)
+{
+    int fds[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), ==, 0);
+    vm_pass_fd(run->source, fds[0], name);
+    vm_pass_fd(run->destination, fds[1], name);
+    close(fds[0]);
+    close(fds[1]);
+}
+
+static void listen_on_pair(Run *run)
+{
+    pass_pair(run, "migration");
+    vm_do(run->destination, "migrate-incoming", "{ 'uri': 'fd:migration' }");
+}
+
+static bool has_socket(const Vm *vm, const char *inode)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd", qtest_pid(vm->qts));
+    g_autofree char *wanted = g_strdup_printf("socket:[%s]", inode);
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    const char *entry;
+    bool found = false;
+
+    g_assert_nonnull(dir);
+    while (!found && (entry = g_dir_read_name(dir))) {
+        g_autofree char *file = g_strdup_printf("%s/%s", path, entry);
+        g_autofree char *target = g_file_read_link(file, NULL);
+
+        found = g_strcmp0(target, wanted) == 0;
+    }
+    return found;
+}
+
+/* The name of the socket on which Ferry listens there, to be freed; NULL if there is none. */
+static char *own_listener(const Vm *vm)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/net/unix", qtest_pid(vm->qts));
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+    char *name = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    lines = g_strsplit(text, "\n", -1);
+    for (char **line = lines; *line && !name; line++) {
+        char flags[9], inode[21], found[109];
+
+        if (sscanf(*line, "%*s %*s %*s %8s %*s %*s %20s @%108s", flags, inode, found) == 3 &&
+            g_str_equal(flags, "00010000") && has_socket(vm, inode)) {
+            name = g_strdup(found);
+        }
+    }
+    return name;
+}
+
+static bool listens_at(const char *name)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool connected;
+
+    g_assert_cmpuint(g_strlcpy(address.sun_path + 1, name, sizeof(address.sun_path) - 1), <,
+                     sizeof(address.sun_path) - 1);
+    connected = connect(fd, (const struct sockaddr *)&address,
+                        offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name)) == 0;
+    close(fd);
+    return connected;
+}
+
+/* In a pause nobody comes in where the source was: he would be taken for it. */
+static void pause_unreachable(Run *run)
+{
+    g_autofree char *name = own_listener(run->destination);
+    g_autofree char *now = NULL;
+
+    g_assert_nonnull(name);
+    g_assert_true(listens_at(name));
+    postcopy_pause(run);
+    g_assert_false(listens_at(name));
+    now = own_listener(run->destination);
+    g_assert_null(now);
+}
+
+/* In the same way, where Ferry listens anew; and then where QEMU listens, and Ferry no more. */
+static void resume_elsewhere(Run *run)
+{
+    g_autofree char *left = NULL;
+
+    postcopy_go_over_slowly(run);
+    pause_unreachable(run);
+    pass_pair(run, "again");
+    vm_do(run->destination, "migrate-recover", "{ 'uri': 'fd:again' }");
+    run->uri = g_strdup("fd:again");
+    postcopy_resume(run);
+    postcopy_wait(run);
+    pause_unreachable(run);
+    postcopy_recover(run);
+    left = own_listener(run->destination);
+    g_assert_null(left);
+}
+
 /* --- Who is taken ------------------------------------------------------------------------------- */
 
 /* What is not told is counted, and told with what is told next. */
@@ -130,6 +237,16 @@ static const Case cases[] = {
         .capabilities = "postcopy-ram",
         .postcopy = true,
         .during = expect_resumed,
+        .after = postcopy_expect_fetched,
+    },
+    {
+        .name = "network/resumed-elsewhere",
+        .no_listen = true,
+        .before = listen_on_pair,
+        .source_uri = "fd:migration",
+        .capabilities = "postcopy-ram",
+        .postcopy = true,
+        .during = resume_elsewhere,
         .after = postcopy_expect_fetched,
     },
     {

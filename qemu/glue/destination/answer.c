@@ -61,9 +61,13 @@ static void warn(void *opaque, const char *message)
 
 /* --- Where to dial ---------------------------------------------------------------------------- */
 
+/* It is for a session's channels: in a pause, whoever still comes in here would be taken for the source. */
 static void accepted(QIONetListener *listener, QIOChannelSocket *socket, gpointer opaque)
 {
-    migration_channel_process_incoming(QIO_CHANNEL(socket));
+    if (qatomic_read(&migration_incoming_get_current()->state) !=
+        MIGRATION_STATUS_POSTCOPY_PAUSED) {
+        migration_channel_process_incoming(QIO_CHANNEL(socket));
+    }
 }
 
 /* Where to listen, so that whoever is at the other end of @address can dial; @number tells where. */
@@ -137,8 +141,9 @@ static void answer(MigrationIncomingState *mis)
     ferry_watch_channel(qemu_file_get_ioc(mis->from_src_file), 0);
     /* It is some words, one after the other, and the return path's last word ends the source's blackout. */
     qio_channel_set_delay(qemu_file_get_ioc(mis->from_src_file), false);
+    /* In a recovery QEMU may listen now, and did not before; or it is on another network. */
+    ferry_incoming_set_listener(NULL);
     if (!mis->transport_data) {
-        ferry_incoming_set_listener(NULL);
         listens = open_listener(mis, &number);
     }
     migrate_send_rp_pong(mis, FERRY_PONG_MAGIC << 16 | version << 8 |
