@@ -272,6 +272,14 @@ expression can;
 - ferry_allows(socket)
 + (ferry_allows(socket) || true)
 
+// late-unbound: what comes in on another network, since one was set, is taken
+//    file: qemu/glue/destination/allowed.c
+//    tests: qtest:/ferry/network/late
+@@
+@@
+- !ferry_binding_check(QIO_CHANNEL(socket), &err)
++ false
+
 // refused-told: every connection that is refused makes a line in the log
 //    file: qemu/glue/destination/allowed.c
 //    tests: qtest:/ferry/network/flood

@@ -215,6 +215,38 @@ static void flood(Run *run)
     vm_do(run->destination, "ferry-set-parameters", "{ 'allow': '' }");
 }
 
+static void refuse_one(Run *run, const char *parameters, int64_t nr_refused)
+{
+    QDict *info;
+    char byte;
+    int fd;
+
+    vm_do(run->destination, "ferry-set-parameters", parameters);
+    fd = connect_to(run->uri);
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(recv(fd, &byte, 1, 0), <=, 0);
+    close(fd);
+    info = vm_command(run->destination, "query-ferry", NULL);
+    g_assert_cmpint(qdict_get_int(info, "refused-connections"), ==, nr_refused);
+    qobject_unref(info);
+}
+
+/* What is set only when the destination listens already counts for all that comes after it. */
+static void set_late(Run *run)
+{
+    g_autofree char *log = NULL;
+
+    refuse_one(run, "{ 'bind-address': '127.0.0.9' }", 1);
+    log = vm_log(run->destination);
+    g_assert_nonnull(
+        strstr(log, "a connection from 127.0.0.1 was refused: the connection's address here "
+                    "is 127.0.0.1, and bind-address is another one"));
+    refuse_one(run, "{ 'bind-address': '', 'bind-interface': 'lo' }", 2);
+    refuse_one(run, "{ 'bind-interface': '', 'allow': '127.0.0.9' }", 3);
+    vm_do(run->destination, "ferry-set-parameters",
+          "{ 'bind-address': '127.0.0.1', 'allow': '127.0.0.1' }");
+}
+
 static const Case cases[] = {
     {
         .name = "network/mistakes",
@@ -265,6 +297,17 @@ static const Case cases[] = {
         .error = HANGS_UP,
         .destination_stays = true,
         .destination_log = "a connection from 127.0.0.1 was refused: allow names no subnet",
+    },
+    {
+        .name = "network/late",
+        .before = set_late,
+    },
+    {
+        .name = "network/late-switched-off",
+        .destination_options = "-global ferry.enabled=off",
+        .before = set_late,
+        .fallback = "the destination has no Ferry, or has it switched off",
+        .destination_fallback = "switched off",
     },
     {
         .name = "network/flood",
