@@ -41,6 +41,59 @@ static void refuse_mistakes(Run *run)
     expect_refusal(run, "allow", "127.0.0.0/8,,::1", "'' is neither a subnet");
 }
 
+static void expect_log(Vm *vm, const char *words)
+{
+    g_autofree char *log = vm_log(vm);
+
+    if (!strstr(log, words)) {
+        g_error("%s does not log '%s' but:\n%s", vm->name, words, log);
+    }
+}
+
+static void expect_no_migration(Run *run, const char *words)
+{
+    g_autofree char *error = NULL;
+
+    run_migrate(run);
+    g_free(vm_wait_status(run->source, "failed"));
+    error = vm_migration_error(run->source);
+    g_assert_nonnull(strstr(error, words));
+    vm_wait_run_state(run->source, "running");
+}
+
+#define WARNING(name) \
+    "warning: ferry: Parameter '" name "' is kept, but cannot be used on this host: "
+
+/*
+ * What the command line asks for may be another host's: the guest starts all the same, and cannot be migrated until
+ * that is set to something else.
+ */
+static void start_elsewhere(Run *run)
+{
+    Vm *source = run->source, *destination = run->destination;
+    Vm *other = run_start_vm(run, "other-destination", true);
+    g_autofree char *error =
+        vm_command_fails(other, "migrate-incoming", "{ 'uri': 'tcp:127.0.0.1:0' }");
+
+    g_assert_nonnull(strstr(error, "bind-address: this host does not have the interface that "));
+    vm_quit(other);
+
+    expect_log(source,
+               WARNING("bind-address") "no interface of this host has the address 192.0.2.1");
+    expect_log(source, WARNING("bind-interface") "this host has no network interface 'no-such'");
+    expect_log(destination, WARNING("bind-address") "this host does not have the interface that "
+                                                    "'fe80::1%no-such' names");
+    expect_log(destination, WARNING("congestion-control") "cannot use congestion control ");
+
+    vm_do(destination, "ferry-set-parameters", "{ 'bind-address': '', 'congestion-control': '' }");
+    run_listen(run);
+
+    expect_no_migration(run, "cannot use network interface 'no-such': ");
+    vm_do(source, "ferry-set-parameters", "{ 'bind-interface': '' }");
+    expect_no_migration(run, "cannot leave from the address 192.0.2.1: ");
+    vm_do(source, "ferry-set-parameters", "{ 'bind-address': '' }");
+}
+
 /* --- Where it goes ------------------------------------------------------------------------------ */
 
 /* The addresses from which the destination's connections come. */
@@ -252,6 +305,15 @@ static const Case cases[] = {
         .name = "network/mistakes",
         .before = refuse_mistakes,
         .hold = HOLD_NOT,
+    },
+    {
+        .name = "network/started-elsewhere",
+        .source_options =
+            "-global ferry.bind-address=192.0.2.1 -global ferry.bind-interface=no-such",
+        .destination_options =
+            "-global ferry.bind-address=fe80::1%no-such -global ferry.congestion-control=unheard-of",
+        .no_listen = true,
+        .before = start_elsewhere,
     },
     {
         .name = "network/address",
