@@ -125,8 +125,8 @@ def answers(net, address, port):
     return net.call(dial)
 
 
-def check_destination(parameters, uri, expected):
-    """It is awaited on cable1 alone, and can be reached there."""
+def check_destination(parameters, uri, expected, *, ipv6=False):
+    """It is awaited on cable1 alone, and can be reached there; over IPv6, too, if that is asked for."""
     with Wires([Cable(), Cable()]) as wires:
         src, dst = pair(wires, destination=globals_of(**parameters))
         with src, dst, Watch(wires.b, 'cable1') as own:
@@ -135,8 +135,10 @@ def check_destination(parameters, uri, expected):
             dst.qmp('migrate-incoming', uri=uri)
             require(listeners(dst) == expected, 'it listens elsewhere', listeners(dst))
             port = int(dst.qmp('query-migrate')['socket-address'][0]['port'])
-            require(not answers(wires.a, '10.78.0.2', port), 'it answers on the other cable', listeners(dst))
-            src.qmp('migrate', uri=f'tcp:10.78.1.2:{port}')
+            for elsewhere in ('10.78.0.2', 'fd78::2'):
+                require(not answers(wires.a, elsewhere, port), 'it answers on the other cable', listeners(dst))
+            address = '[fd78:1::2]' if ipv6 else '10.78.1.2'
+            src.qmp('migrate', uri=f'tcp:{address}:{port}')
             dst.wait_event('RESUME')
             require(src.qmp('query-ferry').get('path'), 'not by Ferry', src.qmp('query-ferry'))
         require(own.ip_bytes > 1000, 'nothing came', own.seen)
@@ -155,7 +157,8 @@ def test_it_is_awaited_on_the_interface():
 
 
 def test_it_is_awaited_on_the_interface_for_both_protocols():
-    check_destination({'bind_interface': 'cable1'}, 'tcp:[::]:0', ['::'])
+    for ipv6 in (False, True):
+        check_destination({'bind_interface': 'cable1'}, 'tcp:[::]:0', ['::'], ipv6=ipv6)
 
 
 def test_it_is_awaited_without_ferry():
