@@ -59,6 +59,15 @@ def test_an_address_and_an_interface_are_left_by():
     check_source(BY_INTERFACE, {'bind_interface': 'cable1', 'bind_address': '10.78.1.1'}, '10.78.0.2')
 
 
+def test_an_address_of_a_host_with_a_loopback_only():
+    with Wires([]) as wires:
+        src, dst = pair(wires, globals_of(bind_address='127.0.0.9'), source_net=wires.b)
+        with src, dst:
+            src.start()
+            dst.start()
+            go(src, dst, '127.0.0.1')
+
+
 def test_multifd_leaves_from_the_address():
     multifd = {'caps': {'multifd': True}, 'params': {'multifd-channels': 4}}
     check_source(BY_ADDRESS, {'bind_address': '10.78.1.1'}, '10.78.0.2', switched_off=(False, True), ports=5, **multifd)
