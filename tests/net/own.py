@@ -264,6 +264,32 @@ def test_a_connection_that_was_passed_must_be_bound_to_the_interface():
                  ("the connection is not bound to the interface 'cable1'",) * 2)
 
 
+def check_mapped(parameters):
+    with Wires([Cable()]) as wires:
+        src, dst = pair(wires, destination=globals_of(**parameters))
+        with src, dst:
+            src.start()
+            dst.start()
+            for vm, end in zip((src, dst), connect_from(wires, lambda opened: None, mapped=True)):
+                vm.pass_fd(end.fileno(), 'migration')
+                end.close()
+            src.qmp('migrate-set-parameters', {'max-bandwidth': 65536})
+            dst.qmp('migrate-incoming', uri='fd:migration')
+            src.qmp('migrate', uri='fd:migration')
+            deadline = time.monotonic() + 30
+            while not src.qmp('query-ferry').get('path'):
+                require(time.monotonic() < deadline, 'no session', (src.qmp('query-ferry'), dst.log()))
+                time.sleep(0.05)
+            require(listeners(dst) == ['10.78.0.2'], 'it listens elsewhere', listeners(dst))
+            src.qmp('migrate-set-parameters', {'max-bandwidth': 0})
+            dst.wait_event('RESUME')
+
+
+def test_a_connection_that_was_passed_and_is_ipv4_in_ipv6():
+    check_mapped({})
+    check_mapped({'bind_address': '10.78.0.2'})
+
+
 def test_a_connection_of_another_network_namespace():
     """QEMU has the same address in its own, where Ferry must not go; QEMU's own path carries the migration."""
     with Wires([Cable()]) as wires:

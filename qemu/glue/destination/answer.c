@@ -10,6 +10,7 @@
 #include "qemu/error-report.h"
 #include "qemu/guest-random.h"
 #include "qemu/rcu.h"
+#include "qemu/sockets.h"
 #include "exec/cpu-common.h"
 #include "io/net-listener.h"
 #include "qapi/qapi-types-sockets.h"
@@ -70,11 +71,26 @@ static void accepted(QIONetListener *listener, QIOChannelSocket *socket, gpointe
     }
 }
 
+/* What came in from IPv4 at a socket for both protocols is IPv4. */
+static void unmap(InetSocketAddress *inet)
+{
+    static const char mapped[] = "::ffff:";
+    struct in_addr ipv4;
+
+    if (g_str_has_prefix(inet->host, mapped) &&
+        inet_pton(AF_INET, inet->host + strlen(mapped), &ipv4) == 1) {
+        memmove(inet->host, inet->host + strlen(mapped), strlen(inet->host) - strlen(mapped) + 1);
+        inet->has_ipv4 = inet->ipv4 = true;
+        inet->has_ipv6 = inet->ipv6 = false;
+    }
+}
+
 /* Where to listen, so that whoever is at the other end of @address can dial; @number tells where. */
 static bool choose_address(SocketAddress *address, uint32_t *number)
 {
     switch (address->type) {
     case SOCKET_ADDRESS_TYPE_INET:
+        unmap(&address->u.inet);
         g_free(address->u.inet.port);
         address->u.inet.port = g_strdup("0");
         return true;
