@@ -311,15 +311,18 @@ def test_a_connection_of_another_network_namespace():
         require(watch.ip_bytes == 0, "something leaves by QEMU's own network", watch.seen)
 
 
-def test_the_way_there_does_not_begin_on_the_interface():
+def test_the_way_there_does_not_begin_in_the_network():
     with Wires([Cable(), Cable()]) as wires:
         wires.a.run('ip', 'route', 'add', 'unreachable', '10.79.0.0/16')
-        src, _ = pair(wires, globals_of(bind_interface='cable1'))
+        src, _ = pair(wires)
         with src:
             src.start()
-            src.qmp('migrate', uri='tcp:10.79.0.1:4444')
-            expect_words(why_failed(src),
-                         "cannot connect to '10.79.0.1:4444' from bind-address and bind-interface: ")
+            for address, interface, names in (('', 'cable1', 'bind-interface'),
+                                              ('10.78.1.1', '', 'bind-address'),
+                                              ('10.78.1.1', 'cable1', 'bind-address and bind-interface')):
+                src.qmp('ferry-set-parameters', {'bind-address': address, 'bind-interface': interface})
+                src.qmp('migrate', uri='tcp:10.79.0.1:4444')
+                expect_words(why_failed(src), f"cannot connect to '10.79.0.1:4444' from {names}: ")
 
 
 # --- Whose connections are taken --------------------------------------------------------------------

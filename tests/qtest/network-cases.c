@@ -50,11 +50,12 @@ static void expect_log(Vm *vm, const char *words)
     }
 }
 
-static void expect_no_migration(Run *run, const char *words)
+static void expect_no_migration(Run *run, const char *uri, const char *words)
 {
+    g_autofree char *arguments = g_strdup_printf("{ 'uri': '%s' }", uri);
     g_autofree char *error = NULL;
 
-    run_migrate(run);
+    vm_do(run->source, "migrate", arguments);
     g_free(vm_wait_status(run->source, "failed"));
     error = vm_migration_error(run->source);
     g_assert_nonnull(strstr(error, words));
@@ -88,10 +89,24 @@ static void start_elsewhere(Run *run)
     vm_do(destination, "ferry-set-parameters", "{ 'bind-address': '', 'congestion-control': '' }");
     run_listen(run);
 
-    expect_no_migration(run, "cannot use network interface 'no-such': ");
+    expect_no_migration(run, run->uri, "cannot use network interface 'no-such': ");
     vm_do(source, "ferry-set-parameters", "{ 'bind-interface': '' }");
-    expect_no_migration(run, "cannot leave from the address 192.0.2.1: ");
+    expect_no_migration(run, run->uri, "cannot leave from the address 192.0.2.1: ");
     vm_do(source, "ferry-set-parameters", "{ 'bind-address': '' }");
+}
+
+/* Nobody listens there, or not on that network: what may be the cause is named. */
+static void find_nobody(Run *run)
+{
+    vm_do(run->source, "ferry-set-parameters", "{ 'bind-address': '127.0.0.9' }");
+    expect_no_migration(run, "tcp:127.0.0.1:1",
+                        "cannot connect to '127.0.0.1:1' from bind-address: ");
+    vm_do(run->source, "ferry-set-parameters", "{ 'bind-interface': 'lo' }");
+    expect_no_migration(run, "tcp:127.0.0.1:1",
+                        "cannot connect to '127.0.0.1:1' from bind-address and bind-interface: ");
+    vm_do(run->source, "ferry-set-parameters", "{ 'bind-address': '' }");
+    expect_no_migration(run, "tcp:127.0.0.1:1",
+                        "cannot connect to '127.0.0.1:1' from bind-interface: ");
 }
 
 /* --- Where it goes ------------------------------------------------------------------------------ */
@@ -313,6 +328,11 @@ static const Case cases[] = {
             "-global ferry.bind-address=fe80::1%no-such -global ferry.congestion-control=unheard-of",
         .no_listen = true,
         .before = start_elsewhere,
+    },
+    {
+        .name = "network/nobody",
+        .before = find_nobody,
+        .hold = HOLD_NOT,
     },
     {
         .name = "network/address",
