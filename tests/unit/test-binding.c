@@ -233,6 +233,7 @@ static void test_holds(void)
 {
     static const char *const other =
         "the connection's address here is 127.0.0.1, and bind-address is another one";
+    FerryBinding lo = parsed("", "lo");
     TcpPair pair;
 
     g_assert_true(tcp_pair_open(&pair, TCP_IPV4));
@@ -243,6 +244,9 @@ static void test_holds(void)
     expect_held(pair.client, "", "lo", "is not bound to the interface 'lo'");
     expect_held(pair.client, "127.0.0.1", "lo", "is not bound to the interface 'lo'");
     /* One that is gone is none that a connection without any is bound to. */
+    expect_held(pair.client, "", "no-such", "is not bound to the interface 'no-such'");
+    g_assert_true(ferry_binding_set_interface(pair.client, &lo, NULL));
+    expect_held(pair.client, "", "lo", NULL);
     expect_held(pair.client, "", "no-such", "is not bound to the interface 'no-such'");
     tcp_pair_close(&pair);
 }
