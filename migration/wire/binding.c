@@ -74,14 +74,27 @@ static bool is_many(const struct sockaddr *address)
            IN6_IS_ADDR_MULTICAST(&as_ipv6(address)->sin6_addr);
 }
 
+/* Whether it has the form of a link-local address with its interface. */
+static bool is_scoped(const char *text)
+{
+    g_auto(GStrv) parts = g_strsplit(text, "%", 2);
+    struct in6_addr ipv6;
+
+    return parts[0] && parts[1] && *parts[1] && inet_pton(AF_INET6, parts[0], &ipv6) == 1 &&
+           IN6_IS_ADDR_LINKLOCAL(&ipv6);
+}
+
 static bool parse_address(FerryBinding *binding, const char *text, GError **errp)
 {
     const struct sockaddr *address = (const struct sockaddr *)&binding->address;
 
     if (!parse_ipv4(text, binding) && !parse_ipv6(text, binding)) {
-        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
-                    "'%s' is no IP address, or names an interface that this host does not have",
-                    text);
+        if (is_scoped(text)) {
+            g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
+                        "this host does not have the interface that '%s' names", text);
+        } else {
+            g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED, "'%s' is no IP address", text);
+        }
     } else if (is_many(address)) {
         g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
                     "'%s' is not the address of one interface; empty means any", text);
@@ -125,12 +138,12 @@ bool ferry_binding_check_address(const char *text, GError **errp)
         close(fd);
     }
     if (error == EADDRNOTAVAIL) {
-        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
                     "no interface of this host has the address %s (a new IPv6 address cannot be "
                     "used until the kernel has looked for a duplicate)",
                     text);
     } else if (error) {
-        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED, "cannot use the address %s: %s", text,
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM, "cannot use the address %s: %s", text,
                     g_strerror(error));
     }
     return error == 0;
@@ -160,7 +173,7 @@ bool ferry_binding_check_interface(const char *name, GError **errp)
     if (if_nametoindex(name) == 0) {
         g_autofree char *names = list_interfaces();
 
-        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_SYSTEM,
                     "this host has no network interface '%s'; it has: %s", name, names);
         return false;
     }
@@ -194,7 +207,7 @@ bool ferry_binding_set_interface(int fd, const FerryBinding *binding, GError **e
 
 bool ferry_binding_set_source(int fd, const FerryBinding *binding, GError **errp)
 {
-    char text[INET6_ADDRSTRLEN];
+    char text[FERRY_ADDRESS_MAX + 1] = "";
     int yes = 1, error;
 
     if (!ferry_binding_set_interface(fd, binding, errp)) {
@@ -238,35 +251,6 @@ bool ferry_binding_is_at(const FerryBinding *binding, const struct sockaddr *add
             as_ipv6(own)->sin6_scope_id == as_ipv6(address)->sin6_scope_id);
 }
 
-bool ferry_binding_holds(int fd, const FerryBinding *binding, GError **errp)
-{
-    struct sockaddr_storage local = {0};
-    socklen_t length = sizeof(local), nr_bytes = sizeof(int);
-    unsigned index = 0;
-
-    if (getsockname(fd, (struct sockaddr *)&local, &length) != 0 || !is_ip(local.ss_family)) {
-        return true;
-    }
-    if (!ferry_binding_is_at(binding, (const struct sockaddr *)&local)) {
-        char text[INET6_ADDRSTRLEN + IFNAMSIZ];
-
-        getnameinfo((const struct sockaddr *)&local, length, text, sizeof(text), NULL, 0,
-                    NI_NUMERICHOST);
-        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
-                    "the connection's address here is %s, and bind-address is another one", text);
-        return false;
-    }
-    if (binding->interface[0] &&
-        (getsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &index, &nr_bytes) != 0 || index == 0 ||
-         index != if_nametoindex(binding->interface))) {
-        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
-                    "the connection is not bound to the interface '%s', as bind-interface wants it",
-                    binding->interface);
-        return false;
-    }
-    return true;
-}
-
 /* What tells its network namespace from others; 0: not known. */
 static uint64_t network_of(int fd)
 {
@@ -285,4 +269,40 @@ bool ferry_binding_is_here(int fd)
         close(own);
     }
     return !here || !there || here == there;
+}
+
+bool ferry_binding_holds(int fd, const FerryBinding *binding, GError **errp)
+{
+    struct sockaddr_storage local = {0};
+    socklen_t length = sizeof(local), nr_bytes = sizeof(int);
+    unsigned index = 0;
+
+    if (getsockname(fd, (struct sockaddr *)&local, &length) != 0 || !is_ip(local.ss_family)) {
+        return true;
+    }
+    if ((binding->interface[0] || binding->address.ss_family != AF_UNSPEC) &&
+        !ferry_binding_is_here(fd)) {
+        g_set_error_literal(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
+                            "the connection was made in another network namespace than the one "
+                            "that has the network of bind-address and bind-interface");
+        return false;
+    }
+    if (!ferry_binding_is_at(binding, (const struct sockaddr *)&local)) {
+        char text[FERRY_ADDRESS_MAX + 1] = "";
+
+        getnameinfo((const struct sockaddr *)&local, length, text, sizeof(text), NULL, 0,
+                    NI_NUMERICHOST);
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
+                    "the connection's address here is %s, and bind-address is another one", text);
+        return false;
+    }
+    if (binding->interface[0] &&
+        (getsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &index, &nr_bytes) != 0 || index == 0 ||
+         index != if_nametoindex(binding->interface))) {
+        g_set_error(errp, FERRY_ERROR, FERRY_ERROR_REFUSED,
+                    "the connection is not bound to the interface '%s', as bind-interface wants it",
+                    binding->interface);
+        return false;
+    }
+    return true;
 }

@@ -31,10 +31,15 @@ typedef struct FerryBinding {
     char interface[IFNAMSIZ]; /* empty: any */
 } FerryBinding;
 
-/* Whether @text is an IP address of this host, for which a socket can be bound here now. */
+G_STATIC_ASSERT(FERRY_INTERFACE_MAX + 1 == IFNAMSIZ);
+
+/*
+ * Whether @text is an IP address of this host, for which a socket can be bound here now.  FERRY_ERROR_SYSTEM: it has
+ * the form of one, but this host lacks it.
+ */
 bool ferry_binding_check_address(const char *text, GError **errp);
 
-/* Whether there is an interface @name, and this process may use it. */
+/* Whether there is an interface @name, and this process may use it; FERRY_ERROR_SYSTEM if not. */
 bool ferry_binding_check_interface(const char *name, GError **errp);
 
 /*
@@ -54,8 +59,8 @@ bool ferry_binding_set_source(int fd, const FerryBinding *binding, GError **errp
 bool ferry_binding_is_at(const FerryBinding *binding, const struct sockaddr *address);
 
 /*
- * Whether a connection that somebody else has made keeps to the binding: its end here, and the interface that it is
- * bound to.  What is no IP socket does.
+ * Whether a connection that somebody else has made keeps to the binding: its end here, the interface that it is bound
+ * to, and that both are of this thread's network namespace.  What is no IP socket does.
  */
 bool ferry_binding_holds(int fd, const FerryBinding *binding, GError **errp);
 

@@ -72,14 +72,19 @@ static int family_of(const InetSocketAddress *inet)
 struct addrinfo *ferry_binding_resolve(const InetSocketAddress *inet, bool passive,
                                        const FerryBinding *binding, Error **errp)
 {
+    const int own = binding->address.ss_family;
     struct addrinfo hints = {.ai_flags = passive ? AI_PASSIVE : AI_ADDRCONFIG,
                              .ai_family = family_of(inet),
                              .ai_socktype = SOCK_STREAM};
     struct addrinfo *found;
     int status;
 
-    if (binding->address.ss_family != AF_UNSPEC && hints.ai_family == AF_UNSPEC) {
-        hints.ai_family = binding->address.ss_family;
+    if (own != AF_UNSPEC && hints.ai_family == AF_UNSPEC) {
+        hints.ai_family = own;
+    }
+    if (own != AF_UNSPEC && hints.ai_family == own) {
+        /* This host has that protocol, if only on the loopback, which does not count for the flag. */
+        hints.ai_flags &= ~AI_ADDRCONFIG;
     }
     status = getaddrinfo(*inet->host ? inet->host : NULL, inet->port, &hints, &found);
     if (status != 0) {

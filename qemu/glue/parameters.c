@@ -11,6 +11,7 @@
  */
 #include "qemu/osdep.h"
 #include "qemu/cutils.h"
+#include "qemu/error-report.h"
 #include "qemu/readline.h"
 #include "hw/qdev-core.h"
 #include "monitor/hmp.h"
@@ -29,6 +30,7 @@
 #include "ferry/glue/ferry.h"
 #include "ferry/glue/hmp.h"
 #include "ferry/glue/parameters.h"
+#include "ferry/migration/error.h"
 #include "ferry/migration/wire/binding.h"
 #include "ferry/migration/wire/frame.h"
 #include "ferry/migration/wire/heartbeat.h"
@@ -197,18 +199,25 @@ static bool take_choice(const Parameter *p, void *field, Visitor *v, const char 
     return true;
 }
 
-/* If it is a text, but not allowed, @errp says why. */
-static bool take_text(const Parameter *p, char *field, Visitor *v, const char *name, Error **errp)
+/*
+ * If it is a text, but not allowed, @errp says why.  What only this host lacks keeps no guest from @starting: its
+ * command line may have come from another host, and the migration is what cannot be then.
+ */
+static bool take_text(const Parameter *p, char *field, Visitor *v, bool starting, Error **errp)
 {
     g_autofree char *text = NULL;
     g_autoptr(GError) error = NULL;
 
-    if (!visit_type_str(v, name, &text, NULL) || strlen(text) > p->most) {
+    if (!visit_type_str(v, p->name, &text, NULL) || strlen(text) > p->most) {
         return false;
     }
     if (*text && !p->check(text, &error)) {
-        error_setg(errp, "Parameter '%s': %s", p->name, error->message);
-        return false;
+        if (!starting || !g_error_matches(error, FERRY_ERROR, FERRY_ERROR_SYSTEM)) {
+            error_setg(errp, "Parameter '%s': %s", p->name, error->message);
+            return false;
+        }
+        warn_report("ferry: Parameter '%s' is kept, but cannot be used on this host: %s", p->name,
+                    error->message);
     }
     g_mutex_lock(&text_lock);
     pstrcpy(field, (int)p->most + 1, text);
@@ -216,7 +225,7 @@ static bool take_text(const Parameter *p, char *field, Visitor *v, const char *n
     return true;
 }
 
-static bool take_value(const Parameter *p, void *field, Visitor *v, Error **errp)
+static bool take_value(const Parameter *p, void *field, Visitor *v, bool starting, Error **errp)
 {
     switch (p->kind) {
     case SWITCH:
@@ -224,7 +233,7 @@ static bool take_value(const Parameter *p, void *field, Visitor *v, Error **errp
     case NUMBER:
         return take_number(p, field, v, p->name);
     case TEXT:
-        return take_text(p, field, v, p->name, errp);
+        return take_text(p, field, v, starting, errp);
     default:
         return take_choice(p, field, v, p->name);
     }
@@ -232,14 +241,15 @@ static bool take_value(const Parameter *p, void *field, Visitor *v, Error **errp
 
 /*
  * Take the value that @v gives for the parameter into @settings.  This is the only way in; whatever is
- * wrong with a value, the words are the same for all who give it, and nothing is changed.
+ * wrong with a value, the words are the same for all who give it, and nothing is changed.  @starting: -global gives it.
  */
-static bool take(const Parameter *p, FerrySettings *settings, Visitor *v, Error **errp)
+static bool take(const Parameter *p, FerrySettings *settings, Visitor *v, bool starting,
+                 Error **errp)
 {
     g_autofree char *values = NULL;
     Error *err = NULL;
 
-    if (take_value(p, (char *)settings + p->offset, v, &err)) {
+    if (take_value(p, (char *)settings + p->offset, v, starting, &err)) {
         return true;
     }
     if (!err) {
@@ -324,7 +334,7 @@ static void get_property(Object *obj, Visitor *v, const char *name, void *opaque
 
 static void set_property(Object *obj, Visitor *v, const char *name, void *opaque, Error **errp)
 {
-    take(opaque, &FERRY(obj)->settings, v, errp);
+    take(opaque, &FERRY(obj)->settings, v, true, errp);
 }
 
 static void add_property(ObjectClass *class, const Parameter *p)
@@ -388,7 +398,7 @@ static void qmp_ferry_set_parameters(QDict *arguments, QObject **ret, Error **er
             continue;
         }
         v = qobject_input_visitor_new(value);
-        ok = take(&table[i], &wanted, v, errp);
+        ok = take(&table[i], &wanted, v, false, errp);
         visit_free(v);
         if (!ok) {
             return;
@@ -437,7 +447,7 @@ void hmp_ferry_set_parameter(Monitor *mon, const QDict *qdict)
     if (p) {
         Visitor *v = string_input_visitor_new(qdict_get_str(qdict, "value"));
 
-        take(p, current(), v, &err);
+        take(p, current(), v, false, &err);
         visit_free(v);
     }
     hmp_handle_error(mon, err);

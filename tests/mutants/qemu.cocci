@@ -272,6 +272,14 @@ expression can;
 - ferry_allows(socket)
 + (ferry_allows(socket) || true)
 
+// late-unbound: what comes in on another network, since one was set, is taken
+//    file: qemu/glue/destination/allowed.c
+//    tests: qtest:/ferry/network/late
+@@
+@@
+- !ferry_binding_check(QIO_CHANNEL(socket), &err)
++ false
+
 // refused-told: every connection that is refused makes a line in the log
 //    file: qemu/glue/destination/allowed.c
 //    tests: qtest:/ferry/network/flood
@@ -279,6 +287,13 @@ expression can;
 @@
 - gate.told_us && now_us - gate.told_us < QUIET_US
 + false
+
+// paused-reachable: whoever comes in a pause to where Ferry listened is taken for the source
+//    file: qemu/glue/destination/listen.c
+//    tests: qtest:/ferry/network/resumed-elsewhere
+@@
+@@
+- ferry_incoming_set_listener(NULL);
 
 // main-unbound: QEMU's main connection leaves from where the routing table says
 //    file: qemu/glue/source/bound.c

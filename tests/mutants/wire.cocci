@@ -339,6 +339,22 @@ expression base;
 - index != if_nametoindex(binding->interface)
 + false
 
+// binding-passed-network: an interface of another network namespace is one of this one
+//    file: migration/wire/binding.c
+//    tests: binding
+@@
+@@
+- !ferry_binding_is_here(fd)
++ false
+
+// binding-gone: a connection without an interface is bound to any that this host lacks
+//    file: migration/wire/binding.c
+//    tests: binding
+@@
+@@
+- index == 0
++ false
+
 // binding-checked: an address that this host does not have can be asked for
 //    file: migration/wire/binding.c
 //    tests: binding

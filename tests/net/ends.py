@@ -27,15 +27,23 @@ def go(src, dst, address, **more):
     return done.ferry
 
 
-def connect_from(wires, prepare):
-    """A connection from a to b's 10.78.0.2 whose socket is prepared first: (a's end, b's end)."""
+def connect_from(wires, prepare, *, mapped=False):
+    """A connection from a to b's 10.78.0.2 whose socket is prepared first: (a's end, b's end).
+
+    mapped: b listens for both protocols, so that its end is IPv4 in IPv6.
+    """
+    def listen():
+        if mapped:
+            return socket.create_server(('::', 0), family=socket.AF_INET6, dualstack_ipv6=True)
+        return socket.create_server(('10.78.0.2', 0))
+
     def dial():
         opened = socket.socket()
         prepare(opened)
-        opened.connect(listener.getsockname())
+        opened.connect(('10.78.0.2', listener.getsockname()[1]))
         return opened
 
-    with wires.b.call(lambda: socket.create_server(('10.78.0.2', 0))) as listener:
+    with wires.b.call(listen) as listener:
         return wires.a.call(dial), listener.accept()[0]
 
 

@@ -61,6 +61,15 @@ def test_an_address_and_an_interface_are_left_by():
     check_source(BY_INTERFACE, {'bind_interface': 'cable1', 'bind_address': '10.78.1.1'}, '10.78.0.2')
 
 
+def test_an_address_of_a_host_with_a_loopback_only():
+    with Wires([]) as wires:
+        src, dst = pair(wires, globals_of(bind_address='127.0.0.9'), source_net=wires.b)
+        with src, dst:
+            src.start()
+            dst.start()
+            go(src, dst, '127.0.0.1')
+
+
 def test_multifd_leaves_from_the_address():
     multifd = {'caps': {'multifd': True}, 'params': {'multifd-channels': 4}}
     check_source(BY_ADDRESS, {'bind_address': '10.78.1.1'}, '10.78.0.2', switched_off=(False, True), ports=5, **multifd)
@@ -127,8 +136,8 @@ def answers(net, address, port):
     return net.call(dial)
 
 
-def check_destination(parameters, uri, expected):
-    """It is awaited on cable1 alone, and can be reached there."""
+def check_destination(parameters, uri, expected, *, ipv6=False):
+    """It is awaited on cable1 alone, and can be reached there; over IPv6, too, if that is asked for."""
     with Wires([Cable(), Cable()]) as wires:
         src, dst = pair(wires, destination=globals_of(**parameters))
         with src, dst, Watch(wires.b, 'cable1') as own:
@@ -137,8 +146,10 @@ def check_destination(parameters, uri, expected):
             dst.qmp('migrate-incoming', uri=uri)
             require(listeners(dst) == expected, 'it listens elsewhere', listeners(dst))
             port = int(dst.qmp('query-migrate')['socket-address'][0]['port'])
-            require(not answers(wires.a, '10.78.0.2', port), 'it answers on the other cable', listeners(dst))
-            src.qmp('migrate', uri=f'tcp:10.78.1.2:{port}')
+            for elsewhere in ('10.78.0.2', 'fd78::2'):
+                require(not answers(wires.a, elsewhere, port), 'it answers on the other cable', listeners(dst))
+            address = '[fd78:1::2]' if ipv6 else '10.78.1.2'
+            src.qmp('migrate', uri=f'tcp:{address}:{port}')
             dst.wait_event('RESUME')
             require(src.qmp('query-ferry').get('path'), 'not by Ferry', src.qmp('query-ferry'))
         require(own.ip_bytes > 1000, 'nothing came', own.seen)
@@ -157,7 +168,8 @@ def test_it_is_awaited_on_the_interface():
 
 
 def test_it_is_awaited_on_the_interface_for_both_protocols():
-    check_destination({'bind_interface': 'cable1'}, 'tcp:[::]:0', ['::'])
+    for ipv6 in (False, True):
+        check_destination({'bind_interface': 'cable1'}, 'tcp:[::]:0', ['::'], ipv6=ipv6)
 
 
 def test_it_is_awaited_without_ferry():
@@ -254,6 +266,32 @@ def test_a_connection_that_was_passed_must_be_bound_to_the_interface():
                  ("the connection is not bound to the interface 'cable1'",) * 2)
 
 
+def check_mapped(parameters):
+    with Wires([Cable()]) as wires:
+        src, dst = pair(wires, destination=globals_of(**parameters))
+        with src, dst:
+            src.start()
+            dst.start()
+            for vm, end in zip((src, dst), connect_from(wires, lambda opened: None, mapped=True)):
+                vm.pass_fd(end.fileno(), 'migration')
+                end.close()
+            src.qmp('migrate-set-parameters', {'max-bandwidth': 65536})
+            dst.qmp('migrate-incoming', uri='fd:migration')
+            src.qmp('migrate', uri='fd:migration')
+            deadline = time.monotonic() + 30
+            while not src.qmp('query-ferry').get('path'):
+                require(time.monotonic() < deadline, 'no session', (src.qmp('query-ferry'), dst.log()))
+                time.sleep(0.05)
+            require(listeners(dst) == ['10.78.0.2'], 'it listens elsewhere', listeners(dst))
+            src.qmp('migrate-set-parameters', {'max-bandwidth': 0})
+            dst.wait_event('RESUME')
+
+
+def test_a_connection_that_was_passed_and_is_ipv4_in_ipv6():
+    check_mapped({})
+    check_mapped({'bind_address': '10.78.0.2'})
+
+
 def test_a_connection_of_another_network_namespace():
     """QEMU has the same address in its own, where Ferry must not go; QEMU's own path carries the migration."""
     with Wires([Cable()]) as wires:
@@ -275,15 +313,18 @@ def test_a_connection_of_another_network_namespace():
         require(watch.ip_bytes == 0, "something leaves by QEMU's own network", watch.seen)
 
 
-def test_the_way_there_does_not_begin_on_the_interface():
+def test_the_way_there_does_not_begin_in_the_network():
     with Wires([Cable(), Cable()]) as wires:
         wires.a.run('ip', 'route', 'add', 'unreachable', '10.79.0.0/16')
-        src, _ = pair(wires, globals_of(bind_interface='cable1'))
+        src, _ = pair(wires)
         with src:
             src.start()
-            src.qmp('migrate', uri='tcp:10.79.0.1:4444')
-            expect_words(why_failed(src),
-                         "cannot connect to '10.79.0.1:4444' from bind-address and bind-interface: ")
+            for address, interface, names in (('', 'cable1', 'bind-interface'),
+                                              ('10.78.1.1', '', 'bind-address'),
+                                              ('10.78.1.1', 'cable1', 'bind-address and bind-interface')):
+                src.qmp('ferry-set-parameters', {'bind-address': address, 'bind-interface': interface})
+                src.qmp('migrate', uri='tcp:10.79.0.1:4444')
+                expect_words(why_failed(src), f"cannot connect to '10.79.0.1:4444' from {names}: ")
 
 
 # --- Whose connections are taken --------------------------------------------------------------------

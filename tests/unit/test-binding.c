@@ -68,7 +68,10 @@ static void test_addresses(void)
         {"[::1]", "is no IP address"},
         {"localhost", "is no IP address"},
         {"lo", "is no IP address"},
-        {"fe80::1%no-such", "is no IP address, or names an interface"},
+        {"fe80::1%no-such", "this host does not have the interface that 'fe80::1%no-such' names"},
+        {"fe80::1%", "is no IP address"},
+        {"ff02::1%no-such", "is no IP address"},
+        {"10.0.0.1%lo", "is no IP address"},
         {"0.0.0.0", "is not the address of one interface; empty means any"},
         {"::", "is not the address of one interface"},
         {"224.0.0.1", "is not the address of one interface"},
@@ -230,6 +233,7 @@ static void test_holds(void)
 {
     static const char *const other =
         "the connection's address here is 127.0.0.1, and bind-address is another one";
+    FerryBinding lo = parsed("", "lo");
     TcpPair pair;
 
     g_assert_true(tcp_pair_open(&pair, TCP_IPV4));
@@ -239,6 +243,11 @@ static void test_holds(void)
     expect_held(pair.client, "::1", "", other);
     expect_held(pair.client, "", "lo", "is not bound to the interface 'lo'");
     expect_held(pair.client, "127.0.0.1", "lo", "is not bound to the interface 'lo'");
+    /* One that is gone is none that a connection without any is bound to. */
+    expect_held(pair.client, "", "no-such", "is not bound to the interface 'no-such'");
+    g_assert_true(ferry_binding_set_interface(pair.client, &lo, NULL));
+    expect_held(pair.client, "", "lo", NULL);
+    expect_held(pair.client, "", "no-such", "is not bound to the interface 'no-such'");
     tcp_pair_close(&pair);
 }
 
@@ -291,15 +300,23 @@ static void test_other_network(void)
 
     g_assert_cmpint(child, >=, 0);
     if (child == 0) {
-        int fd = new_socket(AF_INET);
+        FerryBinding lo = parsed("", "lo");
+        TcpPair pair;
 
-        if (!ferry_binding_is_here(fd) || !ferry_binding_is_here(-1)) {
-            _exit(1);
-        }
+        g_assert_true(tcp_pair_open(&pair, TCP_IPV4));
+        g_assert_true(ferry_binding_set_interface(pair.client, &lo, NULL));
+        g_assert_true(ferry_binding_is_here(pair.client) && ferry_binding_is_here(-1));
+        expect_held(pair.client, "127.0.0.1", "lo", NULL);
         if (unshare(CLONE_NEWNET) != 0) {
             _exit(2);
         }
-        _exit(ferry_binding_is_here(fd) || !ferry_binding_is_here(new_socket(AF_INET)) ? 1 : 0);
+        g_assert_false(ferry_binding_is_here(pair.client));
+        g_assert_true(ferry_binding_is_here(new_socket(AF_INET)));
+        /* Names and numbers of interfaces are the same there. */
+        expect_held(pair.client, "", "lo", "was made in another network namespace");
+        expect_held(pair.client, "127.0.0.1", "", "was made in another network namespace");
+        expect_held(pair.client, "", "", NULL);
+        _exit(0);
     }
     g_assert_cmpint(waitpid(child, &status, 0), ==, child);
     if (WIFEXITED(status) && WEXITSTATUS(status) == 2) {

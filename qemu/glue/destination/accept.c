@@ -105,14 +105,10 @@ static gboolean take(QIOChannel *ioc, GIOCondition condition, gpointer opaque)
 
 void ferry_watch_listener(QIONetListener *listener)
 {
-    FerrySettings settings;
-
     for (size_t i = 0; i < listener->nsioc; i++) {
         ferry_mark_socket(listener->sioc[i]->fd);
     }
-    ferry_settings_copy(&settings);
-    if (settings.enabled || *settings.allow) {
-        drop_watches(listener);
-        add_watches(listener);
-    }
+    /* Whatever is set by now: who is refused may be set later on. */
+    drop_watches(listener);
+    add_watches(listener);
 }

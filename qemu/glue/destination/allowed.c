@@ -11,8 +11,12 @@
  */
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
+#include "qapi/error.h"
+#include "qapi/qapi-types-sockets.h"
+#include "io/channel-socket.h"
 #include <netdb.h>
 
+#include "ferry/glue/binding.h"
 #include "ferry/glue/ferry.h"
 #include "ferry/migration/wire/subnets.h"
 #include "../internal.h"
@@ -57,41 +61,58 @@ static bool count_refused(uint64_t *nr_untold)
     return true;
 }
 
-static void tell(const char *peer, uint64_t nr_untold)
+static void tell(const char *peer, const char *why, uint64_t nr_untold)
 {
-    warn_report("ferry: a connection from %s was refused: allow names no subnet that has it", peer);
+    warn_report("ferry: a connection from %s was refused: %s", peer, why);
     if (nr_untold) {
         warn_report("ferry: before it, %" PRIu64 " more were refused", nr_untold);
     }
 }
 
+/* Why it is not to be taken, to be freed; NULL if it is. */
+static char *why_not(QIOChannelSocket *socket)
+{
+    FerrySettings settings;
+    Error *err = NULL;
+    char *why = NULL;
+    bool allowed;
+
+    ferry_settings_copy(&settings);
+    g_mutex_lock(&gate.lock);
+    allowed = !*settings.allow ||
+              is_allowed(settings.allow, (const struct sockaddr *)&socket->remoteAddr);
+    g_mutex_unlock(&gate.lock);
+    if (!allowed) {
+        return g_strdup("allow names no subnet that has it");
+    }
+    /* It may have been set since this was listened for. */
+    if (!ferry_binding_check(QIO_CHANNEL(socket), &err)) {
+        why = g_strdup(error_get_pretty(err));
+        error_free(err);
+    }
+    return why;
+}
+
 bool ferry_allows(QIOChannelSocket *socket)
 {
     static const struct linger reset = {.l_onoff = 1};
-    const struct sockaddr *peer = (const struct sockaddr *)&socket->remoteAddr;
+    g_autofree char *why = why_not(socket);
     char name[NI_MAXHOST] = "nowhere";
-    FerrySettings settings;
     uint64_t nr_untold = 0;
-    bool allowed, told = false;
+    bool told;
 
-    ferry_settings_copy(&settings);
-    if (!*settings.allow) {
+    if (!why) {
         return true;
     }
     g_mutex_lock(&gate.lock);
-    allowed = is_allowed(settings.allow, peer);
-    if (!allowed) {
-        told = count_refused(&nr_untold);
-    }
+    told = count_refused(&nr_untold);
     g_mutex_unlock(&gate.lock);
-    if (allowed) {
-        return true;
-    }
     (void)setsockopt(socket->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-    getnameinfo(peer, socket->remoteAddrLen, name, sizeof(name), NULL, 0, NI_NUMERICHOST);
+    getnameinfo((const struct sockaddr *)&socket->remoteAddr, socket->remoteAddrLen, name,
+                sizeof(name), NULL, 0, NI_NUMERICHOST);
     trace_ferry_connection_refused(name);
     if (told) {
-        tell(name, nr_untold);
+        tell(name, why, nr_untold);
     }
     return false;
 }

@@ -11,6 +11,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/guest-random.h"
 #include "qemu/rcu.h"
+#include "qemu/sockets.h"
 #include "exec/cpu-common.h"
 #include "io/net-listener.h"
 #include "qapi/qapi-types-sockets.h"
@@ -64,9 +65,27 @@ static void warn(void *opaque, const char *message)
 
 /* --- Where to dial ---------------------------------------------------------------------------- */
 
+/* It is for a session's channels: in a pause, whoever still comes in here would be taken for the source. */
 static void accepted(QIONetListener *listener, QIOChannelSocket *socket, gpointer opaque)
 {
-    migration_channel_process_incoming(QIO_CHANNEL(socket));
+    if (qatomic_read(&migration_incoming_get_current()->state) !=
+        MIGRATION_STATUS_POSTCOPY_PAUSED) {
+        migration_channel_process_incoming(QIO_CHANNEL(socket));
+    }
+}
+
+/* What came in from IPv4 at a socket for both protocols is IPv4. */
+static void unmap(InetSocketAddress *inet)
+{
+    static const char mapped[] = "::ffff:";
+    struct in_addr ipv4;
+
+    if (g_str_has_prefix(inet->host, mapped) &&
+        inet_pton(AF_INET, inet->host + strlen(mapped), &ipv4) == 1) {
+        memmove(inet->host, inet->host + strlen(mapped), strlen(inet->host) - strlen(mapped) + 1);
+        inet->has_ipv4 = inet->ipv4 = true;
+        inet->has_ipv6 = inet->ipv6 = false;
+    }
 }
 
 /* Where to listen, so that whoever is at the other end of @address can dial; @number tells where. */
@@ -74,6 +93,7 @@ static bool choose_address(SocketAddress *address, uint32_t *number)
 {
     switch (address->type) {
     case SOCKET_ADDRESS_TYPE_INET:
+        unmap(&address->u.inet);
         g_free(address->u.inet.port);
         address->u.inet.port = g_strdup("0");
         return true;
@@ -140,8 +160,9 @@ static void answer(MigrationIncomingState *mis)
     ferry_watch_channel(qemu_file_get_ioc(mis->from_src_file), 0);
     /* It is some words, one after the other, and the return path's last word ends the source's blackout. */
     qio_channel_set_delay(qemu_file_get_ioc(mis->from_src_file), false);
+    /* In a recovery QEMU may listen now, and did not before; or it is on another network. */
+    ferry_incoming_set_listener(NULL);
     if (!mis->transport_data) {
-        ferry_incoming_set_listener(NULL);
         listens = open_listener(mis, &number);
     }
     migrate_send_rp_pong(mis, FERRY_PONG_MAGIC << 16 | version << 8 |

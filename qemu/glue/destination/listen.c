@@ -198,6 +198,8 @@ bool ferry_postcopy_pauses(bool running)
     if (pauses) {
         /* Before anybody knows of the pause: the next stream may come at once. */
         ferry_stream_hold(ferry_incoming_stream(), NULL);
+        /* Nor is anybody to come on the network that was; a recovery says where it listens. */
+        ferry_incoming_set_listener(NULL);
     }
     return pauses;
 }

@@ -47,6 +47,15 @@ static bool begin(int fd, const Bound *bound, Error **errp)
     return true;
 }
 
+static const char *what_is_set(const FerryBinding *binding)
+{
+    if (!binding->interface[0]) {
+        return "bind-address";
+    }
+    return binding->address.ss_family == AF_UNSPEC ? "bind-interface"
+                                                   : "bind-address and bind-interface";
+}
+
 static bool finish(int fd, const Bound *bound, const struct addrinfo *to, Error **errp)
 {
     int status;
@@ -55,9 +64,8 @@ static bool finish(int fd, const Bound *bound, const struct addrinfo *to, Error 
         status = connect(fd, to->ai_addr, to->ai_addrlen);
     } while (status != 0 && errno == EINTR);
     if (status != 0) {
-        error_setg_errno(errp, errno,
-                         "cannot connect to '%s:%s' from bind-address and bind-interface",
-                         bound->inet->host, bound->inet->port);
+        error_setg_errno(errp, errno, "cannot connect to '%s:%s' from %s", bound->inet->host,
+                         bound->inet->port, what_is_set(&bound->binding));
     }
     return status == 0;
 }
