@@ -14,6 +14,7 @@
 #include "../thread.h"
 #include "../wire/frame.h"
 #include "../wire/pace.h"
+#include "pack-choice.h"
 
 /* A hint is the region's number, so many bits up, and the granule's plus one. */
 #define HINT_SHIFT 40
@@ -25,7 +26,8 @@ typedef struct Sender {
     GThread *thread;
     uint64_t fenced; /* number of the last fence sent */
     FerryPagesFrame frame;
-    _Atomic uint64_t hint; /* where to go on, when pages are being fetched there; 0: nowhere */
+    FerryPackChoice choice; /* if it weighs */
+    _Atomic uint64_t hint;  /* where to go on, when pages are being fetched there; 0: nowhere */
 } Sender;
 
 struct FerrySenders {
@@ -48,21 +50,58 @@ struct FerrySenders {
 
 /* --- A sender's thread -------------------------------------------------------------------------- */
 
+/* See what compressing would gain, and whether it is to be done from the next frame on. */
+static void try_packing(Sender *sender)
+{
+    uint32_t nr_bytes = FERRY_PACK_TRY_BYTES, packed_bytes;
+    uint64_t since_ns = ferry_now_ns();
+
+    packed_bytes = ferry_pages_frame_try(&sender->frame, &nr_bytes);
+    ferry_pack_choice_tried(&sender->choice, nr_bytes, packed_bytes,
+                            (int64_t)(ferry_now_ns() - since_ns));
+}
+
+/* The frame took @build_ns to build, and all since @since_ns to be sent. */
+static void weigh(Sender *sender, uint64_t build_ns, uint64_t since_ns)
+{
+    FerryPagesFrame *frame = &sender->frame;
+    FerryPackChoice *choice = &sender->choice;
+
+    /* It went plain where the next one will be the first to be compressed. */
+    if (frame->packs == choice->packs) {
+        ferry_pack_choice_sent(choice, frame->content_bytes, (int64_t)build_ns,
+                               (int64_t)(ferry_now_ns() - since_ns));
+    }
+    frame->packs = choice->packs;
+}
+
 /* False without @errp set: it is over. */
 static bool send_granule(Sender *sender, uint32_t region, uint64_t granule,
                          const uint64_t pages[FERRY_GRANULE_WORDS], GError **errp)
 {
     FerryBacklog *backlog = sender->senders->backlog;
     FerryPagesFrame *frame = &sender->frame;
+    const bool weighs = sender->senders->config.compress && sender->senders->config.weigh;
+    uint64_t since_ns = weighs ? ferry_now_ns() : 0, build_ns = 0;
 
     ferry_pages_frame_build(frame, &ferry_backlog_regions(backlog)->list[region], region, granule,
                             pages);
+    if (weighs) {
+        build_ns = ferry_now_ns() - since_ns;
+        if (ferry_pack_choice_wants_try(&sender->choice)) {
+            try_packing(sender);
+        }
+        since_ns = ferry_now_ns();
+    }
     if (!ferry_pace_take(sender->senders->pace, ferry_pages_frame_bytes(frame)) ||
         ferry_fault(FERRY_FAULT_SAY_PAGES, errp) ||
         !ferry_pages_frame_send(frame, sender->channel, errp)) {
         return false;
     }
     ferry_backlog_count_sent(backlog, frame);
+    if (weighs) {
+        weigh(sender, build_ns, since_ns);
+    }
     return true;
 }
 
@@ -229,6 +268,8 @@ void ferry_senders_free(FerrySenders *senders)
 void ferry_senders_init_frame(const FerrySenders *senders, FerryPagesFrame *frame)
 {
     ferry_pages_frame_init(frame, senders->config.checksum, senders->config.compress);
+    /* Until it is known to pay; pages that are waited for go as they are. */
+    frame->packs = senders->config.compress && !senders->config.weigh;
 }
 
 bool ferry_senders_start(FerrySenders *senders, FerryChannel **channels, unsigned nr_channels)
@@ -247,6 +288,7 @@ bool ferry_senders_start(FerrySenders *senders, FerryChannel **channels, unsigne
         sender->channel = channels[i];
         sender->index = i;
         ferry_senders_init_frame(senders, &sender->frame);
+        ferry_pack_choice_init(&sender->choice);
         if (!error && !ferry_fault(FERRY_FAULT_THREAD_SENDER, &error)) {
             sender->thread = ferry_thread_new(name, sender_run, sender, &error);
         }

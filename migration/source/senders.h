@@ -24,6 +24,7 @@ typedef struct FerrySenders FerrySenders;
 typedef struct FerrySendersConfig {
     bool checksum; /* of each payload */
     bool compress; /* payloads, where that helps */
+    bool weigh;    /* compress only while that is faster than not to, on each channel by itself */
     /* A sender's channel, the tracker, or a start failed with @error (taken over).  From that thread. */
     void (*failed)(void *opaque, GError *error);
     void *opaque;

@@ -21,6 +21,7 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
     const FerrySendersConfig senders = {
         .checksum = config->checksum,
         .compress = config->compress,
+        .weigh = config->weigh_compression,
         .failed = ferry_source_lose_channel,
         .opaque = source,
     };
@@ -31,7 +32,8 @@ FerrySource *ferry_source_new(const FerrySourceConfig *config, FerryRegions *reg
     source->regions = ferry_backlog_regions(source->backlog);
     source->senders = ferry_senders_new(source->backlog, &senders);
     source->first_pass = ferry_first_pass_new(source->backlog, source->senders);
-    source->hot_sample = config->compress ? ferry_sample_new(source->backlog) : NULL;
+    source->hot_sample =
+        config->compress && !config->weigh_compression ? ferry_sample_new(source->backlog) : NULL;
     source->rounds = g_array_new(FALSE, FALSE, sizeof(FerryRoundStats));
     source->answers = g_malloc0(source->regions->nr + 1);
     ferry_channels_init(&source->channels);

@@ -59,8 +59,9 @@ typedef struct FerrySourceConfig {
     unsigned timeout_ms; /* silence that means a broken connection: see heartbeat.h */
     /* For how long the destination may take to load the device state, and to answer GO. */
     unsigned switchover_ms;
-    bool compress; /* compress payloads where that helps (costs a stable copy) */
-    bool checksum; /* send a CRC32C of each payload (costs a stable copy of it) */
+    bool compress;          /* compress payloads where that helps (costs a stable copy) */
+    bool weigh_compression; /* with it: only on channels, and while, that is faster than not to */
+    bool checksum;          /* send a CRC32C of each payload (costs a stable copy of it) */
     uint64_t
         host_bytes_per_second; /* how fast it may send besides its own bandwidth; 0: no limit */
     FerryShares *shares; /* of the host's outgoing bandwidth, or NULL; the session's from here on */

@@ -46,24 +46,36 @@ void ferry_packer_free(FerryPacker *packer)
     }
 }
 
+const uint8_t *ferry_packer_try(FerryPacker *packer, const uint8_t *in, uint32_t nr_bytes,
+                                uint32_t *packed_bytes)
+{
+    size_t size =
+        ZSTD_compressCCtx(packer->zstd, packer->packed, packer->room_bytes, in, nr_bytes, LEVEL);
+
+    if (ZSTD_isError(size) || size > nr_bytes - nr_bytes / 8) {
+        return NULL;
+    }
+    *packed_bytes = (uint32_t)size;
+    return packer->packed;
+}
+
 const uint8_t *ferry_packer_pack(FerryPacker *packer, const uint8_t *in, uint32_t nr_bytes,
                                  uint32_t *packed_bytes)
 {
-    size_t size;
+    const uint8_t *packed;
 
     if (packer->pass) {
         packer->pass--;
         return NULL;
     }
-    size = ZSTD_compressCCtx(packer->zstd, packer->packed, packer->room_bytes, in, nr_bytes, LEVEL);
-    if (ZSTD_isError(size) || size > nr_bytes - nr_bytes / 8) {
+    packed = ferry_packer_try(packer, in, nr_bytes, packed_bytes);
+    if (packed) {
+        packer->next_pass = 1;
+    } else {
         packer->pass = packer->next_pass;
         packer->next_pass = MIN(packer->next_pass * 2, PASS_MAX);
-        return NULL;
     }
-    packer->next_pass = 1;
-    *packed_bytes = (uint32_t)size;
-    return packer->packed;
+    return packed;
 }
 
 struct FerryUnpacker {

@@ -29,6 +29,10 @@ void ferry_packer_free(FerryPacker *packer);
 const uint8_t *ferry_packer_pack(FerryPacker *packer, const uint8_t *in, uint32_t nr_bytes,
                                  uint32_t *packed_bytes);
 
+/* The same for a part of a frame, whatever has become of others. */
+const uint8_t *ferry_packer_try(FerryPacker *packer, const uint8_t *in, uint32_t nr_bytes,
+                                uint32_t *packed_bytes);
+
 /* Where a channel's thread puts the contents of frames on their way into memory. */
 typedef struct FerryUnpacker FerryUnpacker;
 

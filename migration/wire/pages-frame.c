@@ -17,6 +17,7 @@ void ferry_pages_frame_init(FerryPagesFrame *frame, bool checksum, bool compress
 {
     frame->checksum = checksum;
     frame->packer = compress ? ferry_packer_new() : NULL;
+    frame->packs = compress;
     frame->runs = ferry_data_runs_new();
     frame->staging = checksum || compress ? g_malloc(FERRY_GRANULE_PAGES * FERRY_PAGE_BYTES) : NULL;
 }
@@ -69,7 +70,7 @@ static struct iovec build_staged(FerryPagesFrame *pages)
     const uint8_t *packed = NULL;
     struct iovec iov = {.iov_base = pages->staging};
 
-    if (pages->packer) {
+    if (pages->packs) {
         packed = ferry_packer_pack(pages->packer, pages->staging, pages->content_bytes,
                                    &frame->payload_bytes);
     }
@@ -89,6 +90,7 @@ static struct iovec build_staged(FerryPagesFrame *pages)
 static int build_payload(FerryPagesFrame *pages, uint8_t *granule_host)
 {
     FerryFrame *frame = &pages->frame;
+    const bool stages = pages->checksum || pages->packs;
     struct iovec *iov = pages->iov + 1;
 
     for (uint32_t i = 0; i < frame->nr_extents; i++) {
@@ -99,7 +101,7 @@ static int build_payload(FerryPagesFrame *pages, uint8_t *granule_host)
         if (extent->zero) {
             continue;
         }
-        if (pages->staging) {
+        if (stages) {
             memcpy(pages->staging + frame->payload_bytes, host, nr_bytes);
         } else {
             *iov++ = (struct iovec){.iov_base = host, .iov_len = nr_bytes};
@@ -107,7 +109,7 @@ static int build_payload(FerryPagesFrame *pages, uint8_t *granule_host)
         frame->payload_bytes += nr_bytes;
     }
     pages->content_bytes = frame->payload_bytes;
-    if (pages->staging && pages->content_bytes) {
+    if (stages && pages->content_bytes) {
         *iov++ = build_staged(pages);
     }
     return (int)(iov - pages->iov);
@@ -139,6 +141,26 @@ void ferry_pages_frame_build(FerryPagesFrame *frame, const FerryRegion *region, 
         .iov_base = frame->head,
         .iov_len = FERRY_FRAME_BYTES + ferry_extents_encoded_bytes(frame->frame.nr_extents),
     };
+}
+
+uint32_t ferry_pages_frame_try(FerryPagesFrame *frame, uint32_t *nr_bytes)
+{
+    const uint32_t wanted = MIN(*nr_bytes, frame->content_bytes);
+    uint32_t packed_bytes, nr = 0;
+
+    /* A copy: the guest may write to its pages meanwhile. */
+    for (int i = 1; i < frame->nr_iov && nr < wanted; i++) {
+        uint32_t part = (uint32_t)MIN(frame->iov[i].iov_len, wanted - nr);
+
+        if (frame->iov[i].iov_base != frame->staging + nr) {
+            memcpy(frame->staging + nr, frame->iov[i].iov_base, part);
+        }
+        nr += part;
+    }
+    *nr_bytes = nr;
+    return nr > 0 && ferry_packer_try(frame->packer, frame->staging, nr, &packed_bytes)
+               ? packed_bytes
+               : nr;
 }
 
 uint64_t ferry_pages_frame_bytes(const FerryPagesFrame *frame)

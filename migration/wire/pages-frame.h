@@ -30,6 +30,8 @@ typedef struct FerryPagesFrame {
     bool checksum;
     uint8_t *staging;    /* a stable copy of the content, when that is needed; else NULL */
     FerryPacker *packer; /* NULL: nothing is compressed */
+    bool
+        packs; /* whether the next one is compressed; the caller's to change, if there is a packer */
     FerryDataRuns *runs; /* in files of regions whose holes are known */
 } FerryPagesFrame;
 
@@ -43,6 +45,12 @@ void ferry_pages_frame_clear(FerryPagesFrame *frame);
  */
 void ferry_pages_frame_build(FerryPagesFrame *frame, const FerryRegion *region, uint32_t index,
                              uint64_t granule, const uint64_t pages[FERRY_GRANULE_WORDS]);
+
+/*
+ * Compress *@nr_bytes of the contents of a frame that was built plain, fewer if it has fewer, to see what that gains:
+ * what is left of them is returned, and *@nr_bytes is how many they were.  The frame, not sent yet, stays as it is.
+ */
+uint32_t ferry_pages_frame_try(FerryPagesFrame *frame, uint32_t *nr_bytes);
 
 /* How many bytes it takes on the wire. */
 uint64_t ferry_pages_frame_bytes(const FerryPagesFrame *frame);

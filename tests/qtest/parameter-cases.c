@@ -73,7 +73,7 @@ static const Expected parameters[] = {
         .initial = "'none'",
         .good = "zstd",
         .good_json = "'zstd'",
-        .expects = "none or zstd",
+        .expects = "none, zstd or auto",
         .bad = {"lz4", "Zstd"},
         .bad_json = {"'lz4'", "1", "true"},
         .info = "compression: none\r\n",
@@ -417,7 +417,7 @@ static void check_help(Run *run)
 {
     static const char *const lines[] = {
         "  channels=<uint32>      - a number from 0 to 64: ",
-        "  compression=<FerryCompression> - none or zstd: ",
+        "  compression=<FerryCompression> - none, zstd or auto: ",
         "  network-timeout=<uint32> - a number of milliseconds from 2000 to 3600000: ",
         "  x-defer=<bool>         - on (true) or off (false): ",
         " (default: 10000)",

@@ -211,7 +211,8 @@ static bool open_session(MigrationState *s, char **reason)
     config.timeout_ms = ferry_settings()->network_timeout_ms;
     config.switchover_ms = ferry_settings()->switchover_timeout_ms;
     config.checksum = ferry_settings()->checksum;
-    config.compress = ferry_settings()->compression == FERRY_COMPRESSION_ZSTD;
+    config.compress = ferry_settings()->compression != FERRY_COMPRESSION_NONE;
+    config.weigh_compression = ferry_settings()->compression == FERRY_COMPRESSION_AUTO;
     config.send_hot = !ferry_settings()->x_defer;
 
     config.host_bytes_per_second = ferry_host_limit(FERRY_OUTGOING, &config.shares);

@@ -31,6 +31,21 @@ def compression_on(vm):
     vm.qmp_try('ferry-set-parameters', {'compression': 'zstd'})
 
 
+def weighing_on(vm):
+    vm.qmp_try('ferry-set-parameters', {'compression': 'auto'})
+
+
+def test_weighed(case):
+    """On a slow wire, what can be compressed is; and arrives right."""
+    with Bench(case) as bench:
+        dst, result = bench.migrate(bench.source())
+        filled = case.load['fill'] << 20
+        print(f'# {result.bytes / filled:.2f} of the guest\'s pages went over the wire')
+        if result.ferry and result.bytes > filled * 0.7:
+            raise Failure(f'{result.bytes} bytes of {filled}: nothing was compressed')
+        bench.check_goes_on(dst)
+
+
 def test_channels(case):
     """test_migrate(), with as many channels as were asked for."""
     with Bench(case) as bench:
@@ -90,6 +105,9 @@ CASES = [
     Case('native kvm: compressed', {**HALF, 'kind': 'mixed'}, vm={'cpus': 2}, prepare=compression_on),
     Case('native kvm: compressed, far away', {'fill': 200, 'write': 16, 'rate': 6666, 'kind': 'compressible'},
          vm={'cpus': 3}, prepare=compression_on, test=test_far_away),
+    Case('native kvm: compressed where that pays', {'fill': 256, 'write': 4, 'kind': 'compressible'},
+         params={'max-bandwidth': 50 << 20, 'multifd-channels': 2}, caps={'multifd': True},
+         prepare=weighing_on, test=test_weighed),
     Case('native kvm: post-copy, compressed', {**HALF, 'kind': 'mixed'}, vm={'cpus': 2},
          prepare=compression_on, test=test_postcopy),
     Case('native kvm: vsock', HALF, test=test_vsock),
