@@ -241,6 +241,7 @@ static gpointer collect_run(gpointer opaque)
     gint64 period_us = LOOK_MIN_US;
     gint64 last_us = ferry_now_us();
 
+    ferry_ring_resets_here();
     lock(ring);
     while (!ring->quit) {
         uint32_t nr_new = look_all(ring), nr_most = 0;

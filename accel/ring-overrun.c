@@ -8,6 +8,8 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include "../migration/thread.h"
+
 uint32_t ferry_ring_find_gap(const FerryRing *ring, uint32_t nr)
 {
     for (uint32_t i = 0; i < nr; i++) {
@@ -70,7 +72,14 @@ uint32_t ferry_ring_take_back(FerryRing *ring, uint32_t nr_max, bool blank)
     return nr;
 }
 
-int ferry_ring_reset(int (*reset)(void *opaque), void *opaque)
+static _Thread_local bool resets_here;
+
+void ferry_ring_resets_here(void)
+{
+    resets_here = true;
+}
+
+static int reset_undisturbed(int (*reset)(void *opaque), void *opaque)
 {
     sigset_t all, before;
     int nr;
@@ -80,4 +89,30 @@ int ferry_ring_reset(int (*reset)(void *opaque), void *opaque)
     nr = reset(opaque);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return nr;
+}
+
+typedef struct Reset {
+    int (*reset)(void *opaque);
+    void *opaque;
+    int nr;
+} Reset;
+
+static gpointer reset_run(gpointer opaque)
+{
+    Reset *reset = opaque;
+
+    reset->nr = reset_undisturbed(reset->reset, reset->opaque);
+    return NULL;
+}
+
+int ferry_ring_reset(int (*reset)(void *opaque), void *opaque)
+{
+    Reset there = {.reset = reset, .opaque = opaque};
+    GThread *thread = resets_here ? NULL : ferry_thread_new("ferry-reset", reset_run, &there, NULL);
+
+    if (!thread) {
+        return reset_undisturbed(reset, opaque);
+    }
+    g_thread_join(thread);
+    return there.nr;
 }

@@ -116,9 +116,14 @@ uint32_t ferry_ring_take_back(FerryRing *ring, uint32_t nr_max, bool blank);
  *
  * Since Linux 6.16 a pending signal ends the system call early, and up to 64 pages whose entries it
  * has freed by then stay writable: nobody would ever hear of what the guest writes there. So
- * signals wait. What cannot be made to wait (a debugger, the freezer) shows in a count that is too
- * small, unless nothing but those pages was left to be reset.
+ * signals wait. What no signal mask keeps away is a completion of the calling thread's own requests
+ * to io_uring, as QEMU's main thread and its vCPUs make them: so the call is made on a thread of its
+ * own, unless the caller has said that it makes none. What cannot be made to wait (a debugger, the
+ * freezer) shows in a count that is too small, unless nothing but those pages was left to be reset.
  */
 int ferry_ring_reset(int (*reset)(void *opaque), void *opaque);
+
+/** ferry_ring_resets_here: this thread never asks io_uring for anything */
+void ferry_ring_resets_here(void);
 
 #endif

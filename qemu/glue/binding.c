@@ -44,7 +44,8 @@ bool ferry_binding_check(QIOChannel *ioc, Error **errp)
     FerryBinding binding;
     GError *error = NULL;
 
-    if (!socket || !ferry_binding_is_wanted()) {
+    if (!socket || !ferry_binding_is_wanted() ||
+        (socket->localAddr.ss_family != AF_INET && socket->localAddr.ss_family != AF_INET6)) {
         return true;
     }
     if (!ferry_binding_wanted(&binding, errp)) {

@@ -7,6 +7,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "accel/ring-overrun.h"
 #include "steps.h"
 
 #include <stdarg.h>
@@ -119,6 +120,7 @@ static bool knows_noticed(void *opaque)
 
 static void begin(void)
 {
+    ferry_ring_resets_here();
     memset(entries, 0, sizeof(entries));
     memset(copies, 0, sizeof(copies));
     next_entry = next_reset = 0;
@@ -133,6 +135,7 @@ static void end(void)
 {
     g_autoptr(GError) error = NULL;
 
+    ferry_ring_resets_here();
     ferry_kvm_ring_harvest(ring, true, &error);
     g_assert_no_error(error);
     for (unsigned page = 0; page < NR_PAGES; page++) {
@@ -163,24 +166,28 @@ static void one_round(void)
 {
     uint64_t left;
 
+    ferry_ring_resets_here();
     g_assert_true(ferry_kvm_ring_harvest(ring, false, NULL));
     g_assert_true(ferry_kvm_ring_feed(ring, 1, &left, NULL));
 }
 
 static void two_rounds(void)
 {
+    ferry_ring_resets_here();
     one_round();
     one_round();
 }
 
 static void drain(void)
 {
+    ferry_ring_resets_here();
     ferry_kvm_ring_drain(ring);
 }
 
 /* The vCPU's thread finds it full, and goes on. */
 static void full_and_write(void)
 {
+    ferry_ring_resets_here();
     write_page(0);
     ferry_kvm_ring_full(ring, 0);
     write_page(0);

@@ -204,10 +204,15 @@ static void test_take_back_limits(void)
     g_assert_cmpuint(ring.position, ==, 11);
 }
 
+static pthread_t caller;
+static bool is_own;
+
 static int reset_undisturbed(void *opaque)
 {
     sigset_t blocked;
 
+    /* Who may have asked io_uring for something is not the one to call KVM. */
+    g_assert_true(!pthread_equal(pthread_self(), caller) == !is_own);
     g_assert_cmpint(pthread_sigmask(SIG_SETMASK, NULL, &blocked), ==, 0);
     g_assert_cmpint(sigismember(&blocked, SIGUSR1), ==, 1);
     g_assert_cmpint(sigismember(&blocked, SIGTERM), ==, 1);
@@ -220,6 +225,7 @@ static void test_signals(void)
     int results[] = {0, 7, -EINTR};
     sigset_t before, after;
 
+    caller = pthread_self();
     sigemptyset(&before);
     sigaddset(&before, SIGUSR2);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -231,6 +237,24 @@ static void test_signals(void)
     }
     sigemptyset(&before);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static gpointer reset_here(gpointer opaque)
+{
+    caller = pthread_self();
+    is_own = true;
+    ferry_ring_resets_here();
+    g_assert_cmpint(ferry_ring_reset(reset_undisturbed, &(int){9}), ==, 9);
+    is_own = false;
+    return NULL;
+}
+
+static void test_own_thread(void)
+{
+    g_thread_join(g_thread_new("collector", reset_here, NULL));
+    /* It was that thread's word, and no other's. */
+    caller = pthread_self();
+    g_assert_cmpint(ferry_ring_reset(reset_undisturbed, &(int){8}), ==, 8);
 }
 
 /* --- All of them ----------------------------------------------------------------------------- */
@@ -376,6 +400,7 @@ int main(int argc, char **argv)
     g_test_add_func("/ring-overrun/take-back", test_take_back);
     g_test_add_func("/ring-overrun/take-back-limits", test_take_back_limits);
     g_test_add_func("/ring-overrun/signals", test_signals);
+    g_test_add_func("/ring-overrun/own-thread", test_own_thread);
     g_test_add_func("/ring-overrun/recovery", test_recovery);
     g_test_add_func("/ring-overrun/race", test_race);
     return g_test_run();

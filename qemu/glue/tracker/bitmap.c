@@ -46,6 +46,7 @@ QEMU_BUILD_BUG_ON(FERRY_CHUNK_PAGES % BITS_PER_LONG);
 #define WORD_SHIFT (TARGET_PAGE_BITS + 6)
 
 bool ferry_dirty_wanted;
+bool ferry_discards_count;
 
 /* The summary: a set of words, not of pages.  RCU. */
 typedef struct Summary {
@@ -76,6 +77,12 @@ void ferry_dirty_add_bitmap(const unsigned long *bitmap, ram_addr_t start, ram_a
     }
 }
 
+/* The guest may have cleared them just before: the destination still has what was in them then. */
+void ferry_mark_discarded(ram_addr_t start, ram_addr_t nr_bytes)
+{
+    cpu_physical_memory_set_dirty_range(start, nr_bytes, 1 << DIRTY_MEMORY_MIGRATION);
+}
+
 void ferry_bitmap_open(RAMBlock *const *blocks, size_t nr_blocks)
 {
     Summary *now = g_new0(Summary, 1);
@@ -101,6 +108,7 @@ void ferry_bitmap_close(void)
     Summary *old = summary;
 
     qatomic_set(&ferry_dirty_wanted, false);
+    qatomic_set(&ferry_discards_count, false);
     qatomic_rcu_set(&summary, NULL);
     call_rcu(old, free_summary, rcu);
 }

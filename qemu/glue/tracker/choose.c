@@ -25,6 +25,7 @@
 #include "../internal.h"
 #include "../trace.h"
 #include "bitmap.h"
+#include "dirty.h"
 #include "tracker.h"
 
 #define EAGER_PAGE_SPLIT "/sys/module/kvm/parameters/eager_page_split"
@@ -227,6 +228,7 @@ static const FerryTrackerOps ring_ops = {
 static bool pagemap_start(void *opaque, const FerryTrackerClient *client, GError **errp)
 {
     tracking.client = *client;
+    qatomic_set(&ferry_discards_count, true);
     return tracking.pages.ops->start(tracking.pages.opaque, client, errp);
 }
 

@@ -16,6 +16,19 @@ void ferry_dirty_add(ram_addr_t start, ram_addr_t nr_bytes);
 /* The same for the pages whose bits are set in @bitmap. */
 void ferry_dirty_add_bitmap(const unsigned long *bitmap, ram_addr_t start, ram_addr_t nr_pages);
 
+/* Whether pages that are discarded count as written. */
+extern bool ferry_discards_count;
+/* Mark them so. */
+void ferry_mark_discarded(ram_addr_t start, ram_addr_t nr_bytes);
+
+/* This memory is about to be discarded.  Any thread. */
+static inline void ferry_note_discard(ram_addr_t start, ram_addr_t nr_bytes)
+{
+    if (unlikely(qatomic_read(&ferry_discards_count))) {
+        ferry_mark_discarded(start, nr_bytes);
+    }
+}
+
 /* QEMU has marked this memory as dirty for the clients in @mask.  Any thread. */
 static inline void ferry_note_dirty(ram_addr_t start, ram_addr_t nr_bytes, uint8_t mask)
 {
