@@ -66,7 +66,11 @@ static inline bool ferry_ring_entry_is_dirty(const struct kvm_dirty_gfn *entry)
     return __atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) == KVM_DIRTY_GFN_F_DIRTY;
 }
 
-/** ferry_ring_was_full: one look at the ring took @nr entries, so it may have been overrun */
+/**
+ * ferry_ring_was_full: @nr entries were in it, none of them reset by then, so it may have been overrun
+ *
+ * KVM keeps some in reserve: none of these is left.
+ */
 static inline bool ferry_ring_was_full(const FerryRing *ring, uint32_t nr)
 {
     return nr >= ring->nr_entries;

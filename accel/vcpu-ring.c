@@ -160,6 +160,7 @@ static bool notice(const FerryVcpuRing *ring, FerryRingPage page)
 
 uint32_t ferry_vcpu_ring_look(FerryVcpuRing *ring)
 {
+    const FerryRing at = ring_at(ring, ring->seen);
     uint32_t first = ring->seen;
 
     while (ferry_vcpu_ring_nr_held(ring) < ring->set->nr_entries) {
@@ -181,8 +182,7 @@ uint32_t ferry_vcpu_ring_look(FerryVcpuRing *ring)
     }
     ring->most_held = MAX(ring->most_held, ferry_vcpu_ring_nr_held(ring));
     ring->stats.collected += ring->seen - first;
-    /* KVM keeps some entries in reserve: a ring without a free one has been written over. */
-    if (ferry_vcpu_ring_nr_held(ring) == ring->set->nr_entries) {
+    if (ferry_ring_was_full(&at, ferry_vcpu_ring_nr_held(ring))) {
         note_overrun(ring);
     }
     return ring->seen - first;

@@ -30,8 +30,7 @@ typedef struct FerryPagesFrame {
     bool checksum;
     uint8_t *staging;    /* a stable copy of the content, when that is needed; else NULL */
     FerryPacker *packer; /* NULL: nothing is compressed */
-    bool
-        packs; /* whether the next one is compressed; the caller's to change, if there is a packer */
+    bool packs;          /* compress the next one; the caller's to change, if there is a packer */
     FerryDataRuns *runs; /* in files of regions whose holes are known */
 } FerryPagesFrame;
 

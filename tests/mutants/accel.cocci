@@ -83,7 +83,7 @@
 //    tests: kvm-ring-overruns
 @@
 @@
-- if (ferry_vcpu_ring_nr_held(ring) == ring->set->nr_entries) {
+- if (ferry_ring_was_full(&at, ferry_vcpu_ring_nr_held(ring))) {
 -     note_overrun(ring);
 - }
 

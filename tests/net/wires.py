@@ -154,31 +154,33 @@ class Packet(typing.NamedTuple):
     dscp: int
 
 
-def is_reset(data):
-    """Whether what an interface passed is a TCP reset."""
+def tcp_start(data):
+    """Where the TCP header begins in what an interface passed; None if there is none."""
     version = data[0] >> 4 if data else 0
     if version == 4 and len(data) >= 40 and data[9] == socket.IPPROTO_TCP:
-        start = (data[0] & 15) * 4
-    elif version == 6 and len(data) >= 60 and data[6] == socket.IPPROTO_TCP:
-        start = 40
-    else:
-        return False
-    return bool(data[start + 13] & TCP_RST)
+        return (data[0] & 15) * 4
+    if version == 6 and len(data) >= 60 and data[6] == socket.IPPROTO_TCP:
+        return 40
+    return None
+
+
+def is_reset(data):
+    """Whether what an interface passed is a TCP reset."""
+    start = tcp_start(data)
+    return start is not None and bool(data[start + 13] & TCP_RST)
 
 
 def parse(data):
     """The Packet in what an interface passed, or None; None as well of resets, which no socket marks."""
-    version = data[0] >> 4 if data else 0
-    if version == 4 and len(data) >= 40 and data[9] == socket.IPPROTO_TCP:
-        tos, start = data[1], (data[0] & 15) * 4
+    start = tcp_start(data)
+    if start is None or is_reset(data):
+        return None
+    if data[0] >> 4 == 4:
+        tos = data[1]
         addresses = [socket.inet_ntop(socket.AF_INET, data[i:i + 4]) for i in (12, 16)]
-    elif version == 6 and len(data) >= 60 and data[6] == socket.IPPROTO_TCP:
-        tos, start = (data[0] & 15) << 4 | data[1] >> 4, 40
-        addresses = [socket.inet_ntop(socket.AF_INET6, data[i:i + 16]) for i in (8, 24)]
     else:
-        return None
-    if is_reset(data):
-        return None
+        tos = (data[0] & 15) << 4 | data[1] >> 4
+        addresses = [socket.inet_ntop(socket.AF_INET6, data[i:i + 16]) for i in (8, 24)]
     ports = [int.from_bytes(data[i:i + 2], 'big') for i in (start, start + 2)]
     return Packet(addresses[0], ports[0], addresses[1], ports[1], tos >> 2)
 
